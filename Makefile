@@ -1,0 +1,32 @@
+# `make demo` and `make test` need nothing but make and a python3 with venv.
+PYTHON ?= python3
+SETTINGS = settings.ini setup.py pyproject.toml
+ENVIRONMENT = .venv/bin/python -m pip install --quiet --disable-pip-version-check
+
+.PHONY: demo test notebooks clean
+
+demo: .venv/installed
+	.venv/bin/python -m cifar_fastai.train --recipe demo
+
+test: .venv/installed-dev
+	.venv/bin/python -m pytest tests
+
+# The modules, written anew from the notebooks.
+notebooks: .venv/installed-dev
+	.venv/bin/nbdev-export
+	.venv/bin/nbdev-clean
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+	$(ENVIRONMENT) --upgrade pip
+
+.venv/installed: .venv/bin/python $(SETTINGS)
+	$(ENVIRONMENT) --editable .
+	touch $@
+
+.venv/installed-dev: .venv/bin/python $(SETTINGS)
+	$(ENVIRONMENT) --editable '.[dev]'
+	touch $@ .venv/installed
+
+clean:
+	rm -rf .venv build dist *.egg-info

@@ -1,0 +1,337 @@
+"Heatmaps: right side up, right class, equal to what is computed by hand, and nothing of the network changed"
+import random
+import numpy as np, pytest, torch
+from torch import nn
+from torchvision.models import resnet18
+from cifar_fastai.gradcam import CLASSLESS_METHODS, METHODS, heatmaps, is_dead, layer_names, map_size
+from cifar_fastai.messages import BadInput
+
+QUICK = [method for method in METHODS if method not in ('scorecam', 'ablationcam')]
+WITH_CLASS = [method for method in METHODS if method not in CLASSLESS_METHODS]
+CORNERS = {'top left': (0, 0), 'top right': (0, 1), 'bottom left': (1, 0), 'bottom right': (1, 1)}
+
+
+class CornerWatcher(nn.Module):
+    "Class k answers to brightness in corner k and to nothing else"
+    def __init__(self, height, width):
+        super().__init__()
+        self.features = nn.Conv2d(3, 4, 3, padding=1, bias=False)
+        self.watched = nn.Identity()
+        nn.init.constant_(self.features.weight, 1/9)
+        windows = torch.zeros(4, height, width)
+        for window, (down, right) in zip(windows, CORNERS.values()):
+            window[down*height//2:(down + 1)*height//2, right*width//2:(right + 1)*width//2] = 1
+        self.register_buffer('windows', windows)
+
+    def forward(self, images): return self.watched(self.features(images)*self.windows).sum((2, 3))
+
+
+def corner_patches(height, width):
+    "One image with a bright 3×3 patch in each corner, two pixels off the border"
+    image = torch.zeros(1, 3, height, width)
+    for rows in (slice(2, 5), slice(height - 5, height - 2)):
+        for columns in (slice(2, 5), slice(width - 5, width - 2)): image[:, :, rows, columns] = 1
+    return image
+
+
+def corner_of(heatmap):
+    row, column = np.unravel_index(heatmap.argmax(), heatmap.shape)
+    return int(row >= heatmap.shape[0]//2), int(column >= heatmap.shape[1]//2)
+
+
+@pytest.mark.parametrize('method', WITH_CLASS)
+@pytest.mark.parametrize('corner', CORNERS)
+@pytest.mark.parametrize('size', [(24, 24), (20, 32)])
+def test_peak_lies_in_the_corner_of_the_class(method, corner, size):
+    found = heatmaps(CornerWatcher(*size), corner_patches(*size), list(CORNERS).index(corner), method, layer='watched')
+    assert found.shape == (1, *size) and found.dtype == np.float32 and 0 <= found.min() and .9 < found.max() <= 1
+    assert corner_of(found[0]) == CORNERS[corner]
+    mirrored = CORNERS[corner][::-1]
+    if size[0] == size[1]: assert corner_of(found[0].T) == mirrored
+    assert (mirrored == CORNERS[corner]) == (corner in ('top left', 'bottom right'))
+
+
+@pytest.mark.parametrize('corner', CORNERS)
+@pytest.mark.parametrize('sign', [1, -1])
+def test_eigencam_peaks_at_the_only_patch_whatever_the_sign(corner, sign):
+    "EigenCAM has no class: one patch, and features that are positive or negative there"
+    down, right = CORNERS[corner]
+    image = torch.zeros(1, 3, 24, 24)
+    image[:, :, 2 + 17*down:5 + 17*down, 2 + 17*right:5 + 17*right] = 1
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
+    with torch.no_grad(): network[0].weight.copy_(network[0].weight.abs()*sign)
+    found = heatmaps(network, image, method='eigencam', layer='0')
+    assert corner_of(found[0]) == CORNERS[corner]
+    assert np.array_equal(found, heatmaps(network, image, 1, 'eigencam', layer='0'))
+
+
+class Tiny(nn.Module):
+    "Convolution, norm, in-place ReLU, convolution, head over every place: small enough to differentiate by hand"
+    def __init__(self, side=6, classes=3):
+        super().__init__()
+        self.first, self.norm, self.relu = nn.Conv2d(3, 5, 3, padding=1), nn.BatchNorm2d(5), nn.ReLU(inplace=True)
+        self.head = nn.Linear(5*side*side, classes)
+    def forward(self, images): return self.head(self.relu(self.norm(self.first(images))).flatten(1))
+
+
+@pytest.fixture
+def tiny():
+    torch.manual_seed(1)
+    network = Tiny()
+    for _ in range(3): network(torch.randn(8, 3, 6, 6)*2 + 1) # running statistics that aren't 0 and 1
+    return network.eval()
+
+
+def by_hand(network, images, wanted, layer):
+    "The layer's activations and the gradient of one logit by them: for a linear head, rows of its weight"
+    with torch.no_grad():
+        normed = network.norm(network.first(images))
+        after = normed.clamp(min=0)
+        gradient = network.head.weight[wanted].reshape(1, *after.shape[1:]).expand_as(after)
+        if layer == 'norm': return normed, gradient*(normed > 0)
+        return after, gradient
+
+
+def unit(maps):
+    maps = maps.clamp(min=0)
+    low, high = maps.amin((1, 2), True), maps.amax((1, 2), True)
+    return ((maps - low)/(high - low)).detach().numpy()
+
+
+@pytest.mark.parametrize('layer', ['relu', 'norm']) # 'norm' is overwritten in place by the ReLU behind it
+@pytest.mark.parametrize('method', ['gradcam', 'hirescam', 'layercam'])
+def test_maps_equal_those_computed_by_hand(tiny, method, layer):
+    images = torch.randn(4, 3, 6, 6)
+    activations, gradients = by_hand(tiny, images, 2, layer)
+    expected = {'gradcam': gradients.mean((2, 3), True)*activations, 'hirescam': gradients*activations,
+        'layercam': gradients.clamp(min=0)*activations}[method].sum(1)
+    found = heatmaps(tiny, images, 2, method, layer=layer)
+    alive = (expected.clamp(min=0).amax((1, 2)) > 0).numpy()
+    assert alive.sum() >= 2
+    np.testing.assert_allclose(found[alive], unit(expected)[alive], atol=1e-5)
+    assert not found[~alive].any()
+
+
+def test_contrast_is_predicted_minus_actual(tiny):
+    images = torch.randn(5, 3, 6, 6)
+    predicted = tiny(images).argmax(1)
+    actual = (predicted + 1) % 3
+    found = heatmaps(tiny, images, 'contrast', 'hirescam', layer='relu', targets=actual)
+    activations = by_hand(tiny, images, 0, 'relu')[0]
+    rows = (tiny.head.weight[predicted] - tiny.head.weight[actual]).detach().reshape(activations.shape)
+    np.testing.assert_allclose(found, unit((rows*activations).sum(1)), atol=1e-5)
+    assert is_dead(heatmaps(tiny, images, 'contrast', targets=predicted, layer='relu')).all()
+
+
+def test_targets(tiny):
+    images = torch.randn(4, 3, 6, 6)
+    predicted = tiny(images).argmax(1)
+    kept = heatmaps(tiny, images, layer='relu')
+    assert np.array_equal(kept, heatmaps(tiny, images, 'actual', targets=predicted, layer='relu'))
+    one = heatmaps(tiny, images, 1, layer='relu')
+    assert np.array_equal(one, heatmaps(tiny, images, 'bird', classes=('cat', 'bird', 'dog'), layer='relu'))
+    np.testing.assert_allclose(one, heatmaps(tiny, images, 1, layer='relu', batch_size=3), atol=1e-6)
+    assert np.array_equal(one, heatmaps(tiny, images.numpy(), np.int64(1), layer=tiny.relu))
+
+
+def test_ablation_map_does_not_turn_over_with_a_negative_logit(tiny):
+    "Only the drop counts: a bias that makes every logit negative must not change the map"
+    images = torch.randn(2, 3, 6, 6)
+    before = heatmaps(tiny, images, 0, 'ablationcam', layer='relu')
+    with torch.no_grad(): tiny.head.bias -= 50
+    np.testing.assert_allclose(before, heatmaps(tiny, images, 0, 'ablationcam', layer='relu'), atol=1e-3)
+    assert before.any()
+
+
+# ---- nothing of the network changed ----
+
+def everything(network):
+    "All that a heatmap might change, in comparable form"
+    return dict(
+        tensors={name: (id(value), value.dtype, value.requires_grad, value.data_ptr(), value._version, value.stride(),
+                        value.detach().clone().reshape(-1).view(torch.uint8).numpy().tobytes()) for name, value
+                 in [*network.named_parameters(), *network.named_buffers()]},
+        gradients={name: None if value.grad is None else (id(value.grad), value.grad.clone().reshape(-1).view(torch.uint8).numpy().tobytes())
+                   for name, value in network.named_parameters()},
+        modes=[module.training for module in network.modules()], parts=[name for name, _ in network.named_modules()],
+        identities=[id(module) for module in network.modules()],
+        hooks=[(len(module._forward_hooks), len(module._forward_pre_hooks), len(module._backward_hooks)) for module in network.modules()],
+        random=(random.getstate(), str(np.random.get_state()), torch.get_rng_state().numpy().tobytes()),
+        grad_mode=torch.is_grad_enabled())
+
+
+class Drawing(nn.Module):
+    "A part that draws random numbers and counts its passes, even in eval mode"
+    def __init__(self):
+        super().__init__()
+        self.register_buffer('passes', torch.zeros((), dtype=torch.long))
+    def forward(self, images):
+        self.passes += 1
+        return images + 1e-6*torch.rand_like(images)*random.random()*np.random.rand()
+
+
+def eventful_network(dtype=torch.float32):
+    "Mixed modes, a frozen part, gradients from a step, hooks of its owner"
+    torch.manual_seed(2)
+    network = nn.Sequential(Drawing(), nn.Conv2d(3, 6, 3, padding=1), nn.BatchNorm2d(6), nn.ReLU(inplace=True),
+        nn.Dropout(), nn.Conv2d(6, 6, 3, stride=2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 3))
+    network = network.to(dtype, memory_format=torch.channels_last).train()
+    network[1].requires_grad_(False)
+    network[2].eval()
+    network(torch.randn(4, 3, 9, 9, dtype=dtype)).sum().backward()
+    network[5].register_forward_hook(lambda module, inputs, output: None)
+    return network
+
+
+@pytest.mark.parametrize('method', METHODS)
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
+def test_the_network_is_found_unchanged(method, dtype):
+    network = eventful_network(dtype)
+    before = everything(network)
+    found = heatmaps(network, torch.randn(3, 3, 9, 9, generator=torch.Generator().manual_seed(0)), 1, method)
+    assert everything(network) == before
+    assert found.shape == (3, 9, 9) and np.isfinite(found).all()
+
+
+class Failing(RuntimeError): "What goes wrong half-way"
+
+
+@pytest.mark.parametrize('error', [Failing, IndexError]) # grad-cam's own __exit__ swallows IndexError
+@pytest.mark.parametrize('method', METHODS)
+@pytest.mark.parametrize('passes', [1, 2, 3])
+def test_the_network_is_found_unchanged_after_a_failure(method, error, passes):
+    network = eventful_network()
+    alive = []
+    def fail(module, inputs):
+        alive.append(1)
+        if len(alive) > passes: raise error('half-way')
+    network[6].register_forward_pre_hook(fail)
+    before = everything(network)
+    images = torch.randn(3, 3, 9, 9, generator=torch.Generator().manual_seed(0))
+    if passes == 3 and method in QUICK: # two probing passes and one to explain: all of it succeeds
+        assert heatmaps(network, images, 1, method).shape == (3, 9, 9)
+    else:
+        with pytest.raises(error, match='half-way'): heatmaps(network, images, 1, method)
+    assert everything(network) == before
+
+
+def test_three_more_steps_give_the_same_weights():
+    def weights(look):
+        random.seed(3); np.random.seed(3)
+        network = eventful_network()
+        optimizer = torch.optim.SGD([each for each in network.parameters() if each.requires_grad], .1, momentum=.9)
+        for step in range(6):
+            if look and step == 3: heatmaps(network, torch.randn(2, 3, 9, 9, generator=torch.Generator().manual_seed(0)))
+            optimizer.zero_grad(); network(torch.randn(4, 3, 9, 9)).square().sum().backward(); optimizer.step()
+        return [value.detach().numpy().tobytes() for value in network.state_dict().values()]
+    assert weights(look=False) == weights(look=True)
+
+
+@pytest.mark.parametrize('context', [torch.no_grad, torch.inference_mode, lambda: torch.autocast('cpu', torch.bfloat16),
+    lambda: torch.autograd.set_grad_enabled(True)])
+def test_any_caller(tiny, context):
+    images = torch.randn(3, 3, 6, 6)
+    plain = heatmaps(tiny, images, 1, layer='relu')
+    with context():
+        inside = heatmaps(tiny, images, 1, layer='relu')
+        made_inside = heatmaps(tiny, images.clone(memory_format=torch.channels_last), 1, layer='relu')
+    np.testing.assert_allclose(plain, inside, atol=1e-6)
+    np.testing.assert_allclose(plain, made_inside, atol=1e-5)
+
+
+def test_network_made_in_inference_mode():
+    with torch.inference_mode():
+        torch.manual_seed(1)
+        network = Tiny()
+    assert heatmaps(network, torch.randn(2, 3, 6, 6)).shape == (2, 6, 6)
+
+
+def test_bf16_weights_give_the_map_of_their_fp32_copy(tiny):
+    images = torch.randn(3, 3, 6, 6)
+    tiny.bfloat16()
+    low = heatmaps(tiny, images.bfloat16().float(), 1, layer='relu')
+    assert np.array_equal(low, heatmaps(tiny, images.bfloat16(), 1, layer='relu'))
+    np.testing.assert_allclose(low, heatmaps(tiny.float(), images.bfloat16().float(), 1, layer='relu'), atol=1e-6)
+
+
+def test_compiled_network(tiny):
+    "With a backend that needs no compiler; compiled code would pass the hooks by"
+    images = torch.randn(3, 3, 6, 6)
+    plain = heatmaps(tiny, images, 1, layer='relu')
+    compiled = torch.compile(tiny, backend='eager')
+    compiled(images)
+    assert np.array_equal(plain, heatmaps(compiled, images, 1, layer='relu'))
+    assert np.array_equal(plain, heatmaps(compiled, images, 1, layer='_orig_mod.relu'))
+    tiny.compile(backend='eager')
+    tiny(images)
+    assert np.array_equal(plain, heatmaps(tiny, images, 1, layer=tiny.relu))
+
+
+def test_torchvision_network():
+    torch.manual_seed(0)
+    network = resnet18(weights=None, num_classes=3)
+    assert map_size(network, 64) == (2, 2) and layer_names(network, 64)['layer1'] == (16, 16)
+    images = torch.randn(2, 3, 64, 96)
+    default, named = heatmaps(network, images), heatmaps(network, images, layer='layer4')
+    assert default.shape == (2, 64, 96) and np.array_equal(default, named)
+    assert np.array_equal(default, heatmaps(network, images, layer=network.layer4))
+    for method in QUICK: assert np.isfinite(heatmaps(network, images, method=method, layer='layer4.1.bn2')).all()
+
+
+def test_smoothing(tiny):
+    images = torch.randn(2, 3, 6, 6)
+    for options in (dict(aug_smooth=True), dict(eigen_smooth=True), dict(aug_smooth=True, eigen_smooth=True)):
+        found = heatmaps(tiny, images, 1, layer='relu', **options)
+        assert found.shape == (2, 6, 6) and 0 <= found.min() and found.max() <= 1
+
+
+# ---- dead maps ----
+
+@pytest.mark.parametrize('method', [*METHODS])
+def test_dead_maps_stay_zero(method):
+    "No light, no evidence; and rounding noise or an even map is no picture either"
+    network = CornerWatcher(8, 8)
+    assert is_dead(heatmaps(network, torch.zeros(2, 3, 8, 8), 0, method, layer='watched')).all()
+
+
+def test_even_and_tiny_maps():
+    network = nn.Sequential(nn.Conv2d(1, 1, 1, bias=False), nn.Flatten(), nn.Linear(16, 2))
+    nn.init.ones_(network[0].weight); nn.init.ones_(network[2].weight)
+    even = torch.ones(1, 1, 4, 4)
+    assert is_dead(heatmaps(network, even, 0)).all()
+    assert is_dead(heatmaps(network, even + 1e-6*torch.rand(1, 1, 4, 4), 0)).all()
+    faint = torch.zeros(1, 1, 4, 4); faint[0, 0, 1, 2] = 1e-12
+    found = heatmaps(network, faint, 0)[0]
+    assert found[1, 2] == pytest.approx(1) and found.sum() == pytest.approx(1)
+
+
+# ---- refusals ----
+
+@pytest.mark.parametrize('options, words', [
+    (dict(layer='layer9'), "no layer 'layer9'; did you mean 'layer"), (dict(layer='avgpool'), "'avgpool' has no map: its output is"),
+    (dict(layer='fc'), "'fc' has no map"), (dict(layer=''), "no layer ''"), (dict(layer=nn.ReLU()), 'is no layer of the network'),
+    (dict(layer='layer1.0.relu'), 'runs 2 times'), (dict(method='gradcam+'), "did you mean 'gradcam"),
+    (dict(target='actual'), 'needs targets'), (dict(target='contrast', targets=[0]), '1 targets for 2 images'),
+    (dict(target='actual', targets=[0, 3]), 'no class 3'), (dict(target=-1), 'no class -1'), (dict(target='dog', classes=('cat', 'dot', 'frog')), "did you mean 'd"),
+])
+def test_refusals(options, words):
+    network, images = resnet18(weights=None, num_classes=3), torch.randn(2, 3, 32, 32)
+    before = everything(network)
+    with pytest.raises(BadInput) as refusal: heatmaps(network, images, **options)
+    text = str(refusal.value)
+    assert words in text and len(text.splitlines()) <= 5
+    assert everything(network) == before
+    if 'layer' in options: assert 'layer1 (8×8)' in text
+
+
+def test_other_refusals(tiny):
+    images = torch.randn(2, 3, 6, 6)
+    with pytest.raises(BadInput, match='no layer of this Sequential'): heatmaps(nn.Sequential(nn.Flatten(), nn.Linear(108, 2)), images)
+    with pytest.raises(BadInput, match='uint8'): heatmaps(tiny, torch.zeros(2, 3, 6, 6, dtype=torch.uint8))
+    with pytest.raises(BadInput, match=r'\(3, 6, 6\)'): heatmaps(tiny, images[0])
+    with pytest.raises(BadInput, match='logits of shape'): heatmaps(tiny.first, images)
+    with pytest.raises(BadInput, match='pass its .model'): heatmaps('resnet9', images)
+    assert heatmaps(tiny, images[:0]).shape == (0, 6, 6)
+    with torch.no_grad(): tiny.head.weight[0, 0] = float('nan')
+    with pytest.raises(BadInput, match='2 of 2 images are NaN'): heatmaps(tiny, images)
