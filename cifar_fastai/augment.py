@@ -85,7 +85,7 @@ class Jitter(BatchAugment):
         for change, factor in zip((brightness, contrast, saturation), factors): images = change(images, factor)
         return images
 
-# %% ../nbs/06f_augment.ipynb #f8613ae4
+# %% ../nbs/06f_augment.ipynb #c0234805
 class Policy(BatchAugment):
     "TrivialAugment or RandAugment"
     order = 50
@@ -111,6 +111,7 @@ class Cutout(BatchAugment):
 
     def augment(self, images):
         rows, columns = (self.random.integers(0, size, len(images), images.device) for size in images.shape[2:])
+        self.fill = self.fill.to(images)
         return cut_out(images, rows, columns, self.side, self.fill)
 
 # %% ../nbs/06f_augment.ipynb #863d10e4

@@ -44,7 +44,7 @@ def source_key(
                 while block := file.read(2**22): digest.update(block)
     return digest.hexdigest()[:32]
 
-# %% ../nbs/05b_cache.ipynb #e7b5ac2b
+# %% ../nbs/05b_cache.ipynb #9fd885dc
 def _sum(about): return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
 
 def keep(
@@ -69,13 +69,13 @@ def fetch(
     "What is kept in `folder`, if it is whole"
     try:
         kept = json.loads((folder/'about.json').read_text())
-        about = kept['about']
-        images = np.load(folder/'images.npy', mmap_mode='r')
-        rest = {key: about[key] for key in ('labels', 'classes', 'names', 'train_count', 'name')}
-        data = image_data(images, **rest, notes=tuple(about['notes']))
-        if kept['sum'] == _sum(about) and data.fingerprints == about['fingerprints']: return data
+        about, images = kept['about'], np.load(folder/'images.npy', mmap_mode='r')
+        if kept['sum'] == _sum(about) and images.dtype == np.uint8:
+            rest = {key: about[key] for key in ('labels', 'classes', 'names', 'train_count', 'name')}
+            data = image_data(images, **rest, notes=tuple(about['notes']))
+            if data.fingerprints == about['fingerprints']: return data
     except FileNotFoundError: return None
-    except (OSError, ValueError, KeyError, TypeError, EOFError): pass # damaged: as good as absent
+    except Exception: pass # a damaged file makes its readers raise nearly anything, and is as good as absent
     notice(f'the cache in {folder} is damaged: reading the images again')
 
 # %% ../nbs/05b_cache.ipynb #d54b8ef5

@@ -54,7 +54,7 @@ def classed(
         else: others += 1
     return found, others
 
-# %% ../nbs/03c_folders.ipynb #0b30808c
+# %% ../nbs/03c_folders.ipynb #8629b7fd
 def read_folder(
     files:Files, # The files
     root:str='', # The folder that holds `train`
@@ -76,7 +76,7 @@ def read_folder(
                        f"Give train/ images of it, or take it out of {split}/.")
     order = [(name, label) for part in (train, test) for label, title in enumerate(classes) for name in part.get(title, [])]
     images, notes = read_pictures(files, [name for name, _ in order], image_size)
-    if others+other: notes += (f'{files.path.name}: left out {others+other:,} files that are not images in a class folder',)
+    if others+other: notes += (f'left out {others+other:,} files that are not images in a class folder',)
     start = len(root)+1 if root else 0
     return image_data(images, [label for _, label in order], classes, [plain(name[start:]) for name, _ in order],
                       sum(map(len, train.values())), name=files.path.name, notes=notes)

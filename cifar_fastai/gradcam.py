@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['METHODS', 'SLOW_METHODS', 'CLASSLESS_METHODS', 'TARGETS', 'Evidence', 'class_index', 'evidence', 'mended',
-           'scaled_once', 'cut_off', 'copied', 'explainer', 'checked_images', 'checked_actual', 'batch_limit',
-           'heatmaps', 'is_dead']
+           'scaled_once', 'stand_in', 'cut_off', 'copied', 'explainer', 'checked_images', 'checked_actual',
+           'batch_limit', 'heatmaps', 'is_dead']
 
 # %% ../nbs/14b_gradcam.ipynb #80520237
 from contextlib import ExitStack, contextmanager
@@ -76,14 +76,20 @@ def scaled_once(cam):
         return raw * np.divide(1, peak, where=alive, out=np.zeros_like(peak))[:,None,None]
     cam.get_cam_image = image
 
-# %% ../nbs/14b_gradcam.ipynb #829c49cb
+# %% ../nbs/14b_gradcam.ipynb #eb9c6f76
+def stand_in(module):
+    "A layer for AblationCAM to put in place of `module`, which owns the same tensors, so that they are still found by name"
+    layer = AblationLayer()
+    layer._modules, layer._parameters, layer._buffers = module._modules, module._parameters, module._buffers
+    return layer
+
 def cut_off(module, inputs, output): return output if output.requires_grad else output.detach().requires_grad_()
 def copied(module, inputs, output): return output.clone()
 
 @contextmanager
 def explainer(ready, method, module):
     "The package's object for a method on a layer, its hooks gone afterwards"
-    options = {'ablation_layer': AblationLayer()} if method == 'ablationcam' else {}
+    options = {'ablation_layer': stand_in(module)} if method == 'ablationcam' else {}
     with ExitStack() as stack:
         stack.enter_context(mended())
         stack.callback(module.register_forward_hook(cut_off).remove)

@@ -7,7 +7,7 @@ __all__ = ['NETWORKS', 'Network', 'named_parts', 'custom_resnet', 'stages_of', '
            'he_resnet', 'wide_resnet', 'network', 'parameter_count', 'summary_line', 'Listing', 'describe',
            'networks_table']
 
-# %% ../nbs/08b_models.ipynb #625b681b
+# %% ../nbs/08b_models.ipynb #afb1da53
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,8 +16,8 @@ import torch
 from torch import nn
 from .messages import BadInput, one_of
 from .recipes import ARCHS, NORMS
-from cifar_fastai.layers import (NORM_LAYERS, BasicBlock, BottleneckBlock, PreactBlock, Residual, conv_norm_relu,
-    convolution)
+from .layers import NORM_LAYERS, BasicBlock, BottleneckBlock, PreactBlock, Residual
+from .layers import conv_norm_relu, convolution
 
 # %% ../nbs/08b_models.ipynb #54172af7
 class Network(nn.Sequential):

@@ -43,7 +43,7 @@ def orthogonalised(
         x = a*x + (b*gram + c*gram @ gram) @ x
     return x.T if tall else x
 
-# %% ../nbs/09_optimizers.ipynb #3a1786f6
+# %% ../nbs/09_optimizers.ipynb #987c2bb3
 def is_hidden_convolution(
     p:torch.Tensor, # A parameter
 )->bool: # Whether it is a convolution's weight that reads features, not the image's three channels
@@ -55,9 +55,10 @@ def muon_step(p, lr, mom, wd, matrix_mom, other, do_wd=True, grad_avg=None, **kw
     if grad_avg is None: grad_avg = torch.zeros_like(p.grad.data)
     gradient = p.grad.data
     if not is_hidden_convolution(p):
+        rate = lr*other*(8/p.shape[1] if p.ndim == 2 else 1)
         if do_wd and wd: gradient = gradient.add(p.data, alpha=wd)
         grad_avg.mul_(mom).add_(gradient)
-        p.data.add_(gradient.add(grad_avg, alpha=mom), alpha=-lr*other)
+        p.data.add_(gradient.add(grad_avg, alpha=mom), alpha=-rate)
         return {'grad_avg': grad_avg}
     grad_avg.mul_(matrix_mom).add_(gradient)
     update = orthogonalised(gradient.add(grad_avg, alpha=matrix_mom).flatten(1))

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MOST_PIXELS', 'WINDOW', 'SMALLEST', 'LARGEST', 'to_rgb', 'to_square', 'resized', 'opened', 'in_chunks', 'decoded',
-           'auto_size', 'read_pictures']
+           'auto_size', 'empty_images', 'read_pictures']
 
 # %% ../nbs/03b_pictures.ipynb #eb8dcf89
 import io, sys, time, warnings
@@ -34,7 +34,7 @@ def to_rgb(
     elif upright.mode != 'RGB': kind = {'L': 'grey', '1': 'black and white', 'P': 'with a palette'}.get(upright.mode, upright.mode)
     return upright.convert('RGB'), kind or ('turned by their camera' if upright.size != picture.size else '')
 
-# %% ../nbs/03b_pictures.ipynb #daf71487
+# %% ../nbs/03b_pictures.ipynb #b3509f55
 def to_square(
     picture:Image.Image, # In mode RGB
     size:int, # Wanted side in pixels
@@ -43,8 +43,8 @@ def to_square(
     width, height = picture.size
     if (width, height) == (size, size): return np.asarray(picture)
     side = min(width, height)
-    left, top = (width-side)/2, (height-side)/2
-    return np.asarray(picture.resize((size, size), Image.Resampling.BILINEAR, box=(left, top, left+side, top+side)))
+    left, top = (width-side)//2, (height-side)//2
+    return np.asarray(picture.crop((left, top, left+side, top+side)).resize((size, size), Image.Resampling.BILINEAR))
 
 def resized(
     images:np.ndarray, # uint8, shape (N, H, H, 3)
@@ -70,7 +70,7 @@ def opened(
         reason = 'not an image, or damaged' if isinstance(error, Image.UnidentifiedImageError) else str(error) or type(error).__name__
         raise BadInput(f"the image {name} cannot be read: {reason[:200]}\nReplace it, or take it out of the folder.") from error
 
-# %% ../nbs/03b_pictures.ipynb #da229217
+# %% ../nbs/03b_pictures.ipynb #29d1e8f8
 WINDOW = 8 # chunks under way
 
 def in_chunks(
@@ -87,6 +87,7 @@ def in_chunks(
             chunk, size = [], 0
     if chunk: yield chunk
 
+# %% ../nbs/03b_pictures.ipynb #8beab332
 def decoded(
     files:Files, # Where the files are
     names:list[str], # Which of them
@@ -106,7 +107,7 @@ def decoded(
                     print(f'reading {files.path.name}: {done:,} of {len(names):,} images', file=sys.stderr, flush=True)
                     said = time.monotonic()
 
-# %% ../nbs/03b_pictures.ipynb #271a9708
+# %% ../nbs/03b_pictures.ipynb #625c56d7
 SMALLEST, LARGEST = 8, 128
 
 def auto_size(
@@ -115,6 +116,17 @@ def auto_size(
     "The median shorter side, within bounds"
     return int(np.clip(np.median(list(sides)), SMALLEST, LARGEST))
 
+def empty_images(
+    count:int, # How many
+    size:int, # Side in pixels
+)->np.ndarray: # uint8, shape (count, size, size, 3)
+    "Room for images, or a refusal that says how much was needed"
+    try: return np.empty((count, size, size, 3), np.uint8)
+    except MemoryError as error:
+        raise BadInput(f"{count:,} images of {size}×{size} need {count*size*size*3/2**30:.0f} GiB of memory: "
+                       "try a smaller --image-size") from error
+
+# %% ../nbs/03b_pictures.ipynb #34f271c2
 def read_pictures(
     files:Files, # Where the files are
     names:list[str], # Which of them, in the wanted order
@@ -125,7 +137,7 @@ def read_pictures(
         warnings.simplefilter('ignore') # Pillow's, on odd metadata and on sizes that are refused here anyway
         shapes = dict(decoded(files, names, lambda picture: picture.size))
         size = auto_size(min(shape) for shape in shapes.values()) if image_size == 'auto' else image_size
-        images, kinds = np.empty((len(names), size, size, 3), np.uint8), Counter()
+        images, kinds = empty_images(len(names), size), Counter()
         def convert(picture):
             picture, kind = to_rgb(picture)
             return to_square(picture, size), kind
@@ -136,4 +148,4 @@ def read_pictures(
     other = sum(shape != (size, size) for shape in shapes.values())
     if other: kinds['of another size'] = other
     what = ', '.join(f'{count:,} {kind}' for kind, count in kinds.most_common())
-    return images, (f'{files.path.name}: converted to {size}×{size} RGB: {what}',) if what else ()
+    return images, (f'converted to {size}×{size} RGB: {what}',) if what else ()

@@ -156,7 +156,7 @@ class Device:
         return value
     def describe(self): return 'auto, cpu, cuda, cuda:1, mps'
 
-# %% ../nbs/01_recipes.ipynb #c2daf122
+# %% ../nbs/01_recipes.ipynb #192787ef
 share = Number(low=0, high=1)
 positive = Number(above=0)
 whole = Number(int, low=0)
@@ -196,7 +196,7 @@ class Recipe:
     augment:Annotated[str, 'the augmentation', Name(AUGMENTATIONS, 'augmentation')] = 'crop_alternating_cutout8'
     mixup:Annotated[float, "mixup's alpha; 0: none", Number(low=0)] = 0.
     cutmix:Annotated[float, "cutmix's alpha; 0: none", Number(low=0)] = 0.
-    progressive:Annotated[float, 'share of the run after which training images have full size; 0: full size throughout', share] = 0.65
+    progressive:Annotated[float, 'share of the run after which training images have full size; 0: full size throughout', share] = 0.75
     early_stopping:Annotated[int, 'stop after this many epochs without a better hold-out loss; 0: never', whole] = 0
     seed:Annotated[int, 'decides every random draw', Number(int, low=0, high=2**32-1)] = 0
     device:Annotated[str, 'where to train', Device()] = 'auto'

@@ -36,7 +36,7 @@ def balanced_sample(
     chosen = [random.permutation(np.flatnonzero(labels == label))[:many] for label, many in zip(classes, share)]
     return np.sort(np.concatenate(chosen))
 
-# %% ../nbs/05a_splits.ipynb #287a6c9c
+# %% ../nbs/05a_splits.ipynb #b19e80cc
 def split(
     data:ImageData, # The images
     limit:int=0, # At most this many training images, the hold-out included; 0: all
@@ -47,9 +47,10 @@ def split(
     labels, classes = data.labels[:data.train_count], len(np.unique(data.labels[:data.train_count]))
     for value, name in ((limit, 'limit'), (holdout, 'holdout')):
         if value < 0: raise BadInput(f"--{name} {value}: a number of images, 0 or more")
+        if 0 < value < classes: raise BadInput(f"--{name} {value}: there are {classes} classes, so name at least {classes}, or 0")
     kept = balanced_sample(labels, limit, seed) if 0 < limit < len(labels) else np.arange(len(labels))
     if len(np.unique(labels[kept])) < classes:
-        raise BadInput(f"--limit {limit} leaves a class without an image: there are {classes} classes, so name at least {classes}")
+        raise BadInput(f"--limit {limit} leaves a class without an image, of {classes} classes: name more")
     held = kept[balanced_sample(labels[kept], holdout, seed+1)] if 0 < holdout < len(kept) else kept[:holdout]
     train = np.setdiff1d(kept, held)
     if len(np.unique(labels[train])) < classes:

@@ -277,6 +277,9 @@ def test_torchvision_network():
     assert default.shape == (2, 64, 96) and np.array_equal(default, named)
     assert np.array_equal(default, heatmaps(network, images, layer=network.layer4))
     for method in QUICK: assert np.isfinite(heatmaps(network, images, method=method, layer='layer4.1.bn2')).all()
+    before = everything(network)
+    ablated = heatmaps(network, images[:1, :, :32, :32], method='ablationcam', layer='layer3') # a layer with layers in it
+    assert ablated.any() and everything(network) == before
 
 
 def test_smoothing(tiny):
@@ -335,3 +338,14 @@ def test_other_refusals(tiny):
     assert heatmaps(tiny, images[:0]).shape == (0, 6, 6)
     with torch.no_grad(): tiny.head.weight[0, 0] = float('nan')
     with pytest.raises(BadInput, match='2 of 2 images are NaN'): heatmaps(tiny, images)
+
+
+def test_fastai_network_and_batch():
+    "A vision model as fastai cuts it, on a batch of its own tensor type; the last map there is, is the body's"
+    from fastai.torch_core import TensorImage
+    from fastai.vision.learner import create_vision_model
+    network = create_vision_model(resnet18, 3, pretrained=False)
+    images = TensorImage(torch.randn(2, 3, 64, 64))
+    found = heatmaps(network, images)
+    assert type(found) is np.ndarray and np.array_equal(found, heatmaps(network, images, layer='0'))
+    assert map_size(network, 64) == (2, 2) and np.array_equal(found, heatmaps(network, images, layer=network[0][-1][-1]))

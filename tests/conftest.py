@@ -1,0 +1,54 @@
+"Small data that several tests share; nothing here needs the network, a GPU or CIFAR-10"
+import os
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cifar_fastai.image_data import image_data
+from cifar_fastai.recipes import Recipe
+
+CLASSES = ('ant', 'bee', 'cat')
+
+
+def coloured(count, size, seed):
+    "Images whose class is their colour, and their labels"
+    random = np.random.default_rng(seed)
+    labels = np.arange(count) % len(CLASSES)
+    images = random.integers(0, 120, (count, size, size, 3))
+    images[np.arange(count), ..., labels] += 100
+    return images.astype(np.uint8), labels
+
+
+@pytest.fixture(scope='session')
+def tiny_data():
+    "120 training and 30 test images of 16×16 in three classes"
+    images, labels = coloured(150, 16, 0)
+    names = [f"{'train' if i < 120 else 'test'}/{CLASSES[label]}/{i}.png" for i, label in enumerate(labels)]
+    return image_data(images, labels, CLASSES, names, 120, name='tiny')
+
+
+@pytest.fixture(scope='session')
+def tiny_folder(tmp_path_factory):
+    "The same kind of images as files: train/ and test/, a sub-folder a class"
+    folder = tmp_path_factory.mktemp('images')
+    for part, count, seed in (('train', 60, 1), ('test', 15, 2)):
+        for i, (image, label) in enumerate(zip(*coloured(count, 16, seed))):
+            place = folder/part/CLASSES[label]/f'{i:03}.png'
+            place.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image).save(place)
+    return folder
+
+
+@pytest.fixture(scope='session')
+def tiny_recipe():
+    "A recipe that trains in a second; fp32, so that it runs alike on any CPU"
+    return Recipe(arch='resnet9', width=4, epochs=2, batch_size=24, progressive=0, precision='fp32', device='cpu')
+
+
+@pytest.fixture
+def cifar10():
+    "The path of CIFAR-10, where $CIFAR_FASTAI_DATA names it"
+    path = os.environ.get('CIFAR_FASTAI_DATA')
+    if not path: pytest.skip('CIFAR_FASTAI_DATA is not set')
+    return path

@@ -1,0 +1,138 @@
+"Archives written here by the standard library, whole and hostile, against what the reader makes of them"
+import io
+import os
+import stat
+import tarfile
+import zipfile
+
+import pytest
+
+from cifar_fastai.archives import open_files
+from cifar_fastai.messages import BadInput
+
+CONTENT = {'set/train/cat/1.png': b'one', 'set/train/dög/é 2.png': b'two', 'set/test/cat/3.png': b'three'*1000}
+
+
+def write_tar(path, members, mode):
+    with tarfile.open(path, mode) as archive:
+        for name, content in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+
+
+def write_zip(path, members):
+    with zipfile.ZipFile(path, 'w', zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members.items(): archive.writestr(name, content)
+
+
+def write_folder(path, members):
+    for name, content in members.items():
+        (path/name).parent.mkdir(parents=True, exist_ok=True)
+        (path/name).write_bytes(content)
+
+
+WRITERS = {
+    'a.tar': lambda path, members: write_tar(path, members, 'w'),
+    'a.tgz': lambda path, members: write_tar(path, members, 'w:gz'),
+    'a.tar.gz': lambda path, members: write_tar(path, members, 'w:gz'),
+    'a.zip': write_zip,
+    'folder': write_folder,
+}
+
+
+def refused(path, contains):
+    with pytest.raises(BadInput, match=contains) as caught: open_files(path)
+    assert 1 <= len(str(caught.value).splitlines()) <= 5
+    return str(caught.value)
+
+
+@pytest.mark.parametrize('name', WRITERS)
+def test_every_form_gives_the_same(tmp_path, name):
+    hidden = {'set/.DS_Store': b'x', '__MACOSX/set/train/cat/._1.png': b'x', 'set/train/.cat/1.png': b'x'}
+    WRITERS[name](tmp_path/name, CONTENT | hidden)
+    files = open_files(tmp_path/name)
+    assert files.sizes == {name: len(content) for name, content in CONTENT.items()}
+    assert dict(files.read(list(CONTENT))) == CONTENT
+    assert dict(files.read(['set/test/cat/3.png'])) == {'set/test/cat/3.png': CONTENT['set/test/cat/3.png']}
+
+
+@pytest.mark.parametrize('name', ['a.tar', 'a.tgz', 'a.zip'])
+@pytest.mark.parametrize('member', ['../climbed.png', 'set/../../climbed.png', '/climbed.png', r'..\climbed.png', 'C:\\x.png'])
+def test_members_that_climb_are_refused(tmp_path, name, member):
+    (tmp_path/'inner').mkdir()
+    WRITERS[name](tmp_path/'inner'/name, CONTENT | {member: b'x'})
+    assert 'climbed' in refused(tmp_path/'inner'/name, 'leads out') or member.startswith('C:')
+    assert sorted(os.listdir(tmp_path)) == ['inner']
+
+
+@pytest.mark.parametrize('kind', [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE])
+def test_links_and_devices_in_tar_are_refused(tmp_path, kind):
+    info = tarfile.TarInfo('set/train/cat/0.png')
+    info.type, info.linkname = kind, 'set/train/cat/1.png'
+    with tarfile.open(tmp_path/'a.tar', 'w') as archive: archive.addfile(info)
+    refused(tmp_path/'a.tar', 'a link or a device')
+
+
+def test_link_in_zip_is_refused(tmp_path):
+    info = zipfile.ZipInfo('set/train/cat/0.png')
+    info.create_system, info.external_attr = 3, (stat.S_IFLNK | 0o777) << 16
+    with zipfile.ZipFile(tmp_path/'a.zip', 'w') as archive: archive.writestr(info, '/etc/passwd')
+    refused(tmp_path/'a.zip', 'is a link')
+
+
+@pytest.mark.parametrize('name', ['a.tar', 'a.tgz', 'a.zip'])
+def test_truncation_anywhere_is_noticed(tmp_path, name):
+    random = {f'set/{number}.bin': os.urandom(700) for number in range(6)}
+    WRITERS[name](tmp_path/name, random)
+    whole = (tmp_path/name).read_bytes()
+    payload = 6*(512+1024) if name == 'a.tar' else len(whole)-1 # a tar pads its end with zeros that nobody misses
+    for length in [*range(1, payload, 512), payload-1, payload]:
+        (tmp_path/f'cut-{name}').write_bytes(whole[:length])
+        refused(tmp_path/f'cut-{name}', 'whole archive|cannot be read')
+
+
+@pytest.mark.parametrize('name', ['a.tgz', 'a.zip'])
+def test_a_flipped_bit_is_noticed(tmp_path, name):
+    WRITERS[name](tmp_path/name, {'set/1.bin': os.urandom(5000)})
+    data = bytearray((tmp_path/name).read_bytes())
+    data[2500] ^= 8
+    (tmp_path/name).write_bytes(data)
+    with pytest.raises(BadInput, match='cannot be read'): list(open_files(tmp_path/name).read(['set/1.bin']))
+
+
+def test_an_encrypted_zip_is_refused(tmp_path):
+    write_zip(tmp_path/'a.zip', CONTENT)
+    data = bytearray((tmp_path/'a.zip').read_bytes())
+    for magic, place in ((b'PK\3\4', 6), (b'PK\1\2', 8)): # the flag that says so, in both headers
+        at = -1
+        while (at := data.find(magic, at+1)) >= 0: data[at+place] |= 1
+    (tmp_path/'a.zip').write_bytes(data)
+    with pytest.raises(BadInput, match='encrypted'): list(open_files(tmp_path/'a.zip').read(list(CONTENT)))
+
+
+@pytest.mark.parametrize('name', WRITERS)
+def test_bounds(tmp_path, name):
+    WRITERS[name](tmp_path/name, CONTENT)
+    for bounds in (dict(most_files=2), dict(most_bytes=5000)):
+        with pytest.raises(BadInput, match='too many'): open_files(tmp_path/name, **bounds)
+
+
+def test_what_is_no_source(tmp_path):
+    refused(tmp_path/'nothing', 'no such file')
+    (tmp_path/'empty').mkdir()
+    refused(tmp_path/'empty', 'is empty')
+    for content in ('words\n', '', 'words '*9000):
+        (tmp_path/'words.txt').write_text(content)
+        refused(tmp_path/'words.txt', 'neither a folder nor a whole archive')
+    with tarfile.open(tmp_path/'empty.tgz', 'w:gz'): pass
+    refused(tmp_path/'empty.tgz', 'is empty')
+    os.mkfifo(tmp_path/'pipe')
+    refused(tmp_path/'pipe', 'neither a file nor a folder')
+
+
+def test_a_folder_may_link_into_itself(tmp_path):
+    write_folder(tmp_path/'data', CONTENT)
+    (tmp_path/'data'/'set'/'round').symlink_to(tmp_path/'data')
+    os.mkfifo(tmp_path/'data'/'set'/'pipe.png')
+    assert open_files(tmp_path/'data').sizes == {name: len(content) for name, content in CONTENT.items()}

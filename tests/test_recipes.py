@@ -1,0 +1,58 @@
+import dataclasses
+import json
+import subprocess
+import sys
+
+import pytest
+
+from cifar_fastai.messages import BadInput
+from cifar_fastai.recipes import (ARCHS, AUGMENTATIONS, NORMS, OPTIMIZERS, RECIPES, SCHEDULES, Recipe, named_recipe, read_recipe,
+                                  recipe_fields, recipe_from_dict, recipe_to_dict)
+
+
+def test_every_named_recipe_survives_json(tmp_path):
+    for name, named in RECIPES.items():
+        text = json.dumps(recipe_to_dict(named.recipe), allow_nan=False)
+        assert recipe_from_dict(json.loads(text)) == named.recipe == named_recipe(name)
+        (tmp_path/'recipe.json').write_text(json.dumps({'schema': 1, 'recipe': json.loads(text)}))
+        assert read_recipe(tmp_path/'recipe.json') == named_recipe(str(tmp_path)) == named.recipe
+
+
+def test_the_tables_name_what_is_built():
+    from cifar_fastai.layers import NORM_LAYERS
+    from cifar_fastai.models import NETWORKS
+    from cifar_fastai.optimizers import BUILDERS
+    assert set(NETWORKS) == set(ARCHS) and set(BUILDERS) == set(OPTIMIZERS) and set(NORM_LAYERS) == set(NORMS)
+    assert {'one_cycle', 'constant', 'cosine', 'flat_cos'} == set(SCHEDULES)
+    assert {'crop_flip_cutout8', 'crop_flip_cutout16', 'crop_rotate_cutout16', 'alternating'} <= set(AUGMENTATIONS)
+
+
+@pytest.mark.parametrize('field, value, said', [
+    ('epochs', 0, 'epochs 0'), ('epochs', -1, 'epochs -1'), ('epochs', 2.5, 'epochs 2.5'), ('epochs', '2.5', '2.5'), ('epochs', True, 'True'),
+    ('lr', 0, 'lr 0'), ('lr', float('nan'), 'nan'), ('lr', 'quick', 'quick'), ('lr', float('inf'), 'inf'), ('pct_start', 1., 'pct_start'),
+    ('arch', 'resnet7', "did you mean 'resnet"), ('schedule', 'onecycle', "did you mean 'one_cycle'"), ('augment', 'trivail', "'trivial'"),
+    ('optimizer', 'sdg', "'sgd'"), ('norm', 'bach', "'batch'"), ('device', 'gpu', 'cuda'), ('batch_size', 0, 'batch_size 0'),
+    ('width', 0, 'width 0'), ('seed', -1, 'seed -1'), ('seed', 2**32, 'seed'), ('data', '', 'data'), ('holdout', -5, 'holdout -5'),
+    ('label_smoothing', 1., 'label_smoothing'), ('decay_norms', 'maybe', 'maybe'), ('lr_start', 20., 'lr_start'), ('ema', 1., 'ema')])
+def test_a_value_out_of_range_is_refused_by_name(field, value, said):
+    with pytest.raises(BadInput) as refusal: Recipe(**{field: value})
+    assert said in str(refusal.value) and 1 <= len(str(refusal.value).splitlines()) <= 5
+
+
+def test_unknown_fields_and_broken_files_are_refused(tmp_path):
+    with pytest.raises(BadInput, match="'epoch'.*'epochs'"): recipe_from_dict({'epoch': 3})
+    for content, said in (('{', 'cannot be read'), ('[1]', 'object of fields'), ('{"epochs": "many"}', 'epochs'), ('\udc80', 'cannot be read')):
+        (tmp_path/'r.json').write_bytes(content.encode('utf-8', 'surrogateescape'))
+        with pytest.raises(BadInput, match=said): read_recipe(tmp_path/'r.json')
+    with pytest.raises(BadInput, match='cannot be read'): named_recipe(str(tmp_path/'none.json'))
+    with pytest.raises(BadInput, match="'quick'"): named_recipe('qick')
+
+
+def test_a_recipe_is_frozen_and_each_field_has_help():
+    with pytest.raises(dataclasses.FrozenInstanceError): Recipe().epochs = 3
+    for field in recipe_fields(): assert field.help and field.rule.describe()
+
+
+def test_recipes_import_neither_torch_nor_fastai():
+    code = 'import sys, cifar_fastai.train, cifar_fastai.commands; print([m for m in ("torch", "fastai", "numpy", "PIL") if m in sys.modules])'
+    assert subprocess.check_output([sys.executable, '-c', code], text=True).strip() == '[]'

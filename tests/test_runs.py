@@ -1,0 +1,91 @@
+import dataclasses
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch.nn import functional as F
+
+from cifar_fastai.messages import BadInput
+from cifar_fastai.recipes import recipe_from_dict
+from cifar_fastai.runs import load_run, read_predictions, read_run
+from cifar_fastai.train import train
+
+FILES = {'recipe.json', 'history.csv', 'metrics.json', 'model.safetensors', 'predictions.npz',
+         'figures/curves.png', 'figures/samples_train.png', 'figures/samples_test.png', 'figures/samples_augmented.png'}
+
+
+@pytest.fixture(scope='module')
+def run(tiny_folder, tiny_recipe, tmp_path_factory):
+    return train(dataclasses.replace(tiny_recipe, data=str(tiny_folder), lr='find', lr_steps=15, holdout=12), tmp_path_factory.mktemp('runs'))
+
+
+def test_a_run_leaves_its_files(run):
+    there = {str(path.relative_to(run.path)) for path in run.path.rglob('*') if path.is_file()}
+    assert FILES | {'lr_find.csv', 'figures/lr_find.png'} <= there
+    assert not any('partial' in name or '.part' in name for name in there)
+
+
+def test_metrics_are_what_the_predictions_say(run):
+    metrics, said = json.loads((run.path/'metrics.json').read_text()), np.load(run.path/'predictions.npz')
+    assert metrics['status'] == 'complete' and metrics['epochs'] == 2 and metrics['valid_is'] == 'holdout' and metrics['selected'] == 'last'
+    assert metrics['test_accuracy'] == (said['logits'].argmax(1) == said['target']).mean()
+    losses = F.cross_entropy(torch.from_numpy(said['logits']), torch.from_numpy(said['target']), reduction='none')
+    np.testing.assert_allclose(said['loss'], losses, rtol=1e-5)
+    assert metrics['test_loss'] == pytest.approx(losses.mean().item(), rel=1e-5)
+    assert metrics['parameters'] == sum(value.numel() for name, value in load_file(run.path/'model.safetensors').items()
+                                        if 'running' not in name and 'tracked' not in name)
+    assert said['name'][0].endswith('.png') and len(said['name']) == 15
+
+
+def test_history_and_recipe_read_back(run, tiny_recipe):
+    history = pd.read_csv(run.path/'history.csv')
+    assert list(history.columns) == ['epoch', 'train_loss', 'train_accuracy', 'valid_loss', 'valid_accuracy', 'lr', 'seconds'] and len(history) == 2
+    about = json.loads((run.path/'recipe.json').read_text())
+    assert recipe_from_dict(about['recipe']) == run.recipe and about['schema'] == 1
+    assert about['resolved']['lr'] == about['resolved']['suggestions']['valley'] and about['data']['counts'] == {'train': 48, 'valid': 12, 'test': 15}
+    assert about['environment']['torch'] == torch.__version__.split('+')[0] or about['environment']['torch'] in torch.__version__
+
+
+def test_load_run_predicts_as_the_run_did(run):
+    learner = load_run(run.path)
+    from cifar_fastai.training import predict_logits
+    logits, _, _ = predict_logits(learner, learner.dls.test)
+    np.testing.assert_array_equal(logits, read_predictions(run.path/'predictions.npz').logits)
+
+
+def test_a_run_can_be_made_again_from_its_recipe(run, tmp_path):
+    from cifar_fastai.recipes import named_recipe
+    again = train(named_recipe(str(run.path)), tmp_path, 'again')
+    one, two = load_file(run.path/'model.safetensors'), load_file(again.path/'model.safetensors')
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    drop = lambda path: pd.read_csv(path/'history.csv').drop(columns='seconds')
+    assert drop(run.path).equals(drop(again.path))
+
+
+def test_changed_data_are_refused(run, tmp_path):
+    about = json.loads((run.path/'recipe.json').read_text())
+    about['data']['fingerprints']['test'] = '0'*64
+    (tmp_path/'recipe.json').write_text(json.dumps(about))
+    (tmp_path/'metrics.json').write_text('{}')
+    with pytest.raises(BadInput, match='not those that'): load_run(tmp_path)
+
+
+def test_an_interrupted_run_says_so(tiny_folder, tiny_recipe, tmp_path, monkeypatch):
+    from cifar_fastai import session
+    def stop(*args, **kwargs): raise KeyboardInterrupt
+    monkeypatch.setattr(session, 'fit_recipe', stop)
+    with pytest.raises(KeyboardInterrupt): train(dataclasses.replace(tiny_recipe, data=str(tiny_folder)), tmp_path, 'x')
+    assert read_run(tmp_path/'x').metrics['status'] == 'interrupted' and not (tmp_path/'x'/'predictions.npz').exists()
+
+
+def test_a_full_disk_leaves_whole_files(tiny_folder, tiny_recipe, tmp_path, monkeypatch):
+    from cifar_fastai import runs
+    def full(*args): raise OSError(28, 'No space left on device', str(args[0]))
+    recipe = dataclasses.replace(tiny_recipe, data=str(tiny_folder))
+    monkeypatch.setattr(runs, 'save_file', full)
+    with pytest.raises(OSError): train(recipe, tmp_path, 'full')
+    assert read_run(tmp_path/'full').metrics['status'] == 'failed' and not list((tmp_path/'full').glob('*model*'))
+    assert len(pd.read_csv(tmp_path/'full'/'history.csv')) == 2

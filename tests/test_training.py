@@ -1,0 +1,273 @@
+import copy
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+import torch
+from fastai.callback.schedule import ParamScheduler
+from fastai.callback.tracker import SaveModelCallback
+from fastai.learner import Learner
+from fastai.optimizer import SGD
+from torch import nn
+from torch.nn import functional as F
+
+from cifar_fastai.callbacks import AverageWeights, ClassificationLoss, MixImages
+from cifar_fastai.data import image_dataloaders
+from cifar_fastai.history import EarlyStopping, History
+from cifar_fastai.messages import BadInput
+from cifar_fastai.optimizers import Muon, NesterovSGD, orthogonalised
+from cifar_fastai.recipes import Recipe
+from cifar_fastai.schedules import cost_share, schedule, training_size
+from cifar_fastai.training import cifar_learner, find_learning_rate, fit_recipe, predict_logits
+
+
+def learner_of(data, recipe, **fields):
+    recipe = dataclasses.replace(recipe, **fields)
+    return cifar_learner(image_dataloaders(data, recipe), recipe)
+
+
+def fitted(data, recipe, cbs=(), **fields):
+    learner = learner_of(data, recipe, **fields)
+    history = History()
+    with learner.no_bar(), learner.no_logging(): fit_recipe(learner, learner.recipe, 0.05, [history, *cbs])
+    return learner, history
+
+
+def same_weights(one, two):
+    return all(torch.equal(a, b) for a, b in zip(one.model.state_dict().values(), two.model.state_dict().values()))
+
+
+# Optimizers
+
+def stepped(make, weight, gradients):
+    weight = nn.Parameter(weight.clone())
+    optimizer = make([weight])
+    for gradient in gradients:
+        weight.grad = gradient.clone()
+        optimizer.step()
+    return weight.detach()
+
+
+def test_nesterov_sgd_is_pytorch_s():
+    torch.manual_seed(0)
+    weight, gradients = torch.randn(5, 3), torch.randn(4, 5, 3)
+    ours = stepped(lambda p: NesterovSGD(p, 0.1, mom=0.9, wd=0.01), weight, gradients)
+    torchs = stepped(lambda p: torch.optim.SGD(p, 0.1, momentum=0.9, weight_decay=0.01, nesterov=True), weight, gradients)
+    torch.testing.assert_close(ours, torchs)
+
+
+@pytest.mark.parametrize('shape', [(16, 64), (64, 16), (32, 32)])
+def test_orthogonalised_is_near_the_polar_factor(shape):
+    torch.manual_seed(1)
+    matrix = torch.randn(shape)
+    left, _, right = torch.linalg.svd(matrix, full_matrices=False)
+    found = orthogonalised(matrix).float()
+    assert F.cosine_similarity(found.flatten(), (left @ right).flatten(), 0) > 0.95
+    assert torch.linalg.svdvals(found).min() > 0.3 and torch.linalg.svdvals(found).max() < 1.3
+
+
+def test_muon_steps_hidden_convolutions_along_the_polar_factor_and_the_rest_as_sgd():
+    torch.manual_seed(2)
+    weight, gradient = torch.randn(8, 16, 3, 3), torch.randn(1, 8, 16, 3, 3)
+    moved = stepped(lambda p: Muon(p, 0.1), weight, gradient)
+    left, _, right = torch.linalg.svd(gradient.flatten(2)[0], full_matrices=False)
+    step = (weight*(8**0.5/weight.norm()) - moved)/0.1
+    assert F.cosine_similarity(step.flatten(), (left @ right).flatten(), 0) > 0.95
+    for shape, share in (((8, 3, 3, 3), 1), ((10, 32), 8/32), ((8,), 1)):
+        weight, gradients = torch.randn(shape), torch.randn(3, *shape)
+        torch.testing.assert_close(stepped(lambda p: Muon(p, 0.1, mom=0.85, wd=0.01), weight, gradients),
+            stepped(lambda p: torch.optim.SGD(p, 0.04*share, momentum=0.85, weight_decay=0.01, nesterov=True), weight, gradients))
+
+
+# Schedules
+
+@pytest.mark.parametrize('fields, expected', [
+    (dict(schedule='one_cycle', anneal='linear', pct_start=0.2, div=10, div_final=100), {0: 0.1, 0.1: 0.55, 0.2: 1, 0.6: 0.505, 1: 0.01}),
+    (dict(schedule='one_cycle', anneal='cosine', pct_start=0.5, div=10, div_final=10), {0: 0.1, 0.25: 0.55, 0.5: 1, 0.75: 0.55}),
+    (dict(schedule='constant'), {0: 1, 0.5: 1, 1: 1}),
+    (dict(schedule='cosine'), {0: 1, 0.5: 0.5, 1/3: 0.75, 1: 0}),
+    (dict(schedule='flat_cos', pct_start=0.5, div_final=1e9), {0: 1, 0.5: 1, 0.75: 0.5, 1: 0})])
+def test_schedules_by_hand(fields, expected):
+    course = schedule(Recipe(**fields), 1., 0.9)['lr']
+    for share, value in expected.items(): assert math.isclose(course(share), value, abs_tol=1e-6), share
+
+
+def test_one_cycle_is_fastai_s(tiny_data, tiny_recipe):
+    ours = learner_of(tiny_data, tiny_recipe, anneal='cosine', pct_start=0.3, div=25, div_final=1e4, optimizer='sgd')
+    theirs = learner_of(tiny_data, tiny_recipe, optimizer='sgd')
+    for learner in (ours, theirs): learner.model = copy.deepcopy(ours.model)
+    with ours.no_bar(), ours.no_logging(): fit_recipe(ours, ours.recipe, 0.05)
+    with theirs.no_bar(), theirs.no_logging(): theirs.fit_one_cycle(2, 0.05, pct_start=0.3, div_final=1e4)
+    np.testing.assert_allclose(ours.recorder.lrs, theirs.recorder.lrs, rtol=1e-6)
+    assert same_weights(ours, theirs)
+
+
+def test_the_momentum_goes_the_other_way(tiny_data, tiny_recipe):
+    learner = learner_of(tiny_data, tiny_recipe, momentum=0.95, momentum_low=0.85, pct_start=0.5)
+    with learner.no_bar(), learner.no_logging(): fit_recipe(learner, learner.recipe, 0.05)
+    momentum = learner.recorder.hps['mom']
+    assert momentum[0] == pytest.approx(0.95) and min(momentum) == pytest.approx(0.85, abs=1e-6) and momentum[-1] > 0.92
+
+
+def test_progressive_sizes(tiny_data, tiny_recipe):
+    sizes = []
+    from fastai.callback.core import Callback
+    class Sizes(Callback):
+        order = 20
+        def before_batch(self): sizes.append((self.training, self.x.shape[-1]))
+    fitted(tiny_data, tiny_recipe, [Sizes()], progressive=0.8, epochs=2)
+    assert [size for training, size in sizes if training] == [8]*3 + [8]*5 + [16]*2
+    assert {size for training, size in sizes if not training} == {16}
+    assert cost_share(0.8, 1) == 1 and 0 < cost_share(0.8, 0.5) < 0.5
+    assert [training_size(96, 0.5, done) for done in (0, 0.3, 0.6)] == [48, 72, 96]
+
+
+# The loss, and what is recorded
+
+def test_the_loss_smooths_in_training_only():
+    torch.manual_seed(0)
+    logits, target = torch.randn(6, 4), torch.tensor([0, 1, 2, 3, 0, 1])
+    loss = ClassificationLoss(0.2)
+    by_hand = -(logits.log_softmax(1)[range(6), target]).mean()
+    torch.testing.assert_close(loss(logits, target), by_hand)
+    shares = F.one_hot(target, 4)*0.8 + 0.05
+    torch.testing.assert_close(loss.train()(logits, target), -(shares*logits.log_softmax(1)).sum(1).mean())
+
+
+def test_history_is_what_a_second_look_finds(tiny_data, tiny_recipe):
+    learner, history = fitted(tiny_data, tiny_recipe, label_smoothing=0.2)
+    logits, target, losses = predict_logits(learner, learner.dls.test)
+    last = history.rows[-1]
+    assert last['valid_loss'] == pytest.approx(losses.mean(), rel=1e-4)
+    assert last['valid_accuracy'] == pytest.approx((logits.argmax(1) == tiny_data.labels[120:]).mean())
+    assert [row['epoch'] for row in history.rows] == [1, 2] and target.tolist() == tiny_data.labels[120:].tolist()
+    assert last['lr'] == pytest.approx(learner.recorder.lrs[-1])
+    fastai_loss, fastai_accuracy = learner.validate()
+    assert fastai_loss == pytest.approx(last['valid_loss'], rel=1e-4) and fastai_accuracy == pytest.approx(last['valid_accuracy'])
+
+
+def test_a_loss_that_is_not_finite_ends_the_fit(tiny_data, tiny_recipe):
+    learner = learner_of(tiny_data, tiny_recipe)
+    with torch.no_grad(): next(learner.model.parameters()).fill_(float('nan'))
+    with pytest.raises(BadInput, match='epoch 1, step 1, at learning rate'), learner.no_bar(), learner.no_logging():
+        fit_recipe(learner, learner.recipe, 0.05, [History()])
+
+
+# Reproducible
+
+def test_same_seed_same_weights_other_seed_others(tiny_data, tiny_recipe):
+    extras = dict(cutmix=1., mixup=0.2, ema=0.9, augment='trivial')
+    one, first = fitted(tiny_data, tiny_recipe, **extras)
+    torch.rand(3); np.random.rand(3)
+    two, second = fitted(tiny_data, tiny_recipe, **extras)
+    assert same_weights(one, two) and first.table.drop(columns='seconds').equals(second.table.drop(columns='seconds'))
+    assert not same_weights(one, fitted(tiny_data, tiny_recipe, **extras, seed=1)[0])
+
+
+def test_random_numbers_drawn_by_others_change_nothing(tiny_data, tiny_recipe):
+    from fastai.callback.core import Callback
+    class Draws(Callback):
+        def before_batch(self): torch.rand(5); np.random.rand(2)
+    assert same_weights(fitted(tiny_data, tiny_recipe)[0], fitted(tiny_data, tiny_recipe, [Draws()])[0])
+
+
+def test_a_fit_after_lr_find_is_the_fit_alone(tiny_data, tiny_recipe):
+    alone, _ = fitted(tiny_data, tiny_recipe)
+    learner = learner_of(tiny_data, tiny_recipe, lr_steps=20)
+    before = torch.get_rng_state()
+    found = find_learning_rate(learner, learner.recipe)
+    assert torch.equal(before, torch.get_rng_state()) and set(found.suggestions) == {'valley', 'steep', 'minimum', 'slide'}
+    learner.dls.train.one_batch()
+    with learner.no_bar(), learner.no_logging(): fit_recipe(learner, learner.recipe, 0.05, [History()])
+    assert same_weights(alone, learner)
+    assert found.curve.lr.iloc[0] == pytest.approx(1e-6, rel=1e-3) and len(found.curve) <= 21
+
+
+# Callbacks
+
+def test_averaged_weights_by_hand(tiny_data, tiny_recipe):
+    from fastai.callback.core import Callback
+    class Keep(Callback):
+        seen = []
+        def after_step(self): self.seen.append(self.model.linear.weight.detach().clone())
+    keep, start = Keep(), learner_of(tiny_data, tiny_recipe).model.linear.weight.detach().clone()
+    learner, _ = fitted(tiny_data, tiny_recipe, [keep], ema=0.5)
+    average = start
+    for step, weight in enumerate(keep.seen, 1):
+        decay = min(0.5, (1 + step)/(10 + step))
+        average = decay*average + (1 - decay)*weight
+    torch.testing.assert_close(learner.model.linear.weight.detach(), average)
+
+
+def test_early_stopping_brings_the_best_epoch_back(tiny_data, tiny_recipe):
+    lines = []
+    stopping = EarlyStopping(2, lines.append)
+    learner, history = fitted(tiny_data, tiny_recipe, [stopping], epochs=12, holdout=30, schedule='constant', optimizer='adam')
+    losses = history.table.valid_loss
+    assert len(losses) == min(12, losses.idxmin() + 1 + 2) and stopping.best_epoch == losses.idxmin() + 1
+    _, _, now = predict_logits(learner, learner.dls.valid)
+    assert now.mean() == pytest.approx(losses.min(), rel=1e-4)
+    assert lines[0].startswith('  saved: lowest hold-out loss so far') and len(lines) == len(losses)
+
+
+def test_mixed_targets_are_counted_by_the_heavier_label(tiny_data, tiny_recipe):
+    learner = learner_of(tiny_data, tiny_recipe, cutmix=1.)
+    assert learner._grab_cbs(MixImages)
+    _, history = fitted(tiny_data, tiny_recipe, cutmix=1., epochs=1)
+    assert 0 <= history.rows[0]['train_accuracy'] <= 1 and history.rows[0]['train_loss'] > 0
+
+
+def test_gradients_are_clipped(tiny_data, tiny_recipe):
+    from fastai.callback.core import Callback
+    class Largest(Callback):
+        order, value, norm = 90, 0., 0.
+        def before_step(self):
+            gradients = [p.grad for p in self.model.parameters()]
+            self.value = max(self.value, max(float(g.abs().max()) for g in gradients))
+            self.norm = max(self.norm, float(torch.stack([g.norm() for g in gradients]).norm()))
+    for fields, name, limit in ((dict(clip_value=1e-3), 'value', 1e-3), (dict(clip_norm=0.01), 'norm', 0.01)):
+        look = Largest()
+        fitted(tiny_data, tiny_recipe, [look], epochs=1, **fields)
+        assert getattr(look, name) == pytest.approx(limit, rel=1e-3)
+
+
+def test_bf16_keeps_fp32_weights_and_the_loss_near(tiny_data, tiny_recipe):
+    full, reduced = fitted(tiny_data, tiny_recipe)[1], fitted(tiny_data, tiny_recipe, precision='bf16')
+    assert {p.dtype for p in reduced[0].model.parameters()} == {torch.float32}
+    assert reduced[1].rows[0]['train_loss'] == pytest.approx(full.rows[0]['train_loss'], rel=0.1)
+    assert reduced[1].rows[0]['train_loss'] != full.rows[0]['train_loss']
+
+
+def test_decay_spares_norms_and_biases_on_request(tiny_data, tiny_recipe):
+    for decay, spared in ((True, False), (False, True)):
+        learner = learner_of(tiny_data, tiny_recipe, decay_norms=decay)
+        learner.create_opt()
+        bias = learner.model.linear.bias
+        assert (learner.opt.state[bias].get('do_wd', True) is False) == spared
+
+
+# fastai's own ways
+
+def test_fastai_s_own_ways_with_our_learner(tiny_data, tiny_recipe, tmp_path):
+    learner = learner_of(tiny_data, tiny_recipe)
+    learner.path = tmp_path
+    assert '1' in str(learner.summary()) and 'Total params' in str(learner.summary())
+    with learner.no_bar(), learner.no_logging():
+        learner.fit(1, 0.01)
+        learner.fit_one_cycle(1, 0.01, cbs=SaveModelCallback(fname='best'))
+    assert (tmp_path/'models'/'best.pth').exists()
+    label, index, shares = learner.predict(tiny_data.images[0])
+    assert label in ('ant', 'bee', 'cat') and float(shares.sum()) == pytest.approx(1, abs=1e-5) and int(index) == int(shares.argmax())
+    learner.export(tmp_path/'learner.pkl')
+    assert (tmp_path/'learner.pkl').stat().st_size < 2_000_000
+    from fastai.learner import load_learner
+    assert load_learner(tmp_path/'learner.pkl').predict(tiny_data.images[0])[0] == label
+
+
+def test_lr_find_gives_a_suggestion(tiny_data, tiny_recipe):
+    import matplotlib
+    matplotlib.use('Agg')
+    learner = learner_of(tiny_data, tiny_recipe)
+    with learner.no_bar(): suggestion = learner.lr_find(num_it=30)
+    assert 1e-7 < suggestion.valley < 10
