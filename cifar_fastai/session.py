@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['SLOW', 'Run', 'seed_everything', 'introduction', 'about_run', 'write_samples', 'RunFolder', 'tensorboard_callback',
-           'fit_session', 'train_session']
+           'fit_session', 'explain', 'summary', 'train_session']
 
-# %% ../nbs/19_session.ipynb #52db4acd
+# %% ../nbs/19_session.ipynb #4cd3a490
 import random
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -16,10 +16,12 @@ import numpy as np, torch
 from fastai.callback.core import Callback
 from fastcore.imports import IN_NOTEBOOK
 from fastprogress.fastprogress import format_time
+from .analysis import check_interpretation, interpretation_files, json_ready
 from .data import cifar_dataloaders
 from .devices import choose_device, choose_precision, device_name, environment
 from .figures import plot_curves, plot_images, plot_lr_find, save_figure
 from .history import EarlyStopping, History, ProgressLine, epoch_line
+from .interpretation import CifarInterpretation
 from .messages import BadInput
 from .models import parameter_count
 from .optimizers import optimizer_choice
@@ -28,7 +30,7 @@ from .runs import (SCHEMA, Predictions, RunRecord, check_place, new_run_folder, 
                                write_predictions, write_weights)
 from .training import CifarLearner, Found, cifar_learner, find_learning_rate, fit_recipe, predict_logits
 
-# %% ../nbs/19_session.ipynb #8ab757d0
+# %% ../nbs/19_session.ipynb #150a7000
 SLOW = 1800  # seconds of training from which a run names the recipe that takes less
 
 @dataclass(eq=False)
@@ -39,6 +41,8 @@ class Run:
 
     @cached_property
     def record(self)->RunRecord: return read_run(self.path)
+    @cached_property
+    def interpretation(self)->CifarInterpretation: return CifarInterpretation.from_run(self.path, self.learner)
     recipe = property(lambda self: self.record.recipe, doc='The recipe')
     metrics = property(lambda self: self.record.metrics, doc='metrics.json')
     history = property(lambda self: self.record.history, doc='history.csv, a row each epoch')
@@ -188,7 +192,31 @@ def fit_session(
         fit_recipe(learner, recipe, lr, cbs)
     return history
 
-# %% ../nbs/19_session.ipynb #8aabca7a
+# %% ../nbs/19_session.ipynb #627667e8
+def explain(
+    run:Run, # Its weights and predictions are kept already
+    folder:RunFolder,
+)->None:
+    "top_losses.csv, classification_report.txt, heatmap_checks.json and the figures of the errors"
+    checks = check_interpretation(run.interpretation, seed=run.learner.recipe.seed)
+    write_json(run.path/'heatmap_checks.json', json_ready(checks.to_dict()))
+    folder.update(**interpretation_files(run.interpretation, run.path, checks=checks))
+
+def summary(
+    run:Run,
+    metrics:dict, # metrics.json
+)->str: # A few lines
+    "What a person wants to know first when a run has ended"
+    right = round(metrics['test_accuracy']*metrics['test_images'])
+    worst = sorted(((share, name) for name, share in metrics['class_accuracy'].items() if share is not None))[:3]
+    confused = [f'{actual} → {predicted} {times}' for actual, predicted, times in run.interpretation.most_confused()[:3]]
+    return (f"test     {metrics['test_accuracy']:.2%} ({right}/{metrics['test_images']}), loss {metrics['test_loss']:.4f}; "
+            f"{format_time(metrics['train_seconds'])} of training at {metrics['train_images_per_second']:,.0f} images/s\n"
+            f"worst    {', '.join(f'{name} {share:.1%}' for share, name in worst)}\n"
+            f"confused {', '.join(confused) or 'nothing'}\n"
+            f"look at  {run.path/'figures'}")
+
+# %% ../nbs/19_session.ipynb #f3d50556
 def train_session(
     recipe:Recipe,
     out:str|Path='runs', # Folder of runs
@@ -210,12 +238,12 @@ def train_session(
         folder.update()
         history = fit_session(learner, folder, precision, [tensorboard_callback(path)] if tensorboard else [])
         folder.result(history)
+        run = Run(learner, path)
+        explain(run, folder)
         folder.update(status='complete')
     except BaseException as error:
         stopped = 'interrupted' if isinstance(error, KeyboardInterrupt) else 'failed'
         folder.update(status=stopped, message=str(error)[:2000])
         raise
-    say(f"test     {folder.metrics['test_accuracy']:.2%} of {folder.metrics['test_images']:,} images right, "
-        f"loss {folder.metrics['test_loss']:.4f}; {format_time(folder.metrics['train_seconds'])} of training\n"
-        f"look     {path/'figures'}")
-    return Run(learner, path)
+    say(summary(run, folder.metrics))
+    return run

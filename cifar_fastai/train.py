@@ -11,7 +11,7 @@ from pathlib import Path
 from .commands import Parser, add_recipe_options, recipe_from_options, run_command, wide_help
 from .recipes import Recipe
 
-# %% ../nbs/20_train.ipynb #e6a530ab
+# %% ../nbs/20_train.ipynb #12efcefd
 def train(
     recipe:Recipe|None=None, # What to train; the default recipe if left out
     out:str|Path='runs', # Folder of runs
@@ -19,7 +19,10 @@ def train(
     tensorboard:bool=False, # Write TensorBoard's events beside the run
 ):
     "Train by a recipe and leave a run folder; returns a `session.Run`. Raises `BadInput`"
-    from cifar_fastai.session import train_session
+    import warnings
+    with warnings.catch_warnings():
+        warnings.filterwarnings('ignore', message='.*torch.jit.script', category=FutureWarning)  # of a library at its import
+        from cifar_fastai.session import train_session
     return train_session(recipe or Recipe(), out, name, tensorboard=tensorboard)
 
 # %% ../nbs/20_train.ipynb #1e8fca43
