@@ -20,7 +20,7 @@ from .interpretation import CifarInterpretation
 from .messages import one_of
 from .runs import read_json, write_json, write_text
 
-# %% ../nbs/17d_analysis.ipynb #0266875b
+# %% ../nbs/17d_analysis.ipynb #cc730f49
 def check_interpretation(
     interpretation:CifarInterpretation, # Over any Learner or run
     methods:Sequence=QUICK_METHODS, # Which heatmap methods
@@ -34,7 +34,8 @@ def check_interpretation(
     data, positions = getattr(interpretation.learn.dls, 'data', None), getattr(interpretation.dl, 'positions', None)
     masks = getattr(data, 'masks', None)
     if masks is not None: masks = masks[np.asarray(positions)[indices]]
-    return check_heatmaps(interpretation.model_for(indices), interpretation.inputs(indices), interpretation.kept.targets[indices], masks,
+    inputs = interpretation.inputs(indices)
+    return check_heatmaps(interpretation.model_for(indices, inputs), inputs, interpretation.kept.targets[indices], masks,
                           tuple(methods), sample, seed, layer, tuple(parts))
 
 # %% ../nbs/17d_analysis.ipynb #723a48c6

@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['BatchAugment', 'CropFlip', 'Rotate', 'Jitter', 'Policy', 'Cutout', 'augmentation_transforms']
 
-# %% ../nbs/06f_augment.ipynb #2b0d39f7
+# %% ../nbs/06f_augment.ipynb #708a26b5
 import torch
 from torch import Tensor
 from fastai.torch_core import TensorImage
 from fastai.vision.augment import aug_transforms
 from fasttransform import Transform
 from .messages import one_of
-from .recipes import AUGMENTATIONS, Augmentation
+from .recipes import AUGMENTATIONS
 from .randomness import BatchRandom, hash_positions
 from .colours import brightness, contrast, saturation
 from .geometry import crop_flip, cut_out, rotate

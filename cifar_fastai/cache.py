@@ -44,7 +44,7 @@ def source_key(
                 while block := file.read(2**22): digest.update(block)
     return digest.hexdigest()[:32]
 
-# %% ../nbs/05b_cache.ipynb #9fd885dc
+# %% ../nbs/05b_cache.ipynb #19207bcd
 def _sum(about): return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
 
 def keep(
@@ -54,8 +54,8 @@ def keep(
     "Write `data` beside `folder`, then rename"
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix='part-') as part:
-        about = dict(labels=data.labels.tolist(), classes=data.classes, names=data.names.tolist(), train_count=data.train_count,
-                     fingerprints=data.fingerprints, name=data.name, notes=data.notes)
+        about = dict(labels=data.labels.tolist(), classes=data.classes, names=data.names.tolist(), name=data.name,
+                     train_count=data.train_count, fingerprints=data.fingerprints, notes=data.notes)
         whole = Path(part)/'whole'
         whole.mkdir()
         np.save(whole/'images.npy', data.images)
@@ -63,6 +63,7 @@ def keep(
         shutil.rmtree(folder, ignore_errors=True)
         whole.rename(folder)
 
+# %% ../nbs/05b_cache.ipynb #33418b0b
 def fetch(
     folder:Path, # Where it was kept
 )->ImageData|None: # None where nothing is kept, or it is damaged

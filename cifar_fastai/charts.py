@@ -5,23 +5,25 @@
 # %% auto #0
 __all__ = ['class_ticks', 'matrix_numbers', 'plot_matrix', 'matrix_line', 'plot_class_accuracy', 'plot_reliability', 'overlaid']
 
-# %% ../nbs/15b_charts.ipynb #dab88053
+# %% ../nbs/15b_charts.ipynb #78c6d11f
 from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 from matplotlib import colormaps
 from matplotlib.colors import PowerNorm
 from matplotlib.ticker import PercentFormatter
-from .figures import COLOURS, DOTS, GREY, Picture, curve_axes, fitted, pictures, shortened, text_width
+from .figures import COLOURS, DOTS, GREY, NAMES, Picture, curve_axes, pictures, shortened, text_width
 
-# %% ../nbs/15b_charts.ipynb #7a4cc1a3
+# %% ../nbs/15b_charts.ipynb #59d8a955
 def class_ticks(axes, classes, size, room):
     "Class names along both axes, as they are written, shortened to `room` points"
     names = [shortened(str(name), room, size) for name in classes]
-    axes.set_xticks(range(len(names)), names, rotation=90, size=size, parse_math=False)
-    axes.set_yticks(range(len(names)), names, size=size, parse_math=False)
+    axes.set_xticks(range(len(names)), names, rotation=90, size=size, **NAMES)
+    axes.set_yticks(range(len(names)), names, size=size, **NAMES)
     axes.set(xlabel='Predicted', ylabel='Actual')
     axes.tick_params(length=2 if len(names) <= 30 else 0)
+    if len(names) > 30: return
+    for edge in np.arange(len(names)-1)+0.5: axes.axhline(edge, color='white', lw=0.8); axes.axvline(edge, color='white', lw=0.8)
 
 def matrix_numbers(axes, cells, image, written, size):
     "The number in each cell that has one, dark on light and light on dark"
@@ -52,7 +54,7 @@ def plot_matrix(
     axes = figure.add_subplot()
     image = axes.imshow(cells, cmap=cmap, norm=PowerNorm(0.5, 0, cells.max() or 1), interpolation='nearest')
     class_ticks(axes, classes, size, 115)
-    axes.set_title(title, size=11, loc='left', parse_math=False)
+    axes.set_title(title, size=11, loc='left', **NAMES)
     digits = max(len(str(int(matrix.max()))), 2) if not normalize else norm_dec+2
     letters = min(size, cell*72*0.85/(digits*0.62))
     if plot_txt and count <= 120:
@@ -75,7 +77,7 @@ def matrix_line(
     worst = f"; most confused: {', '.join(named)}" if named else '; nothing is confused'
     return f'Confusion matrix of {len(classes)} classes: {np.trace(matrix)} of {matrix.sum()} images right{worst}'
 
-# %% ../nbs/15b_charts.ipynb #c0f36741
+# %% ../nbs/15b_charts.ipynb #c64026d5
 def plot_class_accuracy(
     table:pd.DataFrame, # One row a class, by name: right, images, accuracy, low, high (0…1)
     overall:float, # Accuracy over all images, 0…1
@@ -91,7 +93,7 @@ def plot_class_accuracy(
     axes.barh(places, table.accuracy.fillna(0), color=COLOURS['sky'], height=0.72, xerr=np.nan_to_num(reach),
               error_kw=dict(lw=1.2, capsize=2, ecolor=COLOURS['black']))
     axes.axvline(overall, color=COLOURS['orange'], ls='--', lw=1.4)
-    axes.set_yticks(places, [shortened(str(name), 130, size) for name in table.index], size=size, parse_math=False)
+    axes.set_yticks(places, [shortened(str(name), 130, size) for name in table.index], size=size, **NAMES)
     axes.set(ylim=(len(table)-0.4, -0.6), xlim=(0, 1), xlabel='accuracy (recall), with 95 % Wilson intervals')
     axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     for place, row in zip(places, table.itertuples()):

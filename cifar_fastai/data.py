@@ -66,13 +66,14 @@ class LabelAt(Transform):
 
     def __getstate__(self): return {**self.__dict__, 'labels': None}
 
-# %% ../nbs/07b_data.ipynb #26c002ef
+# %% ../nbs/07b_data.ipynb #97c0ee41
 class ImageLoader(TfmdDL):
     "A `TfmdDL` over positions in an array, a whole batch at a time; over anything else, as fastai does it"
     def __init__(self, dataset=None, array=None, random=None, num_workers=0, **kwargs):
         self.array, self.random = array, random or BatchRandom()
         self.epoch, self.looks, self.order = None, 0, 0
         super().__init__(dataset, num_workers=num_workers, **kwargs)
+        self.fake_l.generator = torch.Generator()  # else torch's loader draws a seed from the global one
 
     def new(self, dataset=None, cls=None, **kwargs):
         if cls is None or issubclass(cls, ImageLoader): kwargs = {'array': self.array, 'random': self.random, **kwargs}
@@ -84,7 +85,7 @@ class ImageLoader(TfmdDL):
         if self.array is None or self.array[0].images is None: return None
         if any(type(f) is not ToTensor for f in self.after_item.fs): return None
         items = np.asarray(getattr(self.dataset, 'items', ()))
-        return items if np.issubdtype(items.dtype, np.integer) else None
+        return items if items.ndim == 1 and np.issubdtype(items.dtype, np.integer) else None
 
     def shuffle_fn(self, idxs):
         self.order = -1 - self.looks if self.epoch is None else self.epoch

@@ -167,7 +167,7 @@ def plot_top_losses(self:Galleries,
     heading = f"{'Largest' if largest else 'Smallest'} losses (actual → predicted)"
     return self.plot_indices(indices, heading, columns=columns, make=partial(pyplot.figure, FigureClass=Picture))
 
-# %% ../nbs/16c_galleries.ipynb #7b820d2d
+# %% ../nbs/16c_galleries.ipynb #e11931e9
 @patch
 def heatmaps(self:Galleries,
     indices:Sequence, # Which images
@@ -178,10 +178,11 @@ def heatmaps(self:Galleries,
 )->np.ndarray: # float32, shape (n, H, W), each map in 0…1
     "Where these images hold evidence for a class"
     classes = [str(name) for name in self.kept.classes]
-    return gradcam.heatmaps(self.model_for(indices), self.inputs(indices), target, method, layer,
-                            targets=self.kept.targets[indices], classes=classes, **kwargs)
+    inputs = self.inputs(indices)
+    return gradcam.heatmaps(self.model_for(indices, inputs), inputs, target, method, layer, targets=self.kept.targets[indices],
+                            classes=classes, **kwargs)
 
-# %% ../nbs/16c_galleries.ipynb #950d6f92
+# %% ../nbs/16c_galleries.ipynb #0cfa481c
 @patch
 def plot_gradcam(self:Galleries,
     n:int=10, # How many images; 0 for all
@@ -203,10 +204,12 @@ def plot_gradcam(self:Galleries,
     found, what = chosen(self.kept, kind, sort, actual, predicted), words(kind, actual, predicted)
     indices = page(found, n, start, what, len(self.kept), PAGE//2)
     if not len(indices): return None
-    images = self.images(indices)
-    layers = chosen_layers(self.model_for(indices), self.inputs(indices), layers)
+    inputs = self.inputs(indices)
+    model, images = self.model_for(indices, inputs), self.images(indices, inputs)
+    layers = chosen_layers(model, inputs, layers)
     columns = columns_wanted(layers, several(methods), several(target))
-    heat = [self.heatmaps(indices, target, method, layer, **kwargs) for (layer, _), method, target in columns]
+    given = dict(targets=self.kept.targets[indices], classes=[str(name) for name in self.kept.classes], **kwargs)
+    heat = [gradcam.heatmaps(model, inputs, target, method, layer, **given) for (layer, _), method, target in columns]
     pictures = np.stack([images, *(overlaid(images, maps, alpha, cmap) for maps in heat)], 1)
     titles = heat_titles(self.kept, indices, columns, heat)
     heading = heat_heading(f'{what[0].upper()}{what[1:]}, {SORTS[sort]}', several(methods), layers, images, note)

@@ -25,7 +25,7 @@ SLOW_METHODS = 'scorecam', 'ablationcam' # a forward pass a channel
 CLASSLESS_METHODS = 'eigencam', # the same map whatever the class
 TARGETS = 'predicted', 'actual', 'contrast'
 
-# %% ../nbs/14b_gradcam.ipynb #678398e4
+# %% ../nbs/14b_gradcam.ipynb #47a9a51a
 class Evidence:
     "One class's logit, or the difference of two, moved to be 1 on the unchanged image"
     def __init__(self, logits, wanted, against=None):
@@ -39,7 +39,7 @@ class Evidence:
 def class_index(target, classes, count):
     "The index of a class that was given by name or by index"
     if isinstance(target, str): return list(classes).index(one_of(target, [*TARGETS, *classes], 'heatmap target'))
-    if 0 <= target < count: return int(target)
+    if isinstance(target, (int, np.integer)) and 0 <= target < count: return int(target)
     raise BadInput(f'the network has no class {target}: its {count} classes are 0 to {count-1}')
 
 def evidence(logits, target, actual, classes):

@@ -86,17 +86,18 @@ def epoch_line(
             f"{valid_is} {row['valid_loss']:.4f} {row['valid_accuracy']:.2%} ({right}/{count})  "
             f"lr {row['lr']:.3g}  {row['seconds']:.0f} s")
 
-# %% ../nbs/11b_history.ipynb #30ff5343
+# %% ../nbs/11b_history.ipynb #d43904bb
 class ProgressLine(Callback):
     "Images a second and time left, on a terminal; about how long the whole will take, once, anywhere"
     order = 41
     def __init__(self,
         progressive:float=0., # The recipe's, for the steps early on are cheaper
         say=print, # Called with the estimate of the whole, in words and in seconds
-        stream=sys.stderr, # Where the moving line goes, where it is a terminal
+        stream=None, # Where the moving line goes, where it is a terminal; standard error if left out
     ):
         self.progressive = progressive
-        self.say, self.stream, self.moving = say, stream, stream.isatty()
+        self.say, self.stream = say, stream or sys.stderr
+        self.moving = self.stream.isatty()
         self.estimated, self.shown, self.done, self.spent = False, 0., 0, 0.
 
     def before_train(self): self.phase = time.perf_counter()

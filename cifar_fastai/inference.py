@@ -44,7 +44,7 @@ def evaluated(part):
     part.tfms.split_idx = part.split_idx = 1
     return part
 
-# %% ../nbs/16b_inference.ipynb #0431535c
+# %% ../nbs/16b_inference.ipynb #274e118a
 def answers(
     model:nn.Module, # Any classifier; it is found unchanged afterwards
     dl:DataLoader, # A steady loader
@@ -53,9 +53,9 @@ def answers(
     logits, targets = [], []
     with prepared(model) as ready, torch.no_grad():
         for batch in dl:
-            *images, target = to_device(tuple(batch), ready.device)
-            if len(images) != 1: raise BadInput(f'the loader gives {len(images)} inputs an image; a classifier of single pictures is needed')
-            said = ready(images[0].as_subclass(torch.Tensor).float())
+            if len(batch) != 2: raise BadInput(f'the loader gives {len(batch)} things an image: one picture and its class are needed')
+            images, target = to_device(tuple(batch), ready.device)
+            said = ready(images.as_subclass(torch.Tensor).float())
             logits.append(said.float().cpu())
             targets.append(target.as_subclass(torch.Tensor).cpu())
     if not logits: raise BadInput('there are no images to look at: the data set that was named is empty')

@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['SIDE', 'PIXELS', 'VERSIONS', 'from_planes', 'PickledArray', 'PickledKind', 'SafeUnpickler', 'unpickled',
-           'python_rows', 'binary_rows', 'python_classes', 'binary_classes', 'official_roots', 'read_official']
+           'python_rows', 'binary_rows', 'python_classes', 'binary_classes', 'official_roots', 'official_files',
+           'read_official']
 
-# %% ../nbs/03d_official.ipynb #ca2c1c15
-import pickle, re
+# %% ../nbs/03d_official.ipynb #60678229
+import io, pickle, re
 from pathlib import PurePosixPath
 
 import numpy as np
@@ -58,7 +59,7 @@ def _from_buffer(data, kind, shape, order, *_):
 def _scalar(kind, data): return int(_from_buffer(data, kind, (), 'C').array())
 def _encode(text, encoding='latin1'): return text.encode('latin1')
 
-# %% ../nbs/03d_official.ipynb #f929f78f
+# %% ../nbs/03d_official.ipynb #76d07442
 _ALLOWED = {'ndarray': PickledArray, 'dtype': PickledKind, '_reconstruct': PickledArray, '_frombuffer': _from_buffer,
             'scalar': _scalar}
 _NUMPY = {'numpy', 'numpy.core.multiarray', 'numpy._core.multiarray', 'numpy.core.numeric', 'numpy._core.numeric'}
@@ -77,7 +78,6 @@ def unpickled(
     name:str, # The file's name, for the message
 )->dict[str,object]: # Its dict, with text for keys
     "The dict in an official batch, without running anything"
-    import io
     try:
         found = SafeUnpickler(io.BytesIO(data), encoding='latin1').load()
         return {key.decode('latin1') if isinstance(key, bytes) else key: value for key, value in found.items()}
@@ -85,7 +85,7 @@ def unpickled(
     except Exception as error: # a damaged pickle raises nearly anything
         raise BadInput(f"{name} is not a whole batch of the python version: {str(error)[:200] or type(error).__name__}") from error
 
-# %% ../nbs/03d_official.ipynb #3ff33692
+# %% ../nbs/03d_official.ipynb #d7432596
 def python_rows(
     data:bytes, # A batch of the python version
     name:str, # Its name
@@ -96,7 +96,7 @@ def python_rows(
     try:
         rows, labels = batch['data'], batch['fine_labels' if fine else 'labels']
         rows, labels = (np.asarray(value.array() if isinstance(value, PickledArray) else value) for value in (rows, labels))
-        if rows.dtype != np.uint8 or rows.shape != (len(labels), PIXELS) or labels.ndim != 1 or labels.dtype.kind not in 'iu':
+        if rows.dtype != np.uint8 or rows.shape != (labels.size, PIXELS) or labels.ndim != 1 or labels.dtype.kind not in 'iu':
             raise ValueError(f'pixels {rows.dtype} {rows.shape}, labels {labels.dtype} {labels.shape}')
     except (KeyError, ValueError, TypeError, AttributeError) as error:
         raise BadInput(f"{name} is not a batch of the python version: {type(error).__name__} {error}") from error
@@ -109,13 +109,15 @@ def binary_rows(
 )->tuple[np.ndarray,np.ndarray]: # uint8 (N, 3072) and the labels (N,)
     "Pixels and labels of one batch"
     row = PIXELS+1+fine
-    if len(data)%row: raise BadInput(f"{name} is not whole: {len(data):,} bytes are no multiple of {row:,}, a row of the binary version")
+    if len(data)%row:
+        raise BadInput(f"{name} is not whole: {len(data):,} bytes are no multiple of {row:,}, a row of the binary version")
     rows = np.frombuffer(data, np.uint8).reshape(-1, row)
     return rows[:,1+fine:], rows[:,int(fine)]
 
+# %% ../nbs/03d_official.ipynb #90c7bb87
 def python_classes(data, name, fine):
     "Class names in `batches.meta` or `meta`"
-    titles = unpickled(data, name).get('fine_label_names' if fine else 'label_names')
+    titles = unpickled(data, name).get('fine_label_names' if fine else 'label_names') # lists, in every version
     if not isinstance(titles, list): raise BadInput(f"{name} holds no list of class names")
     return [title.decode('utf8', 'replace') if isinstance(title, bytes) else str(title) for title in titles]
 
@@ -123,6 +125,7 @@ def binary_classes(data, name, fine):
     "Class names, a line each"
     return data.decode('utf8', 'replace').split()
 
+# %% ../nbs/03d_official.ipynb #0e29dff8
 VERSIONS = [ # training files, test file, class names, CIFAR-100, reader of rows, reader of class names
     (r'data_batch_\d+', 'test_batch', 'batches.meta', False, python_rows, python_classes),
     (r'train', 'test', 'meta', True, python_rows, python_classes),
@@ -130,7 +133,7 @@ VERSIONS = [ # training files, test file, class names, CIFAR-100, reader of rows
     (r'train\.bin', 'test.bin', 'fine_label_names.txt', True, binary_rows, binary_classes),
 ]
 
-# %% ../nbs/03d_official.ipynb #b7148836
+# %% ../nbs/03d_official.ipynb #e7e34773
 def official_roots(
     names:list[str], # File names, relative
 )->dict[str,tuple]: # Folder → its row of `VERSIONS`
@@ -143,6 +146,22 @@ def official_roots(
                 if version[0] != 'train' or f'{root}/meta'.lstrip('/') in names: found[root] = version
     return found
 
+def official_files(
+    files:Files, # The files
+    root:str, # The folder that holds the batches
+    version:tuple, # A row of `VERSIONS`
+)->tuple[list[str],dict[str,bytes]]: # The batches in order, the test batch last; and the bytes of each file of the version
+    "What an official version consists of, or a refusal that names what is missing"
+    pattern, test, meta = version[:3]
+    paths = {PurePosixPath(name).name: name for name in files.sizes if str(PurePosixPath(name).parent) == (root or '.')}
+    batches = sorted((name for name in paths if re.fullmatch(pattern, name)), key=lambda name: (len(name), name))
+    missing = [name for name in (*([] if batches else ['a training batch']), test, meta) if name not in paths]
+    if missing:
+        raise BadInput(f"{files.path}/{root} lacks {' and '.join(missing)}\nUnpack the official archive again, whole.")
+    names = {paths[name]: name for name in (*batches, test, meta)}
+    return [*batches, test], {names[path]: data for path, data in files.read(list(names))}
+
+# %% ../nbs/03d_official.ipynb #7b839508
 def read_official(
     files:Files, # The files
     root:str, # The folder that holds the batches
@@ -150,23 +169,18 @@ def read_official(
     image_size:str|int='auto', # Side in pixels; 32 is their own
 )->ImageData: # In the official order
     "An official version as `ImageData`"
-    pattern, test, meta, fine, read_rows, read_classes = version
-    place = {PurePosixPath(name).name: name for name in files.sizes if str(PurePosixPath(name).parent) == (root or '.')}
-    batches = sorted((name for name in place if re.fullmatch(pattern, name)), key=lambda name: (len(name), name))
-    missing = [name for name in (*([] if batches else ['a training batch']), test, meta) if name not in place]
-    if missing: raise BadInput(f"{files.path}/{root} lacks {' and '.join(missing)}\nUnpack the official archive again, whole.")
-    data = dict(files.read([place[name] for name in (*batches, test, meta)]))
-    classes = read_classes(data[place[meta]], f'{files.path}/{place[meta]}', fine)
-    rows, labels, names, train_count = [], [], [], 0
-    for batch in (*batches, test):
-        pixels, batch_labels = read_rows(data.pop(place[batch]), f'{files.path}/{place[batch]}', fine)
-        if len(batch_labels) and not 0 <= batch_labels.min() <= batch_labels.max() < len(classes):
-            raise BadInput(f"{files.path}/{place[batch]} has a label {batch_labels.max()}; {meta} names {len(classes)} classes")
+    _, _, meta, fine, read_rows, read_classes = version
+    batches, data = official_files(files, root, version)
+    where = f'{files.path}/{root}'.rstrip('/')
+    classes = read_classes(data[meta], f'{where}/{meta}', fine)
+    rows, labels, names = [], [], []
+    for batch in batches:
+        pixels, numbers = read_rows(data.pop(batch), f'{where}/{batch}', fine)
+        if not len(numbers): raise BadInput(f"{where}/{batch} has no images\nGet it from its publisher again.")
+        strange = numbers[(numbers < 0) | (numbers >= len(classes))]
+        if len(strange): raise BadInput(f"{where}/{batch} has a label {strange[0]}, but {meta} names {len(classes)} classes, from 0")
         rows.append(pixels)
-        labels.append(batch_labels)
+        labels.append(numbers)
         names += [f"{batch.removesuffix('.bin')}/{row}" for row in range(len(pixels))]
-        if batch != test: train_count += len(pixels)
-    if not 0 < train_count < len(names): raise BadInput(f"{files.path}/{root} has {train_count} training and {len(names)-train_count} test images")
-    images = np.ascontiguousarray(from_planes(np.concatenate(rows)))
-    images = resized(images, SIDE if image_size == 'auto' else image_size)
-    return image_data(images, np.concatenate(labels), classes, names, train_count, name=files.path.name)
+    images = resized(np.ascontiguousarray(from_planes(np.concatenate(rows))), SIDE if image_size == 'auto' else image_size)
+    return image_data(images, np.concatenate(labels), classes, names, sum(map(len, labels[:-1])), name=files.path.name)

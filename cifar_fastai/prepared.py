@@ -46,7 +46,7 @@ class Prepared(nn.Module):
                                'there is nothing to explain\nCheck the images, or train again with a lower learning rate')
         return logits
 
-# %% ../nbs/14a_prepared.ipynb #c7e2cc32
+# %% ../nbs/14a_prepared.ipynb #dc9a9ecf
 @contextmanager
 def random_states_kept(
     device:torch.device, # The device whose generator is kept beside those of Python, NumPy and the CPU
@@ -54,11 +54,12 @@ def random_states_kept(
     "Whatever is drawn inside, the random states afterwards are those from before"
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
     accelerator = None if device.type in ('cpu', 'meta') else getattr(torch, device.type)
-    if accelerator: on_device = accelerator.get_rng_state()
+    where = () if device.type == 'mps' else (device,)
+    if accelerator: on_device = accelerator.get_rng_state(*where)
     try: yield
     finally:
         random.setstate(states[0]); np.random.set_state(states[1]); torch.set_rng_state(states[2])
-        if accelerator: accelerator.set_rng_state(on_device)
+        if accelerator: accelerator.set_rng_state(on_device, *where)
 
 @contextmanager
 def modules_kept(

@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['SCHEMA', 'whole_file', 'write_text', 'write_json', 'run_name', 'check_place', 'new_run_folder', 'write_weights',
-           'read_weights', 'Predictions', 'write_predictions', 'read_predictions', 'read_json', 'RunRecord', 'read_run',
-           'load_run']
+           'read_weights', 'arrays_fingerprint', 'weights_fingerprint', 'Predictions', 'write_predictions',
+           'read_predictions', 'read_json', 'RunRecord', 'read_run', 'check_fingerprint', 'run_loaders', 'load_run']
 
-# %% ../nbs/13_runs.ipynb #aef8f5de
-import json, os, zipfile
+# %% ../nbs/13_runs.ipynb #23fb8a11
+import hashlib, json, os, zipfile
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -117,6 +117,24 @@ def read_weights(
         raise BadInput(f"the weights '{path}' are of another network: {str(error).splitlines()[-1].strip()}") from error
     return about
 
+# %% ../nbs/13_runs.ipynb #785e2896
+def arrays_fingerprint(
+    arrays:dict[str, np.ndarray], # Arrays by name
+)->str: # SHA-256, 64 hexadecimal digits
+    "What identifies a set of named arrays"
+    digest = hashlib.sha256()
+    for name in sorted(arrays):
+        value = np.ascontiguousarray(arrays[name])
+        digest.update(f'{name} {value.dtype.str} {value.shape}'.encode())
+        digest.update(value.tobytes())
+    return digest.hexdigest()
+
+def weights_fingerprint(
+    model:nn.Module,
+)->str: # SHA-256, 64 hexadecimal digits
+    "What identifies a model's weights"
+    return arrays_fingerprint({name: value.detach().cpu().numpy() for name, value in model.state_dict().items()})
+
 # %% ../nbs/13_runs.ipynb #2d4fd0df
 @dataclass(frozen=True, eq=False)
 class Predictions:
@@ -166,7 +184,7 @@ class RunRecord:
     metrics:dict # metrics.json
     history:pd.DataFrame # history.csv
 
-# %% ../nbs/13_runs.ipynb #a2bf275c
+# %% ../nbs/13_runs.ipynb #195c8984
 def read_run(
     path:str|Path, # A run folder
 )->RunRecord:
@@ -180,18 +198,36 @@ def read_run(
     history = pd.read_csv(path/'history.csv') if (path/'history.csv').is_file() else pd.DataFrame(columns=COLUMNS)
     return RunRecord(path, recipe, about, read_json(path/'metrics.json'), history)
 
+def check_fingerprint(
+    record:RunRecord,
+    what:str, # weights or predictions
+    found:str, # The fingerprint of the file that is there
+)->None:
+    "Refuse a file that is not the one the run wrote"
+    known = record.metrics.get('fingerprints', {}).get(what, found)
+    if known != found:
+        raise BadInput(f"the {what} in '{record.path}' are not those that the run wrote: their fingerprint is {found[:12]}…, "
+                       f'metrics.json says {known[:12]}…')
+
+# %% ../nbs/13_runs.ipynb #046afe6e
+def run_loaders(
+    record:RunRecord,
+)->ImageDataLoaders: # train, valid, test
+    "The data of a run; raises `BadInput` where those at hand are others"
+    data, known = load_images(record.recipe.data, record.recipe.image_size), record.about['data']['fingerprints']
+    if data.fingerprints != known:
+        raise BadInput(f"the images of '{record.recipe.data}' are not those that '{record.path}' was trained on\n"
+                       f'now {data.fingerprints}\nthen {known}')
+    return image_dataloaders(data, record.recipe, path=record.path)
+
 def load_run(
     path:str|Path, # A run folder
     loaders:ImageDataLoaders|None=None, # The run's data, where they are loaded already
 )->CifarLearner:
     "The Learner of a run, with its data and its weights; nothing is unpickled"
     record = read_run(path)
-    if loaders is None:
-        data = load_images(record.recipe.data, record.recipe.image_size)
-        if data.fingerprints != record.about['data']['fingerprints']:
-            raise BadInput(f"the images of '{record.recipe.data}' are not those that '{path}' was trained on\n"
-                           f"now {data.fingerprints}, then {record.about['data']['fingerprints']}")
-        loaders = image_dataloaders(data, record.recipe, path=path)
-    learner = cifar_learner(loaders, record.recipe, path=Path(path))
-    read_weights(Path(path)/'model.safetensors', learner.model)
+    loaders = run_loaders(record) if loaders is None else loaders
+    learner = cifar_learner(loaders, record.recipe, path=record.path)
+    read_weights(record.path/'model.safetensors', learner.model)
+    check_fingerprint(record, 'weights', weights_fingerprint(learner.model))
     return learner

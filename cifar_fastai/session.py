@@ -6,7 +6,7 @@
 __all__ = ['SLOW', 'Run', 'seed_everything', 'introduction', 'about_run', 'write_samples', 'RunFolder', 'tensorboard_callback',
            'fit_session', 'explain', 'summary', 'train_session']
 
-# %% ../nbs/19_session.ipynb #4cd3a490
+# %% ../nbs/19_session.ipynb #1231f25e
 import random
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -26,8 +26,8 @@ from .messages import BadInput
 from .models import parameter_count
 from .optimizers import optimizer_choice
 from .recipes import Recipe, recipe_to_dict
-from .runs import (SCHEMA, Predictions, RunRecord, check_place, new_run_folder, read_run, whole_file, write_json,
-                               write_predictions, write_weights)
+from .runs import (SCHEMA, Predictions, RunRecord, arrays_fingerprint, check_place, new_run_folder, read_run,
+                               weights_fingerprint, whole_file, write_json, write_predictions, write_weights)
 from .training import CifarLearner, Found, cifar_learner, find_learning_rate, fit_recipe, predict_logits
 
 # %% ../nbs/19_session.ipynb #150a7000
@@ -113,7 +113,7 @@ def write_samples(
     titles = [data.classes[int(label)] for label in labels[:count]]
     save_figure(plot_images(pixels, titles, columns=10, heading='Training images, augmented'), folder/'samples_augmented.png')
 
-# %% ../nbs/19_session.ipynb #d399c6a8
+# %% ../nbs/19_session.ipynb #3e13fa97
 class RunFolder:
     "Writes the files of one run"
     def __init__(self,
@@ -159,7 +159,8 @@ class RunFolder:
         logits, target, loss = predict_logits(self.learner, loaders.test)
         predictions = Predictions(logits, target, loss, data.names[loaders.positions['test']].astype(str))
         write_predictions(self.path/'predictions.npz', predictions)
-        self.update(test_accuracy=float((logits.argmax(1) == target).mean()), test_loss=float(loss.mean(dtype=np.float64)))
+        self.update(fingerprints={'weights': weights_fingerprint(self.learner.model), 'predictions': arrays_fingerprint(vars(predictions))},
+                    test_accuracy=float((logits.argmax(1) == target).mean()), test_loss=float(loss.mean(dtype=np.float64)))
 
 # %% ../nbs/19_session.ipynb #f18925d1
 def tensorboard_callback(

@@ -118,7 +118,7 @@ def cluttered(
         picture = laid_over(picture, random.uniform(0, 255, (*shape, 3)), distance*unit)
     return picture
 
-# %% ../nbs/04_shapes.ipynb #96628529
+# %% ../nbs/04_shapes.ipynb #d451d28f
 def figure_distance(
     random:np.random.Generator, # Draws size, place, turn and stretch
     labels:np.ndarray, # Which figure in each image, shape (N,)
@@ -127,7 +127,7 @@ def figure_distance(
 )->np.ndarray: # Signed distance, of 32, shape (N, H, W)
     "A figure somewhere in each image"
     shape = (len(labels), 1, 1)
-    radius, turn, stretch = random.uniform(6, 11, shape), random.uniform(-.4, .4, shape), random.uniform(.85, 1.18, shape)
+    radius, turn, stretch = (random.uniform(*bounds, shape) for bounds in ((6, 11), (-.4, .4), (.85, 1.18)))
     left, top = (random.uniform(radius-1, 33-radius) for _ in 'xy')
     u = ((x-left)*np.cos(turn)+(y-top)*np.sin(turn))/radius*stretch
     v = ((y-top)*np.cos(turn)-(x-left)*np.sin(turn))/radius/stretch
@@ -137,6 +137,7 @@ def figure_distance(
         distance[chosen] = figure(u[chosen], v[chosen])
     return distance*radius
 
+# %% ../nbs/04_shapes.ipynb #a64836d6
 def draw_batch(
     random:np.random.Generator, # Draws everything
     labels:np.ndarray, # Which figure in each image, shape (N,)
@@ -153,19 +154,20 @@ def draw_batch(
     picture += random.normal(size=picture.shape)*random.uniform(2, 14, (len(labels),1,1,1))
     return np.clip(picture+.5, 0, 255).astype(np.uint8), distance <= 0
 
-# %% ../nbs/04_shapes.ipynb #6c71cda6
+# %% ../nbs/04_shapes.ipynb #ba17ec0e
 def draw_shapes(
     train:int=10_000, # Training images
     test:int=2_000, # Test images
     seed:int=0, # Same seed, same images
     size:int=32, # Side in pixels
-)->tuple[np.ndarray,np.ndarray,np.ndarray,tuple[str,...]]: # uint8 (N, size, size, 3), int64 (N,), bool (N, size, size), class names
+)->tuple[np.ndarray,np.ndarray,np.ndarray,tuple[str,...]]: # uint8 (N, size, size, 3), int64 (N,), bool (N, size, size), names
     "Images, labels, masks and class names; training images first"
-    labels = [np.random.default_rng((seed, part)).permutation(np.arange(count)%len(FIGURES)) for part, count in enumerate((train, test))]
+    counts = list(enumerate((train, test)))
+    labels = [np.random.default_rng((seed, part)).permutation(np.arange(count)%len(FIGURES)) for part, count in counts]
     def draw(place):
         part, start = place
         return draw_batch(np.random.default_rng((seed, part, 1+start)), labels[part][start:start+100], size)
     with ThreadPoolExecutor() as pool: # numpy computes outside Python's lock
-        drawn = pool.map(draw, [(part, start) for part, count in enumerate((train, test)) for start in range(0, count, 100)])
+        drawn = pool.map(draw, [(part, start) for part, count in counts for start in range(0, count, 100)])
         images, masks = (np.concatenate(arrays) for arrays in zip(*drawn))
     return images, np.concatenate(labels), masks, tuple(FIGURES)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['CIFAR10', 'USUAL', 'NO_DATA', 'read_files', 'cifar10_path', 'download', 'load_images', 'check_cifar10', 'shapes_data']
 
-# %% ../nbs/05c_sources.ipynb #57526d06
+# %% ../nbs/05c_sources.ipynb #7092e4fb
 import os, re, sys
 from dataclasses import replace
 from http.client import HTTPException
@@ -13,10 +13,11 @@ from pathlib import Path
 
 from .archives import EXPECTED, Files, open_files
 from .cache import cached, fastai_folder
-from .folders import folder_roots, is_image, plain, read_folder
+from .folders import folder_roots, plain, read_folder
 from .image_data import ImageData, image_data
 from .messages import BadInput, notice
 from .official import official_roots, read_official
+from .pictures import is_image
 from .shapes import draw_shapes
 from .splits import balanced_sample, split
 
@@ -40,7 +41,7 @@ def read_files(
     reader, *version = found[roots[0]]
     return reader(files, roots[0], *version, image_size=image_size)
 
-# %% ../nbs/05c_sources.ipynb #91c92367
+# %% ../nbs/05c_sources.ipynb #f88fac5e
 CIFAR10 = ('airplane', 'automobile', 'bird', 'cat', 'deer', 'dog', 'frog', 'horse', 'ship', 'truck')
 USUAL = ('cifar10', 'cifar-10-batches-py', 'cifar-10-batches-bin', 'cifar10.tgz', 'cifar-10-python.tar.gz', 'cifar-10-binary.tar.gz')
 NO_DATA = """Set CIFAR_FASTAI_DATA to CIFAR-10 in any usual form, a folder or an archive,
@@ -51,7 +52,8 @@ def cifar10_path()->Path: # A folder or an archive
     given = os.getenv('CIFAR_FASTAI_DATA')
     if given:
         path = Path(given).expanduser()
-        if not path.exists(): raise BadInput(f"CIFAR_FASTAI_DATA={given}: there is no such file or folder\n{NO_DATA}")
+        if not path.exists():
+            raise BadInput(f"CIFAR_FASTAI_DATA={given}: there is no such file or folder\n{NO_DATA}")
         return next((path/name for name in USUAL if (path/name).exists()), path)
     places = [fastai_folder('data')/'cifar10', fastai_folder('archive')/'cifar10.tgz']
     return next((path for path in places if path.exists()), None) or download(places[1])
@@ -95,18 +97,20 @@ def load_images(
     for note in found.notes: notice(f'{found.name}: {note}')
     return found
 
-# %% ../nbs/05c_sources.ipynb #57851373
+# %% ../nbs/05c_sources.ipynb #67e6aed3
 def check_cifar10(
     data:ImageData, # What was found
     path:Path, # Where
 )->None:
     "Refuse what is not CIFAR-10, and say so when it is not all there"
     strange = sorted(set(data.classes)-set(CIFAR10))
-    if strange: raise BadInput(f"--data cifar10: {path} is something else, with a class {strange[0]!r}\nTo train on it: --data {path}")
-    counts = data.train_count, len(data.labels)-data.train_count
-    if counts != (50_000, 10_000): notice(f'cifar10: {path} has {counts[0]:,} training and {counts[1]:,} test images, not 50,000 and 10,000')
+    if strange:
+        raise BadInput(f"--data cifar10: {path} is something else, with a class {strange[0]!r}\nTo train on it: --data {path}")
+    train, test = data.train_count, len(data.labels)-data.train_count
+    if (train, test) != (50_000, 10_000):
+        notice(f'cifar10: {path} has {train:,} training and {test:,} test images, not 50,000 and 10,000')
 
-# %% ../nbs/05c_sources.ipynb #c7d92f69
+# %% ../nbs/05c_sources.ipynb #567892c5
 def shapes_data(
     size:int=32, # Side in pixels
     train:int=10_000, # Training images
@@ -114,5 +118,6 @@ def shapes_data(
 )->ImageData: # With masks
     "Shapes as `ImageData`"
     images, labels, masks, classes = draw_shapes(train, test, size=size)
-    names = [f'{"train" if position < train else "test"}/{classes[label]}/{position:05}' for position, label in enumerate(labels)]
+    parts = ['train']*train+['test']*test
+    names = [f'{part}/{classes[label]}/{position:05}' for position, (part, label) in enumerate(zip(parts, labels))]
     return image_data(images, labels, classes, names, train, name='shapes', masks=masks)

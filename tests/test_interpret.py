@@ -409,8 +409,9 @@ def test_a_vision_learner_over_photos_of_224(tmp_path):
     with learner.no_bar(), learner.no_logging(): learner.fit_one_cycle(1, 1e-3)
     found = CifarInterpretation.from_learner(learner)
     assert found.images([0, 2]).shape == (2, 224, 224, 3)
-    assert np.abs(found.images([0])[0].mean((0, 1)) - COLOURS['blue']).max() < 8
-    assert found.kept.names.tolist() == ['valid/blue/0.png', 'valid/green/0.png', 'valid/red/0.png']
+    assert found.kept.names.tolist() == [f'valid/{item.parent.name}/0.png' for item in loaders.valid.items]
+    for index, item in enumerate(loaders.valid.items):
+        assert np.abs(found.images([index]).mean((0, 1, 2)) - np.asarray(Image.open(item)).mean((0, 1))).max() < 2
     figure = found.plot_gradcam(1, kind='all', target='predicted', layers='all')
     assert [title.split('\n')[0].split()[-1] for title in titles_of(figure)[1:]] == ['56×56', '28×28', '14×14', '7×7']
     interpretation_files(found, tmp_path / 'out', n=2)
@@ -424,7 +425,8 @@ def run(tmp_path_factory):
     "A run on a folder of images, its files written as a training leaves them"
     from cifar_fastai.data import cifar_dataloaders
     from cifar_fastai.recipes import Recipe, recipe_to_dict
-    from cifar_fastai.runs import Predictions, write_json, write_predictions, write_weights
+    from cifar_fastai.runs import (Predictions, arrays_fingerprint, weights_fingerprint, write_json, write_predictions,
+                                   write_weights)
     from cifar_fastai.training import cifar_learner
     path = tmp_path_factory.mktemp('run')
     write_images(path / 'images' / 'train', 3, side=16)
@@ -435,9 +437,11 @@ def run(tmp_path_factory):
     found = CifarInterpretation.from_learner(learner)
     write_json(path / 'recipe.json', {'schema': 1, 'recipe': recipe_to_dict(recipe), 'data': {
         'fingerprints': loaders.data.fingerprints, 'classes': list(loaders.data.classes)}})
-    write_json(path / 'metrics.json', {'schema': 1, 'status': 'complete', 'test_accuracy': found.accuracy})
+    predictions = Predictions(found.kept.logits, found.kept.targets, found.kept.losses, found.kept.names)
     write_weights(path / 'model.safetensors', learner.model, {})
-    write_predictions(path / 'predictions.npz', Predictions(found.kept.logits, found.kept.targets, found.kept.losses, found.kept.names))
+    write_predictions(path / 'predictions.npz', predictions)
+    write_json(path / 'metrics.json', {'schema': 1, 'status': 'complete', 'test_accuracy': found.accuracy, 'fingerprints': {
+        'weights': weights_fingerprint(learner.model), 'predictions': arrays_fingerprint(vars(predictions))}})
     return path
 
 
@@ -451,6 +455,15 @@ def test_a_run_needs_neither_network_nor_images_for_its_tables(run, monkeypatch)
         arrays['target'], arrays['logits'].argmax(1), target_names=sorted(COLOURS), zero_division=0)
     found.confusion_matrix(), found.top_losses(3), found.plot_confusion_matrix(), found.plot_reliability(), metric_additions(found)
     pyplot.close('all')
+
+
+def test_our_own_loaders_give_training_images_as_they_are(run):
+    from cifar_fastai.runs import load_run
+    learner = load_run(run)
+    found, data = CifarInterpretation.from_learner(learner, ds_idx=0), learner.dls.data
+    positions = learner.dls.positions['train']
+    np.testing.assert_array_equal(found.images(range(len(positions))), data.images[positions])
+    assert found.kept.names.tolist() == data.names[positions].tolist() and found.kept.targets.tolist() == data.labels[positions].tolist()
 
 
 def test_a_runs_galleries_load_its_images_but_not_its_network(run, monkeypatch):
@@ -487,7 +500,7 @@ def test_a_run_without_predictions_or_with_others_is_refused(run, tmp_path, caps
     arrays = dict(np.load(other / 'predictions.npz', allow_pickle=False))
     np.savez(other / 'predictions.npz', **{**arrays, 'logits': np.eye(3, dtype=np.float32)[arrays['target']]})
     assert run_command(main, [str(other)]) == 1
-    assert 'other weights' in capsys.readouterr().err
+    assert 'not those that the run wrote' in capsys.readouterr().err
     (other / 'predictions.npz').unlink()
     assert run_command(main, [str(other)]) == 1
     assert 'no predictions.npz' in capsys.readouterr().err

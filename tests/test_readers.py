@@ -3,9 +3,11 @@ import io
 import os
 import pickle
 import struct
+import sys
 import tarfile
 import unicodedata
 import zipfile
+from subprocess import run
 
 import numpy as np
 import pytest
@@ -331,12 +333,20 @@ def test_bad_folders(tmp_path):
     assert list(read(made('train/cat/1.png', 'train/dog/1.png', 'test/cat/1.png')).labels) == [0, 1, 0]
 
 
+def test_the_first_file_of_a_process_is_an_image_too():
+    "Pillow fills its table of endings late"
+    run([sys.executable, '-c', 'from cifar_fastai.pictures import is_image; assert is_image("1.webp") and not is_image("1.txt")'], check=True)
+
+
 def test_images_that_cannot_be_read_are_named(tmp_path):
     pets(tmp_path/'a')
     buffer = io.BytesIO()
     Image.fromarray(noise(64, 64, 3)).save(buffer, 'jpeg')
     huge = b'\x89PNG\r\n\x1a\n'+struct.pack('>I4sIIBBBBBI', 13, b'IHDR', 30000, 30000, 8, 2, 0, 0, 0, 0)
-    for content in (b'', b'words', buffer.getvalue()[:900], (tmp_path/'a'/'test'/'dog'/'1.png').read_bytes()[:-40], huge):
+    postscript = b'%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n' # Pillow would start a program for it
+    other = io.BytesIO()
+    Image.fromarray(noise(8, 8, 3)).save(other, 'DDS') # a format that Pillow reads, and nobody means
+    for content in (b'', b'words', postscript, other.getvalue(), buffer.getvalue()[:900], (tmp_path/'a'/'test'/'dog'/'1.png').read_bytes()[:-40], huge):
         (tmp_path/'a'/'train'/'cat'/'3.png').write_bytes(content)
         assert '/train/cat/3.png' in refused(tmp_path/'a', 'cannot be read')
     save(tmp_path/'a'/'train'/'cat'/'3.png', noise(8, 8, 3))

@@ -19,7 +19,7 @@ FILES = {'recipe.json', 'history.csv', 'metrics.json', 'model.safetensors', 'pre
 
 @pytest.fixture(scope='module')
 def run(tiny_folder, tiny_recipe, tmp_path_factory):
-    return train(dataclasses.replace(tiny_recipe, data=str(tiny_folder), lr='find', lr_steps=15, holdout=12), tmp_path_factory.mktemp('runs'))
+    return train(dataclasses.replace(tiny_recipe, data=str(tiny_folder), lr='find', lr_steps=40, holdout=12), tmp_path_factory.mktemp('runs'))
 
 
 def test_a_run_leaves_its_files(run):
@@ -83,7 +83,7 @@ def test_an_interrupted_run_says_so(tiny_folder, tiny_recipe, tmp_path, monkeypa
 
 def test_a_full_disk_leaves_whole_files(tiny_folder, tiny_recipe, tmp_path, monkeypatch):
     from cifar_fastai import runs
-    def full(*args): raise OSError(28, 'No space left on device', str(args[0]))
+    def full(*args, **kwargs): raise OSError(28, 'No space left on device', str(args[1]))
     recipe = dataclasses.replace(tiny_recipe, data=str(tiny_folder))
     monkeypatch.setattr(runs, 'save_file', full)
     with pytest.raises(OSError): train(recipe, tmp_path, 'full')
