@@ -546,6 +546,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                        'cifar_fastai.official.SafeUnpickler': ('official.html#safeunpickler', 'cifar_fastai/official.py'),
                                        'cifar_fastai.official.SafeUnpickler.find_class': ( 'official.html#safeunpickler.find_class',
                                                                                            'cifar_fastai/official.py'),
+                                       'cifar_fastai.official._empty': ('official.html#_empty', 'cifar_fastai/official.py'),
                                        'cifar_fastai.official._encode': ('official.html#_encode', 'cifar_fastai/official.py'),
                                        'cifar_fastai.official._from_buffer': ('official.html#_from_buffer', 'cifar_fastai/official.py'),
                                        'cifar_fastai.official._scalar': ('official.html#_scalar', 'cifar_fastai/official.py'),

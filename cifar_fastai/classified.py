@@ -20,7 +20,7 @@ from torch import from_numpy
 from torch.nn.functional import cross_entropy
 from .messages import BadInput, notice, one_of
 
-# %% ../nbs/16a_classified.ipynb #07ad45c8
+# %% ../nbs/16a_classified.ipynb #8b8d154b
 @dataclass(frozen=True, eq=False)
 class ClassifiedImages:
     "What a model said of each image, and what each image is"
@@ -31,7 +31,7 @@ class ClassifiedImages:
 
     def __post_init__(self):
         logits, count = self.logits, len(self.classes)
-        if logits.ndim != 2 or logits.shape[1] != count or self.targets.shape != logits.shape[:1]:
+        if logits.ndim != 2 or logits.shape[1] != count or not len(self.targets) == len(self.names) == len(logits):
             raise BadInput(f'outputs of shape {logits.shape} and targets of shape {self.targets.shape} do not fit {count} classes\n'
                            'A classifier of one class an image is needed: logits (N, C), targets (N,)')
         if not len(logits): raise BadInput('there are no images to look at: the data set that was named is empty')

@@ -6,8 +6,8 @@
 __all__ = ['GROUPS', 'Parser', 'wide_help', 'metavar', 'add_recipe_options', 'recipe_from_options', 'Terminated', 'terminate',
            'failure', 'run_command']
 
-# %% ../nbs/18_commands.ipynb #c82cac06
-import argparse, dataclasses, os, shutil, signal, sys, traceback
+# %% ../nbs/18_commands.ipynb #06d37c30
+import argparse, dataclasses, os, shutil, signal, sys, threading, traceback
 from collections.abc import Callable
 from .messages import BadInput, BadWords
 from .recipes import RECIPES, Name, Number, Recipe, Switch, named_recipe, recipe_fields
@@ -66,7 +66,7 @@ def recipe_from_options(
         text, first = str(error), str(error).split(' ', 1)[0]
         raise BadWords(f"--{first.replace('_', '-')}{text[len(first):]}" if first in typed else text) from error
 
-# %% ../nbs/18_commands.ipynb #07124849
+# %% ../nbs/18_commands.ipynb #76a6bb33
 class Terminated(KeyboardInterrupt):
     "The process was asked to end by SIGTERM"
 
@@ -91,7 +91,7 @@ def run_command(
 )->int: # The exit status
     "Run a command; say a failure in a few lines"
     words = sys.argv[1:] if words is None else words
-    signal.signal(signal.SIGTERM, terminate)
+    if threading.current_thread() is threading.main_thread(): signal.signal(signal.SIGTERM, terminate)
     try: main(words)
     except (Exception, KeyboardInterrupt) as error:
         if isinstance(error, BrokenPipeError): os._exit(1)

@@ -28,7 +28,7 @@ def from_planes(
     "Planes to pixels"
     return rows.reshape(-1, 3, SIDE, SIDE).transpose(0, 2, 3, 1)
 
-# %% ../nbs/03d_official.ipynb #13b0f1e5
+# %% ../nbs/03d_official.ipynb #df79bee3
 class PickledArray:
     "What a pickle says about an array"
     def __init__(self, *_): self.state = None
@@ -58,8 +58,9 @@ def _from_buffer(data, kind, shape, order, *_):
 
 def _scalar(kind, data): return int(_from_buffer(data, kind, (), 'C').array())
 def _encode(text, encoding='latin1'): return text.encode('latin1')
+def _empty(): return b'' # Python 3 writes empty bytes as a call of `bytes`; with a number it would fill the memory
 
-# %% ../nbs/03d_official.ipynb #76d07442
+# %% ../nbs/03d_official.ipynb #21d101fb
 _ALLOWED = {'ndarray': PickledArray, 'dtype': PickledKind, '_reconstruct': PickledArray, '_frombuffer': _from_buffer,
             'scalar': _scalar}
 _NUMPY = {'numpy', 'numpy.core.multiarray', 'numpy._core.multiarray', 'numpy.core.numeric', 'numpy._core.numeric'}
@@ -69,7 +70,7 @@ class SafeUnpickler(pickle.Unpickler):
     def find_class(self, module, name):
         if module in _NUMPY and name in _ALLOWED: return _ALLOWED[name]
         if (module, name) == ('_codecs', 'encode'): return _encode
-        if (module, name) in {('builtins', 'bytes'), ('__builtin__', 'bytes')}: return bytes
+        if (module, name) in {('builtins', 'bytes'), ('__builtin__', 'bytes')}: return _empty
         raise BadInput(f"it asks for {module}.{name}, which no such file needs: nothing of it was run\n"
                        "Get the file from its publisher again.")
 
@@ -85,7 +86,7 @@ def unpickled(
     except Exception as error: # a damaged pickle raises nearly anything
         raise BadInput(f"{name} is not a whole batch of the python version: {str(error)[:200] or type(error).__name__}") from error
 
-# %% ../nbs/03d_official.ipynb #d7432596
+# %% ../nbs/03d_official.ipynb #b2589733
 def python_rows(
     data:bytes, # A batch of the python version
     name:str, # Its name
@@ -95,7 +96,8 @@ def python_rows(
     batch = unpickled(data, name)
     try:
         rows, labels = batch['data'], batch['fine_labels' if fine else 'labels']
-        rows, labels = (np.asarray(value.array() if isinstance(value, PickledArray) else value) for value in (rows, labels))
+        if isinstance(labels, list) and not all(isinstance(label, int) for label in labels): raise ValueError('odd labels')
+        rows, labels = rows.array(), labels.array() if isinstance(labels, PickledArray) else np.asarray(labels)
         if rows.dtype != np.uint8 or rows.shape != (labels.size, PIXELS) or labels.ndim != 1 or labels.dtype.kind not in 'iu':
             raise ValueError(f'pixels {rows.dtype} {rows.shape}, labels {labels.dtype} {labels.shape}')
     except (KeyError, ValueError, TypeError, AttributeError) as error:
@@ -114,12 +116,13 @@ def binary_rows(
     rows = np.frombuffer(data, np.uint8).reshape(-1, row)
     return rows[:,1+fine:], rows[:,int(fine)]
 
-# %% ../nbs/03d_official.ipynb #90c7bb87
+# %% ../nbs/03d_official.ipynb #25d4aefc
 def python_classes(data, name, fine):
     "Class names in `batches.meta` or `meta`"
     titles = unpickled(data, name).get('fine_label_names' if fine else 'label_names') # lists, in every version
-    if not isinstance(titles, list): raise BadInput(f"{name} holds no list of class names")
-    return [title.decode('utf8', 'replace') if isinstance(title, bytes) else str(title) for title in titles]
+    if not isinstance(titles, list) or not all(isinstance(title, (str, bytes)) for title in titles):
+        raise BadInput(f"{name} holds no list of class names\nGet it from its publisher again.")
+    return [title.decode('utf8', 'replace') if isinstance(title, bytes) else title for title in titles]
 
 def binary_classes(data, name, fine):
     "Class names, a line each"

@@ -169,6 +169,9 @@ def test_the_training_images_are_looked_at_without_augmentation_in_their_order(l
     files = np.stack([np.asarray(Image.open(item)) for item in loaders.train.items])
     np.testing.assert_array_equal(found.images(range(6)), files)
     assert loaders.train.dataset.split_idx == 0
+    assert [CLASSES[target] for target in found.kept.targets] == [item.parent.name for item in loaders.train.items]
+    seen = (torch.tensor(files).permute(0, 3, 1, 2) / 255 - torch.tensor([0.4, 0.5, 0.3])[:, None, None]) / torch.tensor([0.2, 0.3, 0.25])[:, None, None]
+    np.testing.assert_allclose(found.kept.logits, Counted()(seen).detach().numpy(), atol=1e-5)
 
 
 # Against scikit-learn, torch and fastai

@@ -39,7 +39,7 @@ def test_every_notebook_runs(tmp_path):
     copy = copied(tmp_path)
     environment = {**os.environ, 'PYTHONPATH': str(copy), 'OMP_NUM_THREADS': '1'}
     environment.pop('CIFAR_FASTAI_DATA', None)
-    done = subprocess.run([NBDEV/'nbdev-test', '--n_workers', '2'], cwd=copy, capture_output=True, text=True, env=environment)
+    done = subprocess.run([NBDEV/'nbdev-test', 'nbs', '--n-workers', '2'], cwd=copy, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
 
 

@@ -181,7 +181,8 @@ def test_damaged_official_files_are_named(tmp_path):
         return folder
     whole = WRITERS['python2']({'data': planes(noise(2, 32, 32, 3)), 'labels': [1, 2]})
     for data in (whole[:-900], b'', b'words', WRITERS['python2']({'labels': [1, 2]}), WRITERS['python2']({'data': noise(2, 3071), 'labels': [1, 2]}),
-                 WRITERS['python2']({'data': noise(2, 3072), 'labels': [1]}), pickle.dumps({'data': noise(1, 3072)*1., 'labels': [1]})):
+                 WRITERS['python2']({'data': noise(2, 3072), 'labels': [1]}), pickle.dumps({'data': noise(1, 3072), 'labels': [[1]]}),
+                 pickle.dumps({'data': Runs(bytes, 10**15), 'labels': [1]}), pickle.dumps({'data': [[0]*3072], 'labels': [1]}), pickle.dumps({'data': noise(1, 3072)*1., 'labels': [1]})):
         assert 'data_batch_2' in refused(changed('data_batch_2', data), 'not a (whole )?batch')
     refused(changed('data_batch_2', WRITERS['python2']({'data': noise(1, 3072), 'labels': [10]})), 'a label 10')
     refused(changed('test_batch', None), 'lacks test_batch')

@@ -66,12 +66,13 @@ def test_a_second_time_nothing_is_read(home, tmp_path, monkeypatch, form):
 
 def test_what_changes_is_read_again(home, tmp_path):
     path = write_folder(tmp_path/'pets')
+    image = path/'train'/'cat'/'0.bmp'
+    Image.new('RGB', (8, 8), 'blue').save(image)
     first = load_images(path)
-    image = path/'train'/'cat'/'0.png'
-    Image.new('RGB', (8, 8), 'red').save(image)
+    Image.new('RGB', (8, 8), 'red').save(image) # as many bytes as before
     os.utime(image, ns=(1, time.time_ns()+10**9))
     second = load_images(path)
-    assert second.images[0, 0, 0].tolist() == [255, 0, 0]
+    assert first.images[0, 0, 0].tolist() == [0, 0, 255] and second.images[0, 0, 0].tolist() == [255, 0, 0]
     assert second.fingerprints['train'] != first.fingerprints['train'] and second.fingerprints['test'] == first.fingerprints['test']
     image.unlink()
     assert len(load_images(path).labels) == len(first.labels)-1
@@ -98,6 +99,10 @@ def test_a_damaged_cache_is_never_believed(home, tmp_path, capsys):
         (kept/name).unlink()
         assert same(load_images(path), first)
     assert 'is damaged' in capsys.readouterr().err
+    whole = (kept/'images.npy').read_bytes()
+    (kept/'images.npy').write_bytes(whole.replace(b"'|u1'", b"'|i1'", 1)) # the same bytes, read as signed numbers
+    again = load_images(path)
+    assert same(again, first) and again.images.dtype == np.uint8
     about = json.loads((kept/'about.json').read_text())
     about['about']['names'][0] = 'other'
     (kept/'about.json').write_text(json.dumps(about))
