@@ -38,7 +38,7 @@ def check_interpretation(
     return check_heatmaps(interpretation.model_for(indices, inputs), inputs, interpretation.kept.targets[indices], masks,
                           tuple(methods), sample, seed, layer, tuple(parts))
 
-# %% ../nbs/17d_analysis.ipynb #723a48c6
+# %% ../nbs/17d_analysis.ipynb #471d8464
 def metric_additions(
     interpretation:CifarInterpretation, # Over any Learner or run
 )->dict: # misclassified, balanced_accuracy, top5_accuracy, ece, class_accuracy (None for a class without images)
@@ -48,6 +48,7 @@ def metric_additions(
                 top5_accuracy=interpretation.top_k_accuracy(5), ece=interpretation.expected_calibration_error(),
                 class_accuracy={name: None if math.isnan(share) else float(share) for name, share in classes.accuracy.items()})
 
+# %% ../nbs/17d_analysis.ipynb #9037d250
 def interpretation_files(
     interpretation:CifarInterpretation, # Over any Learner or run
     folder, # Where the files go: a run folder, or another

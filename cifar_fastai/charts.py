@@ -14,7 +14,7 @@ from matplotlib.colors import PowerNorm
 from matplotlib.ticker import PercentFormatter
 from .figures import COLOURS, DOTS, GREY, NAMES, Picture, curve_axes, pictures, shortened, text_width
 
-# %% ../nbs/15b_charts.ipynb #59d8a955
+# %% ../nbs/15b_charts.ipynb #cbb39448
 def class_ticks(axes, classes, size, room):
     "Class names along both axes, as they are written, shortened to `room` points"
     names = [shortened(str(name), room, size) for name in classes]
@@ -32,6 +32,7 @@ def matrix_numbers(axes, cells, image, written, size):
         axes.text(column, row, written(cells[row, column]), ha='center', va='center', size=size,
                   color='black' if light else 'white')
 
+# %% ../nbs/15b_charts.ipynb #cc3f80f7
 def plot_matrix(
     matrix:np.ndarray, # Counts, shape (C, C); rows are actual, columns predicted
     classes:Sequence, # C names

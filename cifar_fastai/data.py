@@ -6,7 +6,7 @@
 __all__ = ['ImageAt', 'LabelAt', 'ImageLoader', 'channel_statistics', 'ImageDataLoaders', 'held_out', 'fitting_batch_size',
            'image_block', 'image_dataloaders', 'cifar_dataloaders']
 
-# %% ../nbs/07b_data.ipynb #f63b9ffd
+# %% ../nbs/07b_data.ipynb #7dc946c0
 from pathlib import Path
 import numpy as np, torch
 from fastai.data.block import CategoryBlock, DataBlock
@@ -25,7 +25,6 @@ from .randomness import BatchRandom
 from .recipes import BATCH_SIZE, Recipe
 from .sources import load_images
 from .splits import split
-from .sources import ImageData, load_images, split
 
 # %% ../nbs/07b_data.ipynb #0c422e36
 class ImageAt(Transform):

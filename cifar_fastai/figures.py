@@ -195,7 +195,7 @@ def bar(figure, colour_map, label, bottom, height):
     axes.set_ylabel(label, size=7)
     axes.yaxis.set_label_position('right')
 
-# %% ../nbs/15_figures.ipynb #9eee84e0
+# %% ../nbs/15_figures.ipynb #639f0bbe
 def curve_axes(figure, count):
     "`count` axes in a row, ready for curves"
     every = figure.subplots(1, count, squeeze=False)[0]
@@ -205,6 +205,7 @@ def curve_axes(figure, count):
         axes.tick_params(labelsize=9)
     return every
 
+# %% ../nbs/15_figures.ipynb #627889a7
 def plot_curves(
     history:pd.DataFrame, # Columns of `history.csv`: epoch,train_loss,train_accuracy,valid_loss,valid_accuracy,lr,seconds
     valid_is:str='test', # What the valid columns were measured on: 'holdout' or 'test'

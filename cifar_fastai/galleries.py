@@ -110,7 +110,7 @@ def columns_wanted(layers, methods, targets):
         found.setdefault((layer, method, None if method in CLASSLESS_METHODS else target), (layer, method, target))
     return list(found.values())
 
-# %% ../nbs/16c_galleries.ipynb #a5a2b1aa
+# %% ../nbs/16c_galleries.ipynb #a23745b8
 class Galleries:
     "Galleries over kept predictions"
 
@@ -133,6 +133,7 @@ def plot_gallery(self:Galleries,
     heading = f'{what[0].upper()}{what[1:]}, {SORTS[sort]}: {start+1}–{start+len(indices)} of {len(found):,} (actual → predicted)'
     return self.plot_indices(indices, heading, columns=columns)
 
+# %% ../nbs/16c_galleries.ipynb #8f2d7554
 @patch
 def plot_misclassified(self:Galleries,
     n:int=10, # How many; 0 for all
@@ -167,7 +168,7 @@ def plot_top_losses(self:Galleries,
     heading = f"{'Largest' if largest else 'Smallest'} losses (actual → predicted)"
     return self.plot_indices(indices, heading, columns=columns, make=partial(pyplot.figure, FigureClass=Picture))
 
-# %% ../nbs/16c_galleries.ipynb #e11931e9
+# %% ../nbs/16c_galleries.ipynb #aafd1588
 @patch
 def heatmaps(self:Galleries,
     indices:Sequence, # Which images
@@ -182,7 +183,17 @@ def heatmaps(self:Galleries,
     return gradcam.heatmaps(self.model_for(indices, inputs), inputs, target, method, layer, targets=self.kept.targets[indices],
                             classes=classes, **kwargs)
 
-# %% ../nbs/16c_galleries.ipynb #0cfa481c
+@patch
+def heat_columns(self:Galleries, indices, target, methods, layers, **kwargs):
+    "Pictures, layers, the columns of a grid, and the heatmaps of each column; the images are fetched once"
+    inputs = self.inputs(indices)
+    model, images = self.model_for(indices, inputs), self.images(indices, inputs)
+    layers = chosen_layers(model, inputs, layers)
+    columns = columns_wanted(layers, several(methods), several(target))
+    given = dict(targets=self.kept.targets[indices], classes=[str(name) for name in self.kept.classes], **kwargs)
+    return images, layers, columns, [gradcam.heatmaps(model, inputs, target, method, layer, **given) for (layer, _), method, target in columns]
+
+# %% ../nbs/16c_galleries.ipynb #eff866d4
 @patch
 def plot_gradcam(self:Galleries,
     n:int=10, # How many images; 0 for all
@@ -204,18 +215,14 @@ def plot_gradcam(self:Galleries,
     found, what = chosen(self.kept, kind, sort, actual, predicted), words(kind, actual, predicted)
     indices = page(found, n, start, what, len(self.kept), PAGE//2)
     if not len(indices): return None
-    inputs = self.inputs(indices)
-    model, images = self.model_for(indices, inputs), self.images(indices, inputs)
-    layers = chosen_layers(model, inputs, layers)
-    columns = columns_wanted(layers, several(methods), several(target))
-    given = dict(targets=self.kept.targets[indices], classes=[str(name) for name in self.kept.classes], **kwargs)
-    heat = [gradcam.heatmaps(model, inputs, target, method, layer, **given) for (layer, _), method, target in columns]
+    images, layers, columns, heat = self.heat_columns(indices, target, methods, layers, **kwargs)
     pictures = np.stack([images, *(overlaid(images, maps, alpha, cmap) for maps in heat)], 1)
     titles = heat_titles(self.kept, indices, columns, heat)
     heading = heat_heading(f'{what[0].upper()}{what[1:]}, {SORTS[sort]}', several(methods), layers, images, note)
     return plot_images(pictures.reshape(-1, *images.shape[1:]), titles, 1+len(columns), heading,
                        f'{heading}: {described_images(self.kept, indices)}', colour_map=cmap, bar_label='evidence, each map by its peak')
 
+# %% ../nbs/16c_galleries.ipynb #e56f3984
 def heat_heading(what, methods, layers, images, note):
     "Images, methods, layers with the size of their maps, and the note on a line of its own"
     where = ', '.join(f'{layer} ({size[0]}×{size[1]})' for layer, size in layers)

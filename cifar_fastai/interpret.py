@@ -10,7 +10,7 @@ import argparse, sys
 from .commands import Parser, run_command, wide_help
 from .messages import BadWords
 
-# %% ../nbs/21_interpret.ipynb #0d61e0f9
+# %% ../nbs/21_interpret.ipynb #f3987f51
 def __getattr__(name):
     if name != 'CifarInterpretation': raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
     from cifar_fastai.interpretation import CifarInterpretation
@@ -27,6 +27,7 @@ def count(text):
     if number < 0: raise argparse.ArgumentTypeError(f'{text} is not a whole number from 0 (0: all)')
     return number
 
+# %% ../nbs/21_interpret.ipynb #84f23ad5
 def interpret_parser(
     prog:str='python -m cifar_fastai.interpret', # What the person typed
 )->Parser:

@@ -44,7 +44,7 @@ def run_predictions(
     kept = ClassifiedImages(found.logits, found.target, found.name, tuple(record.about['data']['classes']))
     return kept
 
-# %% ../nbs/16d_interpretation.ipynb #0ffb0e0a
+# %% ../nbs/16d_interpretation.ipynb #82a06c6f
 class CifarInterpretation(Galleries, ClassificationInterpretation):
     "A `ClassificationInterpretation` over predictions kept once, of any fastai classification Learner"
     def __init__(self,
@@ -62,37 +62,38 @@ class CifarInterpretation(Galleries, ClassificationInterpretation):
     @cached_property
     def dl(self)->DataLoader: return self.make_loader()
 
-    @classmethod
-    def from_learner(cls,
-        learn:Learner, # Any classification Learner
-        ds_idx:int|None=None, # Index of the loader in `learn.dls`; the test set if left out, else the validation set
-        dl:DataLoader|None=None, # A loader of images with labels
-        act=None, # Overrides softmax where fastai's methods return predictions
-    ):
-        "One pass over a set, kept"
-        if dl is None: dl = learn.dls[ds_idx] if ds_idx is not None else test_loader(learn.dls)
-        dl, vocab = steady(dl), list(getattr(dl, 'vocab', None) or learn.dls.vocab)
-        if vocab and is_listy(vocab[-1]) and not isinstance(vocab[-1], str): vocab = list(vocab[-1])
-        kept = ClassifiedImages(*answers(learn.model, dl), image_names(dl, learn.dls), tuple(vocab))
-        return cls(kept, lambda: learn, lambda: dl, act)
-
-    @classmethod
-    def from_run(cls,
-        path, # A run folder
-        learner:Learner|None=None, # The run's Learner, where it is at hand
-    ):
-        "From the files of a run; neither network nor images are loaded until they are needed"
-        kept = run_predictions(path)
-        if learner is not None: return cls(kept, lambda: learner, lambda: steady(learner.dls.test))
-        loaders = cache(lambda: run_loaders(read_run(path)))
-        return cls(kept, lambda: load_run(path, loaders()), lambda: steady(loaders().test))
-
+# %% ../nbs/16d_interpretation.ipynb #380c5e51
 def test_loader(dls):
     "The loader over the test set where `dls` has one, else the validation set's"
     found = getattr(dls, 'test', None)
     return found if isinstance(found, DataLoader) else dls.valid
 
-# %% ../nbs/16d_interpretation.ipynb #9ab6ec7d
+@patch(cls_method=True)
+def from_learner(cls:CifarInterpretation,
+    learn:Learner, # Any classification Learner
+    ds_idx:int|None=None, # Index of the loader in `learn.dls`; the test set if left out, else the validation set
+    dl:DataLoader|None=None, # A loader of images with labels
+    act=None, # Overrides softmax where fastai's methods return predictions
+):
+    "One pass over a set, kept"
+    if dl is None: dl = learn.dls[ds_idx] if ds_idx is not None else test_loader(learn.dls)
+    dl, vocab = steady(dl), list(getattr(dl, 'vocab', None) or learn.dls.vocab)
+    if vocab and is_listy(vocab[-1]) and not isinstance(vocab[-1], str): vocab = list(vocab[-1])
+    kept = ClassifiedImages(*answers(learn.model, dl), image_names(dl, learn.dls), tuple(vocab))
+    return cls(kept, lambda: learn, lambda: dl, act)
+
+@patch(cls_method=True)
+def from_run(cls:CifarInterpretation,
+    path, # A run folder
+    learner:Learner|None=None, # The run's Learner, where it is at hand
+):
+    "From the files of a run; neither network nor images are loaded until they are needed"
+    kept = run_predictions(path)
+    if learner is not None: return cls(kept, lambda: learner, lambda: steady(learner.dls.test))
+    loaders = cache(lambda: run_loaders(read_run(path)))
+    return cls(kept, lambda: load_run(path, loaders()), lambda: steady(loaders().test))
+
+# %% ../nbs/16d_interpretation.ipynb #bc4bf928
 @patch
 def confusion_matrix(self:CifarInterpretation):
     "Confusion matrix as an `np.ndarray`, shape (C, C); rows are actual, columns predicted"
@@ -116,6 +117,7 @@ def count_of(self:CifarInterpretation, k):
     if not 0 < k <= count: print(f'There are {count:,} images: showing {count}')
     return k if 0 < k <= count else count
 
+# %% ../nbs/16d_interpretation.ipynb #789344c8
 @patch
 def top_losses(self:CifarInterpretation,
     k:int|None=None, # How many; all if left out

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['CIFAR10', 'USUAL', 'NO_DATA', 'read_files', 'cifar10_path', 'download', 'load_images', 'check_cifar10', 'shapes_data']
 
-# %% ../nbs/05c_sources.ipynb #7092e4fb
+# %% ../nbs/05c_sources.ipynb #025f762c
 import os, re, sys
 from dataclasses import replace
 from http.client import HTTPException
@@ -19,7 +19,6 @@ from .messages import BadInput, notice
 from .official import official_roots, read_official
 from .pictures import is_image
 from .shapes import draw_shapes
-from .splits import balanced_sample, split
 
 # %% ../nbs/05c_sources.ipynb #34373a3a
 def read_files(

@@ -1,5 +1,8 @@
 "Small data that several tests share; nothing here needs the network, a GPU or CIFAR-10"
 import os
+import tempfile
+
+os.environ['FASTAI_HOME'] = tempfile.mkdtemp()  # before fastai is imported: decoded images are not kept in the person's own
 
 import numpy as np
 import pytest
