@@ -5,27 +5,30 @@
 # %% auto #0
 __all__ = []
 
-# %% ../nbs/90_all.ipynb #847afea2
+# %% ../nbs/90_all.ipynb #29fa5671
 from fastai.vision.all import *
-from .messages import *
-from .recipes import *
-from .image_data import *
-from .shapes import *
-from .splits import *
-from .sources import *
-from .augment import *
-from .devices import *
-from .data import *
-from .models import *
-from .optimizers import *
-from .schedules import *
+from .analysis import check_interpretation, interpret_run, interpretation_files
+from .augment import augmentation_transforms
 from .callbacks import *
-from .history import *
-from .training import *
-from .runs import *
-from .figures import *
-from .charts import *
-from .session import *
+from .charts import plot_class_accuracy, plot_matrix, plot_reliability
+from .data import ImageDataLoaders, cifar_dataloaders, image_dataloaders
+from .devices import choose_device, choose_precision
+from .figures import plot_curves, plot_images, plot_lr_find, save_figure
+from .gradcam import METHODS, heatmaps, is_dead, layer_names, map_size
+from .heatmap_checks import HeatmapChecks, check_heatmaps
+from .history import EarlyStopping, History
+from .image_data import ImageData, image_data
+from .interpretation import CifarInterpretation
+from .messages import BadInput
+from .models import network, networks_table, parameter_count, summary_line
+from .optimizers import Muon, NesterovSGD
+from .recipes import *
+from .runs import load_run, read_predictions, read_run
+from .session import Run
+from .shapes import draw_shapes
+from .sources import load_images
+from .splits import balanced_sample, split
 from .train import train
+from .training import CifarLearner, cifar_learner, find_learning_rate, fit_recipe
 
 __all__ = [name for name in globals() if not name.startswith('_')]
