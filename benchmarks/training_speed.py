@@ -5,9 +5,12 @@
 
 The arms take turns, each round in a fresh process, on the same network, batch size and machine:
 
-usual  files from a folder, fastai's `aug_transforms`, fp32, the better of 0 and 2 workers
+usual  files from a folder, fastai's `aug_transforms` and `SGD`, fp32, the better of 0 and 2 workers
 ours   the Learner that a recipe gives: in-memory `DataBlock`, bf16 where the device has it, channels-last
 lean   a hand-written loop: data in memory, the same augmentation, bf16 where the device has it, channels-last
+
+The first and the last train the network in the order in which it is published: `resnet9` pools after its ReLU there.
+Ours pools before it, which gives the same answers from a quarter of the ReLUs' work.
 
 Ratios are taken within a round; their median, lowest and highest are printed.
 """
@@ -17,14 +20,15 @@ from pathlib import Path
 
 def usual(recipe, folder, seconds, workers):
     "fastai as its tutorials have it"
-    from fastai.vision.all import (CategoryBlock, DataBlock, ImageBlock, Learner, Normalize, RandomSplitter, aug_transforms,
+    from functools import partial
+    from fastai.vision.all import (SGD, CategoryBlock, DataBlock, ImageBlock, Learner, Normalize, RandomSplitter, aug_transforms,
                                    get_image_files, parent_label)
     block = DataBlock(blocks=(ImageBlock, CategoryBlock), get_items=get_image_files, get_y=parent_label, splitter=RandomSplitter(0.01),
                       batch_tfms=[*aug_transforms(size=32), Normalize.from_stats([0.5]*3, [0.25]*3)])
     loaders = block.dataloaders(folder, bs=recipe.batch_size, num_workers=workers, device=device(recipe))
-    from cifar_fastai.models import network
     from torch import nn
-    return timed_fit(Learner(loaders, network(recipe.arch, width=recipe.width), nn.CrossEntropyLoss(), opt_func=optimizer(recipe)), seconds)
+    learner = Learner(loaders, published(recipe), nn.CrossEntropyLoss(), opt_func=partial(SGD, mom=0.9, wd=5e-4))
+    return timed_fit(learner, seconds)
 
 
 def ours(recipe, folder, seconds):
@@ -40,14 +44,13 @@ def lean(recipe, folder, seconds):
     from torch.nn import functional as F
     from cifar_fastai.data import cifar_dataloaders
     from cifar_fastai.devices import choose_precision
-    from cifar_fastai.models import network
     loaders, where = cifar_dataloaders(recipe), device(recipe)
     source = loaders.data
     mean, deviation = (torch.tensor(v, device=where).view(1, 3, 1, 1) for v in loaders.statistics)
     pixels = torch.from_numpy(source.images[:source.train_count]).to(where).permute(0, 3, 1, 2)
     padded = F.pad((pixels/255 - mean)/deviation, (4,)*4, mode='reflect').permute(0, 2, 3, 1).contiguous()
     labels = torch.from_numpy(source.labels[:source.train_count]).to(where)
-    model = network(recipe.arch, width=recipe.width).to(where, memory_format=torch.channels_last).train()
+    model = published(recipe).to(where, memory_format=torch.channels_last).train()
     stepper = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, nesterov=True, weight_decay=5e-4)
     bf16 = choose_precision('auto', where) == 'bf16'
     side, size = torch.arange(32, device=where), recipe.batch_size
@@ -96,9 +99,15 @@ def wait(where):
     if where.type == 'cuda': torch.cuda.synchronize()
 
 
-def optimizer(recipe):
-    from cifar_fastai.optimizers import optimizer_function
-    return optimizer_function(recipe)
+def published(recipe):
+    "The recipe's network with every pooling after its ReLU"
+    from torch import nn
+    from cifar_fastai.models import network
+    model = network(recipe.arch, width=recipe.width)
+    for part in model.modules():
+        if isinstance(part, nn.Sequential) and [type(layer) for layer in part[-2:]] == [nn.MaxPool2d, nn.ReLU]:
+            part[-2], part[-1] = part[-1], part[-2]
+    return model
 
 
 def timed_fit(learner, seconds):

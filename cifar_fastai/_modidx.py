@@ -231,6 +231,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'cifar_fastai.devices.choose_precision': ('devices.html#choose_precision', 'cifar_fastai/devices.py'),
                                       'cifar_fastai.devices.device_name': ('devices.html#device_name', 'cifar_fastai/devices.py'),
                                       'cifar_fastai.devices.environment': ('devices.html#environment', 'cifar_fastai/devices.py'),
+                                      'cifar_fastai.devices.keep_freed_memory': ( 'devices.html#keep_freed_memory',
+                                                                                  'cifar_fastai/devices.py'),
                                       'cifar_fastai.devices.memory_format': ('devices.html#memory_format', 'cifar_fastai/devices.py')},
             'cifar_fastai.figures': { 'cifar_fastai.figures.Picture': ('figures.html#picture', 'cifar_fastai/figures.py'),
                                       'cifar_fastai.figures.Picture.__init__': ('figures.html#picture.__init__', 'cifar_fastai/figures.py'),

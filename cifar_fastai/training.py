@@ -6,7 +6,7 @@
 __all__ = ['SUGGESTIONS', 'LEAST_POINTS', 'random_state_kept', 'GradientValueClip', 'CifarLearner', 'recipe_callbacks',
            'cifar_learner', 'Found', 'suggested', 'find_learning_rate', 'fit_recipe', 'predict_logits']
 
-# %% ../nbs/12_training.ipynb #0c084109
+# %% ../nbs/12_training.ipynb #3283e597
 import random
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ from torch.nn import functional as F
 from .callbacks import (Autocast, AverageWeights, ClassificationLoss, EpochNumber, LossMode, MixImages, ShrinkImages,
                                     precision_callback)
 from .data import ImageDataLoaders
-from .devices import choose_precision, memory_format
+from .devices import choose_precision, keep_freed_memory, memory_format
 from .messages import BadInput
 from .models import network
 from .optimizers import optimizer_choice, optimizer_function
@@ -61,7 +61,7 @@ class CifarLearner(Learner):
         with random_state_kept():
             return super().lr_find(start_lr, end_lr, num_it, stop_div, show_plot, suggest_funcs)
 
-# %% ../nbs/12_training.ipynb #93cb2862
+# %% ../nbs/12_training.ipynb #eddb4e04
 def recipe_callbacks(
     recipe:Recipe,
     precision:str, # fp32, bf16 or fp16
@@ -83,6 +83,7 @@ def cifar_learner(
     "A fastai `Learner` as the recipe has it"
     recipe = recipe or Recipe()
     device, choice = loaders.device, optimizer_choice(recipe)
+    if device.type == 'cpu': keep_freed_memory()
     with random_state_kept():
         torch.manual_seed(recipe.seed)
         model = network(recipe.arch, len(loaders.vocab), recipe.width, recipe.norm)
