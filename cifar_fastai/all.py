@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = []
 
-# %% ../nbs/90_all.ipynb #29fa5671
+# %% ../nbs/90_all.ipynb #eebbba77
 from fastai.vision.all import *
 from .analysis import check_interpretation, interpret_run, interpretation_files
 from .augment import augmentation_transforms
@@ -19,6 +19,7 @@ from .heatmap_checks import HeatmapChecks, check_heatmaps
 from .history import EarlyStopping, History
 from .image_data import ImageData, image_data
 from .interpretation import CifarInterpretation
+from .marks import VERDICTS, Mark, mark_image, read_marks, write_marks
 from .messages import BadInput
 from .models import network, networks_table, parameter_count, summary_line
 from .optimizers import Muon, NesterovSGD
