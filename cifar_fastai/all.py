@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = []
 
-# %% ../nbs/90_all.ipynb #eebbba77
+# %% ../nbs/90_all.ipynb #875d0b91
 from fastai.vision.all import *
 from .analysis import check_interpretation, interpret_run, interpretation_files
 from .augment import augmentation_transforms
@@ -20,6 +20,7 @@ from .history import EarlyStopping, History
 from .image_data import ImageData, image_data
 from .interpretation import CifarInterpretation
 from .marks import VERDICTS, Mark, mark_image, read_marks, write_marks
+from .lr_find import Found, find_learning_rate, find_rates, lr_find
 from .messages import BadInput
 from .models import network, networks_table, parameter_count, summary_line
 from .optimizers import Muon, NesterovSGD
@@ -30,6 +31,6 @@ from .shapes import draw_shapes
 from .sources import load_images
 from .splits import balanced_sample, split
 from .train import train
-from .training import CifarLearner, cifar_learner, find_learning_rate, fit_recipe
+from .training import CifarLearner, cifar_learner, fit_recipe
 
 __all__ = [name for name in globals() if not name.startswith('_')]

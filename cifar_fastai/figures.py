@@ -7,7 +7,7 @@ __all__ = ['COLOURS', 'GREY', 'SCRIPTS', 'FONTS', 'NAMES', 'DOTS', 'GAP', 'LINE'
            'text_width', 'shortened', 'fitted', 'pictures', 'place', 'plot_images', 'inches', 'grid', 'bar',
            'curve_axes', 'plot_curves', 'curves_line', 'plot_lr_find']
 
-# %% ../nbs/15_figures.ipynb #fa056e88
+# %% ../nbs/15_figures.ipynb #6a182b5b
 import base64, io, warnings
 from functools import lru_cache
 from pathlib import Path
@@ -19,6 +19,7 @@ from matplotlib.font_manager import FontProperties, get_font_names
 from matplotlib.textpath import TextPath
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from PIL import Image
+from .lr_find import draw_lr_find
 from .messages import BadInput
 from .runs import whole_file
 
@@ -237,25 +238,16 @@ def curves_line(history, measured):
             f'{last.valid_loss:.3f} and the accuracy at {last.valid_accuracy:.2%} (highest {best:.2%}); '
             f'training accuracy ends at {last.train_accuracy:.2%}')
 
-# %% ../nbs/15_figures.ipynb #a01e0189
+# %% ../nbs/15_figures.ipynb #43024add
 def plot_lr_find(
-    curve:pd.DataFrame, # Columns lr and loss, in the order tried
+    curve:pd.DataFrame, # Columns lr and loss, in the order tried; of several seeds also loss_1, loss_2, …
     suggestions:dict, # Name of each suggestion → learning rate
     taken:str='', # The name of the one that was used
 )->Picture: # The curve with its suggestions
     "What the learning-rate finder saw and what it suggests"
     figure = Picture(figsize=(7, 3.8), dpi=DOTS, layout='constrained')
     axes = curve_axes(figure, 1)[0]
-    axes.plot(curve.lr, curve.loss, color=COLOURS['black'], linewidth=1.6)
-    looks = zip(('orange', 'blue', 'green', 'purple', 'yellow', 'sky'), ('-', '--', '-.', ':', (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3))))
-    for (name, rate), (colour, dashes) in zip(suggestions.items(), looks):
-        axes.axvline(rate, color=COLOURS[colour], ls=dashes, linewidth=2.4 if name == taken else 1.4,
-                     label=f"{name} {rate:.3g}{' (taken)' if name == taken else ''}")
-    finite = curve.loss[np.isfinite(curve.loss)]
-    if len(finite):
-        lowest, top = finite.min(), min(finite.max(), 2*finite.iloc[0])
-        axes.set_ylim(lowest-0.05*(top-lowest)-1e-6, top+0.05*(top-lowest)+1e-6)
-    axes.set(xscale='log', xlabel='learning rate', ylabel='training loss')
+    draw_lr_find(axes, curve, suggestions, taken, [COLOURS[name] for name in ('orange', 'blue', 'green', 'purple', 'yellow', 'sky')])
     if suggestions: figure.legend(loc='outside lower center', ncols=min(len(suggestions), 4), frameon=False, fontsize=9)
     named = ', '.join(f'{name} {rate:.3g}' for name, rate in suggestions.items()) or 'none'
     figure.description = (f'Training loss against the learning rate from {curve.lr.min():.3g} to {curve.lr.max():.3g}; '

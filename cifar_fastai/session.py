@@ -6,7 +6,7 @@
 __all__ = ['SLOW', 'Run', 'seed_everything', 'introduction', 'about_run', 'write_samples', 'RunFolder', 'tensorboard_callback',
            'fit_session', 'explain', 'summary', 'train_session']
 
-# %% ../nbs/19_session.ipynb #1231f25e
+# %% ../nbs/19_session.ipynb #d150e81b
 import random
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -22,13 +22,14 @@ from .devices import choose_device, choose_precision, device_name, environment
 from .figures import plot_curves, plot_images, plot_lr_find, save_figure
 from .history import EarlyStopping, History, ProgressLine, epoch_line
 from .interpretation import CifarInterpretation
+from .lr_find import Found, find_learning_rate
 from .messages import BadInput
 from .models import parameter_count
 from .optimizers import optimizer_choice
 from .recipes import Recipe, recipe_to_dict
 from .runs import (SCHEMA, Predictions, RunRecord, arrays_fingerprint, check_place, new_run_folder, read_run,
                                weights_fingerprint, whole_file, write_json, write_predictions, write_weights)
-from .training import CifarLearner, Found, cifar_learner, find_learning_rate, fit_recipe, predict_logits
+from .training import CifarLearner, cifar_learner, fit_recipe, predict_logits
 
 # %% ../nbs/19_session.ipynb #150a7000
 SLOW = 1800  # seconds of training from which a run names the recipe that takes less

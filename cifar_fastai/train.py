@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['train', 'train_parser', 'main']
 
-# %% ../nbs/20_train.ipynb #c8cfceb4
+# %% ../nbs/20_train.ipynb #4da55c83
 import sys
 from pathlib import Path
 from .commands import Parser, add_recipe_options, recipe_from_options, run_command, wide_help
-from .recipes import Recipe
+from .recipes import Recipe, expectation
 
 # %% ../nbs/20_train.ipynb #12efcefd
 def train(
@@ -25,7 +25,7 @@ def train(
         from cifar_fastai.session import train_session
     return train_session(recipe or Recipe(), out, name, tensorboard=tensorboard)
 
-# %% ../nbs/20_train.ipynb #1e8fca43
+# %% ../nbs/20_train.ipynb #b95f28e7
 def train_parser(
     prog:str='python -m cifar_fastai.train', # What the person typed
 )->Parser:
@@ -46,7 +46,9 @@ def main(
 )->None:
     "The command `train`"
     options = train_parser().parse_args(words)
-    train(recipe_from_options(options), options.out, options.name, options.tensorboard)
+    recipe = recipe_from_options(options)
+    if expectation(options.recipe): print(expectation(options.recipe))
+    train(recipe, options.out, options.name, options.tensorboard)
 
 # %% ../nbs/20_train.ipynb #372003a1
 if __name__ == '__main__': sys.exit(run_command(main))

@@ -15,11 +15,12 @@ from torch.nn import functional as F
 from cifar_fastai.callbacks import AverageWeights, ClassificationLoss, MixImages
 from cifar_fastai.data import image_dataloaders
 from cifar_fastai.history import EarlyStopping, History
+from cifar_fastai.lr_find import find_learning_rate
 from cifar_fastai.messages import BadInput
 from cifar_fastai.optimizers import Muon, NesterovSGD, orthogonalised
 from cifar_fastai.recipes import Recipe
 from cifar_fastai.schedules import cost_share, schedule, training_size
-from cifar_fastai.training import cifar_learner, find_learning_rate, fit_recipe, predict_logits
+from cifar_fastai.training import cifar_learner, fit_recipe, predict_logits
 
 
 def learner_of(data, recipe, **fields):
