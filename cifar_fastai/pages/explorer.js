@@ -40,7 +40,8 @@ class Explorer {
   words(row) { return this.right(row) ? `${this.classes[this.actual[row]]}, recognised` : `${this.classes[this.actual[row]]} taken for ${this.classes[this.predicted[row]]}`; }
   caption(row) {
     const sure = percent(this.confidence(row));
-    return [this.title(row), sure, `Image ${this.index[row]}: ${this.words(row)}, ${sure} sure`];
+    const names = [this.classes[this.actual[row]], this.right(row) ? '\u00a0' : `→ ${this.classes[this.predicted[row]]}`];
+    return [names, sure, `Image ${this.index[row]}: ${this.words(row)}, ${sure} sure`];
   }
 
   filter() {

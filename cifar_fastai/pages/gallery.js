@@ -35,7 +35,7 @@ class Pictures {
 }
 
 class Gallery {
-  // root holds .tiles, .pager and .nothing; caption(row) gives [first line, second line, words for a screen reader]; open(row, rows)
+  // root holds .tiles, .pager and .nothing; caption(row) gives [two names, a number, words for a screen reader]; open(row, rows)
   constructor(root, { pictures, caption, open, badge = () => '' }) {
     Object.assign(this, { root, pictures, caption, open, badge, rows: [], start: 0, current: 0 });
     this.tiles = root.querySelector('.tiles');
@@ -72,10 +72,10 @@ class Gallery {
   }
 
   tile(row) {
-    const [first, second, words] = this.caption(row);
+    const [names, number, words] = this.caption(row);
     const canvas = element('canvas');
     const button = element('button', { className: 'tile', type: 'button', tabIndex: -1 }, canvas,
-      element('bdi', { textContent: first }), element('small', { textContent: second }));
+      ...names.map(name => element('bdi', { textContent: name })), element('small', { textContent: number }));
     button.setAttribute('aria-label', words);
     button.dataset.row = row;
     this.mark(button, row);
