@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = []
 
-# %% ../nbs/90_all.ipynb #875d0b91
+# %% ../nbs/90_all.ipynb #a6b47dca
 from fastai.vision.all import *
 from .analysis import check_interpretation, interpret_run, interpretation_files
 from .augment import augmentation_transforms
@@ -25,6 +25,7 @@ from .messages import BadInput
 from .models import network, networks_table, parameter_count, summary_line
 from .optimizers import Muon, NesterovSGD
 from .recipes import *
+from .report_page import write_report, write_run_report
 from .runs import load_run, read_predictions, read_run
 from .session import Run
 from .shapes import draw_shapes

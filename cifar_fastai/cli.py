@@ -11,10 +11,11 @@ from importlib import import_module
 from .commands import run_command
 from .messages import BadInput, BadWords, one_of
 
-# %% ../nbs/22_cli.ipynb #bc6abce4
+# %% ../nbs/22_cli.ipynb #2191a81e
 COMMANDS = {
     'train': 'train an image classifier',
-    'interpret': "make a run's tables, galleries and heatmaps again"}
+    'interpret': "make a run's tables, galleries and heatmaps again",
+    'report': "make a run's page again"}
 
 def dispatch(
     words:list[str], # The words of the command, its name first

@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['GROUPS', 'Parser', 'wide_help', 'metavar', 'add_recipe_options', 'recipe_from_options', 'Terminated', 'terminate',
-           'failure', 'run_command']
+           'failure', 'run_command', 'open_page']
 
-# %% ../nbs/18_commands.ipynb #06d37c30
-import argparse, dataclasses, os, shutil, signal, sys, threading, traceback
+# %% ../nbs/18_commands.ipynb #9874028e
+import argparse, dataclasses, os, shutil, signal, sys, threading, traceback, webbrowser
 from collections.abc import Callable
+from pathlib import Path
 from .messages import BadInput, BadWords
 from .recipes import RECIPES, Name, Number, Recipe, Switch, named_recipe, recipe_fields
 
@@ -100,3 +101,10 @@ def run_command(
         print(f'\n{text}' if status > 2 else text, file=sys.stderr)
         return status
     return 0
+
+# %% ../nbs/18_commands.ipynb #a710501f
+def open_page(
+    path:str|Path, # An HTML file
+)->bool: # Whether a browser took it
+    "Show a page in the person's browser"
+    return webbrowser.open(Path(path).resolve().as_uri())

@@ -55,7 +55,7 @@ def packed_rows(
                 loss=packed(kept.losses[indices], 'float32'), shares=packed((65535*shares).round(), 'uint16'),
                 likeliest=None if classes is None else packed(classes, 'uint16'))
 
-# %% ../nbs/18g_report_images.ipynb #55ad0324
+# %% ../nbs/18g_report_images.ipynb #52f5731a
 WRONG_SIDE, RIGHT_SIDE = 192, 96 # pixels of the longer side, at most
 
 def row_bytes(kept):
@@ -74,7 +74,8 @@ def picture_groups(
     most = int(budget*0.3/cost) # rows whose names and numbers take no more than a third
     wrong = min(int((~kept.right).sum()), most)
     def images(first, rows): return interpretation.images(order[first + rows.start:first + rows.stop])
-    groups, room = [picture_group(partial(images, 0), wrong, int(budget*0.6), WRONG_SIDE)], budget
+    share = 1. if kept.right.sum() == 0 else min(max(0.25, 1.5*wrong/len(kept)), 0.9)
+    groups, room = [picture_group(partial(images, 0), wrong, int(share*(budget - cost*wrong)), WRONG_SIDE)], budget
     if groups[0].count < wrong: return groups
     right = min(int(kept.right.sum()), most - wrong)
     room -= groups[0].bytes + cost*wrong

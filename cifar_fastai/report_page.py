@@ -89,7 +89,7 @@ def trust_values(kept, checks):
     return dict(reliability=reliability_chart(calibration_bins(kept)), ece=expected_calibration_error(kept), confidence=confidence,
                 surer=confidence - float(kept.right.mean()), checks=check_tables(checks or {}), checked=checks)
 
-# %% ../nbs/18h_report_page.ipynb #41f4cdfc
+# %% ../nbs/18h_report_page.ipynb #7c49f2e9
 LIMIT = 6_000_000 # bytes of a page, which a mail can carry
 FIRST = 48 # tiles that stand in the page before its script runs
 
@@ -97,8 +97,8 @@ def first_tiles(kept, data):
     "Captions of the pictures that the explorer shows first"
     names, order = class_names(kept), row_order(kept)[:min(FIRST, len(data['names']))]
     if not kept.right.all(): order = order[~kept.right[order]]
-    return [dict(title=names[kept.targets[index]] + ('' if kept.right[index] else f' → {names[kept.predicted[index]]}'), sure=percent(kept.confidence[index]))
-            for index in order]
+    return [dict(actual=names[kept.targets[index]], predicted='\xa0' if kept.right[index] else f'→ {names[kept.predicted[index]]}',
+                 sure=percent(kept.confidence[index])) for index in order]
 
 def attempted(
     make:Callable, # Called for what may not be there
@@ -131,7 +131,7 @@ def shared_values(interpretation, checks, measured):
     kept = interpretation.kept
     return dict(headline=headline(kept), classes=classes_values(kept), trust=trust_values(kept, checks), measured=measured)
 
-# %% ../nbs/18h_report_page.ipynb #54c62c95
+# %% ../nbs/18h_report_page.ipynb #e4a319cc
 def write_report(
     interpretation:CifarInterpretation, # Over any fastai classification Learner, or a run
     path:str|Path='report.html', # Where the page goes
@@ -145,7 +145,7 @@ def write_report(
     numbers = [('loss', f'{kept.losses.mean():.4f}'), ('misclassified', thousands(interpretation.misclassified)),
                ('calibration error', share(interpretation.expected_calibration_error())), ('epochs', str(len(history)))]
     samples, no_samples = attempted(lambda: sample_grids(learner.dls, interpretation.dl, 'test' if measured == 'test' else 'validation'))
-    values = dict(heading=written(title or f'{facts[0][1]} on {Path(learner.dls.path).resolve().name}'), lead='A fastai Learner', numbers=numbers,
+    values = dict(heading=written(title or f'{facts[0][1][0][1]} on {Path(learner.dls.path).resolve().name}'), lead='A fastai Learner', numbers=numbers,
                   warnings=course_warnings(history, measured), groups=[], command='', facts=facts, charts=curve_charts(history, measured), history=history_table(history),
                   finder=None, samples=samples or [], no_samples=no_samples, missing='', **shared_values(interpretation, checks, MEASURED[measured]))
     write_page(path, rendered(values, interpretation))

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['SLOW', 'Run', 'seed_everything', 'introduction', 'about_run', 'write_samples', 'RunFolder', 'tensorboard_callback',
-           'fit_session', 'explain', 'summary', 'train_session']
+           'fit_session', 'explain', 'last_page', 'summary', 'train_session']
 
-# %% ../nbs/19_session.ipynb #d150e81b
+# %% ../nbs/19_session.ipynb #89091607
 import random
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -23,10 +23,11 @@ from .figures import plot_curves, plot_images, plot_lr_find, save_figure
 from .history import EarlyStopping, History, ProgressLine, epoch_line
 from .interpretation import CifarInterpretation
 from .lr_find import Found, find_learning_rate
-from .messages import BadInput
+from .messages import BadInput, notice
 from .models import parameter_count
 from .optimizers import optimizer_choice
 from .recipes import Recipe, recipe_to_dict
+from .report_page import write_run_report
 from .runs import (SCHEMA, Predictions, RunRecord, arrays_fingerprint, check_place, new_run_folder, read_run,
                                weights_fingerprint, whole_file, write_json, write_predictions, write_weights)
 from .training import CifarLearner, cifar_learner, fit_recipe, predict_logits
@@ -194,7 +195,7 @@ def fit_session(
         fit_recipe(learner, recipe, lr, cbs)
     return history
 
-# %% ../nbs/19_session.ipynb #627667e8
+# %% ../nbs/19_session.ipynb #279f52b1
 def explain(
     run:Run, # Its weights and predictions are kept already
     folder:RunFolder,
@@ -204,9 +205,19 @@ def explain(
     write_json(run.path/'heatmap_checks.json', json_ready(checks.to_dict()))
     folder.update(**interpretation_files(run.interpretation, run.path, checks=checks))
 
+def last_page(
+    run:Run, # Complete
+)->Path: # report.html; where it could not be written, the figures, and a notice says why
+    "The run's page, which may fail without harm to the run"
+    try: return write_run_report(run.path, run.interpretation)
+    except Exception as error:
+        notice(f'the page was not written ({type(error).__name__}: {error}); the run is complete\npython -m cifar_fastai.report {run.path} tries again')
+        return run.path/'figures'
+
 def summary(
     run:Run,
     metrics:dict, # metrics.json
+    page:Path, # What to look at
 )->str: # A few lines
     "What a person wants to know first when a run has ended"
     right = round(metrics['test_accuracy']*metrics['test_images'])
@@ -216,9 +227,9 @@ def summary(
             f"{format_time(metrics['train_seconds'])} of training at {metrics['train_images_per_second']:,.0f} images/s\n"
             f"worst    {', '.join(f'{name} {share:.1%}' for share, name in worst)}\n"
             f"confused {', '.join(confused) or 'nothing'}\n"
-            f"look at  {run.path/'figures'}")
+            f"look at  {page}")
 
-# %% ../nbs/19_session.ipynb #f3d50556
+# %% ../nbs/19_session.ipynb #2178fd44
 def train_session(
     recipe:Recipe,
     out:str|Path='runs', # Folder of runs
@@ -247,5 +258,5 @@ def train_session(
         stopped = 'interrupted' if isinstance(error, KeyboardInterrupt) else 'failed'
         folder.update(status=stopped, message=str(error)[:2000])
         raise
-    say(summary(run, folder.metrics))
+    say(summary(run, folder.metrics, last_page(run)))
     return run

@@ -43,8 +43,8 @@ def sheet(
     high, wide = images.shape[1:3]
     return Image.fromarray(images.reshape(rows, columns, high, wide, 3).transpose(0, 2, 1, 3, 4).reshape(rows*high, columns*wide, 3))
 
-# %% ../nbs/18b_sprites.ipynb #4a6a0e5f
-LADDER = ('lossless', 95, 90, 80, 70, 60, 50)
+# %% ../nbs/18b_sprites.ipynb #70ca658d
+LADDER = ('lossless', 95, 90, 85, 80, 75, 70, 65, 60, 50)
 LEAST = 0.05 # bytes a pixel: flatter than any photograph; bounds how many are fetched to see whether they fit
 
 def encoded(
@@ -56,7 +56,7 @@ def encoded(
     if quality == 'lossless': image.save(buffer, 'webp', lossless=True, method=3)
     else:
         ImageFile.MAXBLOCK = max(ImageFile.MAXBLOCK, 4*image.width*image.height) # Pillow's own way to give an optimized JPEG of noise room
-        image.save(buffer, 'jpeg', quality=quality, subsampling=0 if quality >= 80 else 2, optimize=True)
+        image.save(buffer, 'jpeg', quality=quality, subsampling=0 if quality >= 75 else 2, optimize=True)
     return buffer.getvalue()
 
 def embedded_size(data): return 4*-(-len(data)//3)

@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['train', 'train_parser', 'main']
 
-# %% ../nbs/20_train.ipynb #4da55c83
+# %% ../nbs/20_train.ipynb #3f811ed5
 import sys
 from pathlib import Path
-from .commands import Parser, add_recipe_options, recipe_from_options, run_command, wide_help
+from .commands import Parser, add_recipe_options, open_page, recipe_from_options, run_command, wide_help
 from .recipes import Recipe, expectation
 
 # %% ../nbs/20_train.ipynb #12efcefd
@@ -25,7 +25,7 @@ def train(
         from cifar_fastai.session import train_session
     return train_session(recipe or Recipe(), out, name, tensorboard=tensorboard)
 
-# %% ../nbs/20_train.ipynb #b95f28e7
+# %% ../nbs/20_train.ipynb #88e4bda1
 def train_parser(
     prog:str='python -m cifar_fastai.train', # What the person typed
 )->Parser:
@@ -38,6 +38,7 @@ def train_parser(
     run.add_argument('--out', default='runs', metavar='FOLDER', help='folder of runs [runs]')
     run.add_argument('--name', metavar='NAME', help="the run's name, which must be free [from the recipe, numbered]")
     run.add_argument('--tensorboard', action='store_true', help="write TensorBoard's events into the run folder")
+    run.add_argument('--open', action='store_true', help="open the run's page in the browser at its end")
     run.add_argument('--traceback', action='store_true', help='show where a failure happened')
     return parser
 
@@ -48,7 +49,8 @@ def main(
     options = train_parser().parse_args(words)
     recipe = recipe_from_options(options)
     if expectation(options.recipe): print(expectation(options.recipe))
-    train(recipe, options.out, options.name, options.tensorboard)
+    run = train(recipe, options.out, options.name, options.tensorboard)
+    if options.open: open_page(run.path/'report.html')
 
 # %% ../nbs/20_train.ipynb #372003a1
 if __name__ == '__main__': sys.exit(run_command(main))
