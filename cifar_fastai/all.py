@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = []
 
-# %% ../nbs/90_all.ipynb #a6b47dca
+# %% ../nbs/90_all.ipynb #a3b0932f
 from fastai.vision.all import *
 from .analysis import check_interpretation, interpret_run, interpretation_files
 from .augment import augmentation_transforms
@@ -13,6 +13,7 @@ from .callbacks import *
 from .charts import plot_class_accuracy, plot_matrix, plot_reliability
 from .data import ImageDataLoaders, cifar_dataloaders, image_dataloaders
 from .devices import choose_device, choose_precision
+from .explore import explore
 from .figures import plot_curves, plot_images, plot_lr_find, save_figure
 from .gradcam import METHODS, heatmaps, is_dead, layer_names, map_size
 from .heatmap_checks import HeatmapChecks, check_heatmaps
