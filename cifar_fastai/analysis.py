@@ -76,7 +76,7 @@ def interpretation_files(
         else: save_figure(figure, folder/'figures'/f'{name}.png')
     return metric_additions(interpretation)
 
-# %% ../nbs/17d_analysis.ipynb #624e906e
+# %% ../nbs/17d_analysis.ipynb #9fe4fec2
 def interpret_run(
     path, # A run folder
     out=None, # Another folder for the files; the run's own if left out
@@ -85,7 +85,7 @@ def interpret_run(
     layers=None, # One or more layers, or 'all'
     target=('predicted', 'actual'), # What the heatmaps are for
     checks:bool=True, # Check the heatmaps as well
-)->CifarInterpretation:
+)->tuple[CifarInterpretation,HeatmapChecks|None]: # What the model said, and what the checks found
     "Make a run's tables and figures again"
     for method in several(methods): one_of(method, METHODS, 'heatmap method')
     interpretation, folder = CifarInterpretation.from_run(path), Path(out or path)
@@ -97,7 +97,7 @@ def interpret_run(
         write_json(folder/'heatmap_checks.json', json_ready(found.to_dict()))
     added = interpretation_files(interpretation, folder, n, methods, layers, target, found)
     if out is None: write_json(folder/'metrics.json', {**read_json(folder/'metrics.json'), **added})
-    return interpretation
+    return interpretation, found
 
 def json_ready(value):
     "`value` with NumPy's numbers as plain ones"

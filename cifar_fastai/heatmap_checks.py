@@ -64,7 +64,7 @@ def sanity_rows(model, images, maps, predicted, layer, seed):
         rows.append(row)
     return rows
 
-# %% ../nbs/17c_heatmap_checks.ipynb #35757eff
+# %% ../nbs/17c_heatmap_checks.ipynb #cdcabb32
 @dataclass
 class HeatmapChecks:
     "How true the heatmaps of a network are, by method"
@@ -94,6 +94,7 @@ class HeatmapChecks:
         return '; '.join(found) or 'not checked'
 
     def _repr_markdown_(self): return markdown(self)
+    __str__ = _repr_markdown_
 
 # %% ../nbs/17c_heatmap_checks.ipynb #c0c6676c
 def percent(number): return f"{100*number['value']:.1f} % ({100*number['low']:.1f} to {100*number['high']:.1f})"

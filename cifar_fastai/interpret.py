@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['listed', 'count', 'interpret_parser', 'main']
 
-# %% ../nbs/21_interpret.ipynb #3d08739d
+# %% ../nbs/21_interpret.ipynb #65abfead
 import argparse, sys
-from .commands import Parser, run_command, wide_help
+from .commands import Parser, run_command
 from .messages import BadWords
 
 # %% ../nbs/21_interpret.ipynb #f3987f51
@@ -27,13 +27,10 @@ def count(text):
     if number < 0: raise argparse.ArgumentTypeError(f'{text} is not a whole number from 0 (0: all)')
     return number
 
-# %% ../nbs/21_interpret.ipynb #84f23ad5
-def interpret_parser(
-    prog:str='python -m cifar_fastai.interpret', # What the person typed
-)->Parser:
+# %% ../nbs/21_interpret.ipynb #fc61dfc8
+def interpret_parser()->Parser:
     "The command's options"
-    parser = Parser(prog=prog, formatter_class=wide_help, allow_abbrev=False,
-        description='Tables, galleries, heatmaps and their checks of a run, from its kept predictions.')
+    parser = Parser('interpret', 'Tables, galleries, heatmaps and their checks of a run, from its kept predictions.')
     parser.add_argument('run', metavar='RUN', help='a run folder')
     parser.add_argument('--n', type=count, default=10, metavar='N', help='images in a gallery; 0: all, as many as a page holds [10]')
     parser.add_argument('--method', type=listed, default=['gradcam'], metavar='NAME,…',
@@ -43,10 +40,9 @@ def interpret_parser(
         help='what the heat is for: predicted, actual, contrast, or a class [predicted,actual]')
     parser.add_argument('--no-checks', action='store_true', help='leave heatmap_checks.json out')
     parser.add_argument('--out', metavar='FOLDER', help='write there instead of into the run')
-    parser.add_argument('--traceback', action='store_true', help='show where a failure happened')
     return parser
 
-# %% ../nbs/21_interpret.ipynb #ed19785e
+# %% ../nbs/21_interpret.ipynb #fe93e6b2
 def main(
     words:list[str], # The words of the command
 )->None:
@@ -55,10 +51,10 @@ def main(
     from cifar_fastai.analysis import interpret_run
     layers = 'all' if options.layer == ['all'] else options.layer
     if layers and len(layers) == 1: layers = layers[0]
-    interpretation = interpret_run(options.run, options.out, options.n, options.method, layers, options.target, not options.no_checks)
+    interpretation, checks = interpret_run(options.run, options.out, options.n, options.method, layers, options.target, not options.no_checks)
     confused = ', '.join(f'{actual} → {predicted} {times}' for actual, predicted, times in interpretation.most_confused()[:3])
     print(f"{interpretation.classification_report()}\n{interpretation._repr_markdown_().replace('**', '')}\n"
-          f"most confused: {confused or 'nothing'}\nfiles: {options.out or options.run}")
+          f"most confused: {confused or 'nothing'}\n{checks or 'heatmaps: not checked'}\n\nfiles: {options.out or options.run}")
 
 # %% ../nbs/21_interpret.ipynb #a5f216c3
 if __name__ == '__main__': sys.exit(run_command(main))

@@ -5,26 +5,22 @@
 # %% auto #0
 __all__ = ['report_parser', 'main']
 
-# %% ../nbs/21b_report.ipynb #d6ba0939
+# %% ../nbs/21b_report.ipynb #1aa73c57
 import sys
-from .commands import Parser, open_page, run_command, wide_help
+from .commands import Parser, open_page, run_command
 
-# %% ../nbs/21b_report.ipynb #758537d1
+# %% ../nbs/21b_report.ipynb #39998cfc
 def __getattr__(name):
     if name not in ('write_report', 'write_run_report'): raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
     from cifar_fastai import report_page
     return getattr(report_page, name)
 
-def report_parser(
-    prog:str='python -m cifar_fastai.report', # What the person typed
-)->Parser:
+def report_parser()->Parser:
     "The command's options"
-    parser = Parser(prog=prog, formatter_class=wide_help, allow_abbrev=False,
-        description='The page of a run: one HTML file with its curves, its tables and its pictures. It makes no request to anywhere.')
+    parser = Parser('report', 'The page of a run: one HTML file with its curves, its tables and its pictures. It makes no request to anywhere.')
     parser.add_argument('run', metavar='RUN', help='a run folder')
     parser.add_argument('--out', metavar='FILE', help="write the page there [report.html in the run folder]")
     parser.add_argument('--open', action='store_true', help='open it in the browser')
-    parser.add_argument('--traceback', action='store_true', help='show where a failure happened')
     return parser
 
 # %% ../nbs/21b_report.ipynb #43b64c30

@@ -6,7 +6,7 @@
 __all__ = ['SLOW', 'Run', 'seed_everything', 'introduction', 'about_run', 'write_samples', 'RunFolder', 'tensorboard_callback',
            'fit_session', 'explain', 'last_page', 'summary', 'train_session']
 
-# %% ../nbs/19_session.ipynb #89091607
+# %% ../nbs/19_session.ipynb #a82d5645
 import random
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ from .recipes import Recipe, recipe_to_dict
 from .report_page import write_run_report
 from .runs import (SCHEMA, Predictions, RunRecord, arrays_fingerprint, check_place, new_run_folder, read_run,
                                weights_fingerprint, whole_file, write_json, write_predictions, write_weights)
-from .training import CifarLearner, cifar_learner, fit_recipe, predict_logits
+from .training import CifarLearner, cifar_learner, fit_recipe
 
 # %% ../nbs/19_session.ipynb #150a7000
 SLOW = 1800  # seconds of training from which a run names the recipe that takes less
@@ -115,7 +115,7 @@ def write_samples(
     titles = [data.classes[int(label)] for label in labels[:count]]
     save_figure(plot_images(pixels, titles, columns=10, heading='Training images, augmented'), folder/'samples_augmented.png')
 
-# %% ../nbs/19_session.ipynb #3e13fa97
+# %% ../nbs/19_session.ipynb #e8602a58
 class RunFolder:
     "Writes the files of one run"
     def __init__(self,
@@ -158,11 +158,11 @@ class RunFolder:
                  'image_size': data.image_size, 'mean': loaders.statistics[0], 'deviation': loaders.statistics[1]}
         write_weights(self.path/'model.safetensors', self.learner.model, about)
         save_figure(plot_curves(history.table, loaders.valid_is), self.path/'figures'/'curves.png')
-        logits, target, loss = predict_logits(self.learner, loaders.test)
-        predictions = Predictions(logits, target, loss, data.names[loaders.positions['test']].astype(str))
+        kept = CifarInterpretation.from_learner(self.learner).kept
+        predictions = Predictions(kept.logits, kept.targets, kept.losses, kept.names)
         write_predictions(self.path/'predictions.npz', predictions)
         self.update(fingerprints={'weights': weights_fingerprint(self.learner.model), 'predictions': arrays_fingerprint(vars(predictions))},
-                    test_accuracy=float((logits.argmax(1) == target).mean()), test_loss=float(loss.mean(dtype=np.float64)))
+                    test_accuracy=float(kept.right.mean()), test_loss=float(kept.losses.mean(dtype=np.float64)))
 
 # %% ../nbs/19_session.ipynb #f18925d1
 def tensorboard_callback(

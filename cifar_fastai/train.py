@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['train', 'train_parser', 'main']
 
-# %% ../nbs/20_train.ipynb #3f811ed5
+# %% ../nbs/20_train.ipynb #6afcc274
 import sys
 from pathlib import Path
-from .commands import Parser, add_recipe_options, open_page, recipe_from_options, run_command, wide_help
+from .commands import Parser, add_recipe_options, open_page, recipe_from_options, run_command
 from .recipes import Recipe, expectation
 
-# %% ../nbs/20_train.ipynb #12efcefd
+# %% ../nbs/20_train.ipynb #e6a530ab
 def train(
     recipe:Recipe|None=None, # What to train; the default recipe if left out
     out:str|Path='runs', # Folder of runs
@@ -19,19 +19,13 @@ def train(
     tensorboard:bool=False, # Write TensorBoard's events beside the run
 ):
     "Train by a recipe and leave a run folder; returns a `session.Run`. Raises `BadInput`"
-    import warnings
-    with warnings.catch_warnings():
-        warnings.filterwarnings('ignore', message='.*torch.jit.script', category=FutureWarning)  # of a library at its import
-        from cifar_fastai.session import train_session
+    from cifar_fastai.session import train_session
     return train_session(recipe or Recipe(), out, name, tensorboard=tensorboard)
 
-# %% ../nbs/20_train.ipynb #88e4bda1
-def train_parser(
-    prog:str='python -m cifar_fastai.train', # What the person typed
-)->Parser:
+# %% ../nbs/20_train.ipynb #dbb5f2fb
+def train_parser()->Parser:
     "The command's options"
-    parser = Parser(prog=prog, formatter_class=wide_help, allow_abbrev=False,
-        description='Train an image classifier. Without any option: ResNet-9 on CIFAR-10 for 25 epochs.',
+    parser = Parser('train', 'Train an image classifier. Without any option: ResNet-9 on CIFAR-10 for 25 epochs.',
         epilog='On a slow machine take --recipe quick. Without data at hand take --recipe demo.')
     add_recipe_options(parser)
     run = parser.add_argument_group('run')
@@ -39,7 +33,6 @@ def train_parser(
     run.add_argument('--name', metavar='NAME', help="the run's name, which must be free [from the recipe, numbered]")
     run.add_argument('--tensorboard', action='store_true', help="write TensorBoard's events into the run folder")
     run.add_argument('--open', action='store_true', help="open the run's page in the browser at its end")
-    run.add_argument('--traceback', action='store_true', help='show where a failure happened')
     return parser
 
 def main(

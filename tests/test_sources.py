@@ -124,6 +124,14 @@ def test_a_cache_that_cannot_be_written_is_said_and_no_more(home, tmp_path, caps
     assert os.listdir(home/'data'/'cifar_fastai') == []
 
 
+def test_what_a_killed_process_left_goes_and_what_a_living_one_writes_stays(home, tmp_path):
+    old, young = (home/'data'/'cifar_fastai'/f'part-{name}' for name in ('old', 'young'))
+    for folder in (old, young): (folder/'whole').mkdir(parents=True)
+    os.utime(old, (0, 0))
+    load_images(write_folder(tmp_path/'pets'))
+    assert young.is_dir() and not old.exists()
+
+
 def test_the_cache_follows_fastai(home, tmp_path):
     from fastai.data.external import fastai_cfg, fastai_path
     fastai_cfg.cache_clear()

@@ -20,7 +20,8 @@ from cifar_fastai.messages import BadInput
 from cifar_fastai.optimizers import Muon, NesterovSGD, orthogonalised
 from cifar_fastai.recipes import Recipe
 from cifar_fastai.schedules import cost_share, schedule, training_size
-from cifar_fastai.training import cifar_learner, fit_recipe, predict_logits
+from cifar_fastai.training import cifar_learner, fit_recipe
+from cifar_fastai.inference import answers, steady
 
 
 def learner_of(data, recipe, **fields):
@@ -139,8 +140,9 @@ def test_the_loss_smooths_in_training_only():
 def test_history_is_what_a_second_look_finds(tiny_data, tiny_recipe):
     learner, history = fitted(tiny_data, tiny_recipe, label_smoothing=0.2)
     last, rates = history.rows[-1], learner.recorder.lrs
-    logits, target, losses = predict_logits(learner, learner.dls.test)
-    assert last['valid_loss'] == pytest.approx(losses.mean(), rel=1e-4)
+    logits, target = answers(learner.model, steady(learner.dls.test))
+    losses = F.cross_entropy(torch.from_numpy(logits), torch.from_numpy(target), reduction='none')
+    assert last['valid_loss'] == pytest.approx(losses.mean().item(), rel=1e-4)
     assert last['valid_accuracy'] == pytest.approx((logits.argmax(1) == tiny_data.labels[120:]).mean())
     assert [row['epoch'] for row in history.rows] == [1, 2] and target.tolist() == tiny_data.labels[120:].tolist()
     assert last['lr'] == pytest.approx(rates[-1])
@@ -207,8 +209,8 @@ def test_early_stopping_brings_the_best_epoch_back(tiny_data, tiny_recipe):
     learner, history = fitted(tiny_data, tiny_recipe, [stopping], epochs=12, holdout=30, schedule='constant', optimizer='adam')
     losses = history.table.valid_loss
     assert len(losses) == min(12, losses.idxmin() + 1 + 2) and stopping.best_epoch == losses.idxmin() + 1
-    _, _, now = predict_logits(learner, learner.dls.valid)
-    assert now.mean() == pytest.approx(losses.min(), rel=1e-4)
+    logits, target = (torch.from_numpy(found) for found in answers(learner.model, steady(learner.dls.valid)))
+    assert F.cross_entropy(logits, target).item() == pytest.approx(losses.min(), rel=1e-4)
     assert lines[0].startswith('  saved: lowest hold-out loss so far') and len(lines) == len(losses)
 
 
