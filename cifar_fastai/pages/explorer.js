@@ -221,7 +221,7 @@ class Box {
     const { side } = this.explorer.heat, map = maps.subarray(place * side * side, (place + 1) * side * side);
     const { width, height } = canvas, scale = Math.max(1, Math.round(256 / Math.max(width, height)));
     const picture = element('canvas', { width: width * scale, height: height * scale }), small = element('canvas', { width: side, height: side });
-    const paint = picture.getContext('2d');
+    const paint = picture.getContext('2d', { willReadFrequently: true });
     paint.imageSmoothingEnabled = scale === 1;
     paint.drawImage(canvas, 0, 0, picture.width, picture.height);
     const pixels = paint.getImageData(0, 0, picture.width, picture.height);
