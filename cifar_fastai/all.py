@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = []
 
-# %% ../nbs/90_all.ipynb #a3b0932f
+# %% ../nbs/90_all.ipynb #d4e22550
 from fastai.vision.all import *
 from .analysis import check_interpretation, interpret_run, interpretation_files
 from .augment import augmentation_transforms
@@ -16,6 +16,8 @@ from .devices import choose_device, choose_precision
 from .explore import explore
 from .figures import plot_curves, plot_images, plot_lr_find, save_figure
 from .gradcam import METHODS, heatmaps, is_dead, layer_names, map_size
+from .compare import compare
+from .comparison import Comparison, compare_runs
 from .heatmap_checks import HeatmapChecks, check_heatmaps
 from .history import EarlyStopping, History
 from .image_data import ImageData, image_data

@@ -35,7 +35,7 @@ def without_test_set(
     places = np.concatenate([train, held])
     return image_data(data.images[places], data.labels[places], data.classes, data.names[places], len(train), name=data.name)
 
-# %% ../nbs/24c_choosing.ipynb #fb475d31
+# %% ../nbs/24c_choosing.ipynb #f421a2ea
 def trial(
     recipe:Recipe, # With the value that is tried
     data:ImageData, # From `without_test_set`
@@ -55,6 +55,7 @@ def trial(
     except BadInput as error: result = dict(accuracy=None, loss=None, lr=None, failed=reason(error).splitlines()[0])
     return {**result, 'images': len(data.test_positions), 'seconds': time.perf_counter() - started}
 
+# %% ../nbs/24c_choosing.ipynb #7a16a7a1
 def kept_trial(
     recipe:Recipe, # With the value that is tried
     data:ImageData, # From `without_test_set`
@@ -70,7 +71,7 @@ def kept_trial(
     write_json(path, result)
     return result
 
-# %% ../nbs/24c_choosing.ipynb #fa8617d2
+# %% ../nbs/24c_choosing.ipynb #4c654ef8
 @dataclass(frozen=True, eq=False)
 class Choice:
     "What was tried for an arm, and what was taken"
@@ -88,6 +89,7 @@ class Choice:
 
     def _repr_markdown_(self): return f'**Chosen for {self.line()}**'
 
+# %% ../nbs/24c_choosing.ipynb #2b73ee38
 def check_choices(
     choose:dict[str, list], # Values of each field to choose
     arms:list[Arm],

@@ -139,7 +139,7 @@ def grid_from_options(
     except BadInput as error: raise BadWords(str(error)) from error
     return common, {name: values for name, values in fields.items() if len(values) > 1}, choose
 
-# %% ../nbs/24g_compare.ipynb #b98a4130
+# %% ../nbs/24g_compare.ipynb #2ee1cc48
 def show_plan(
     recipe:Recipe, # What all arms have in common
     fields:dict, # Values of each varied field
@@ -160,6 +160,7 @@ def show_plan(
     if trials: print(f"and {trials} trials before them, on held-out training images, to choose {', '.join(choose)} for each arm: about as long each as a run of its arm")
     check_count(runs_of(arms, choose), yes)
 
+# %% ../nbs/24g_compare.ipynb #c132ec34
 def main(
     words:list[str], # The words of the command
 )->None:

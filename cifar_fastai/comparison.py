@@ -23,7 +23,7 @@ from .recipes import recipe_to_dict
 from .runs import RunRecord, read_run, run_loaders
 from .significance import Alike, Difference, alike, bootstrap_images, holm, mcnemar, paired_seeds, seed_mean
 
-# %% ../nbs/24d_comparison.ipynb #1f2a8932
+# %% ../nbs/24d_comparison.ipynb #b3a375ed
 @dataclass(frozen=True, eq=False)
 class ArmRuns:
     "The runs of one recipe, one a seed"
@@ -50,6 +50,7 @@ class ArmRuns:
 
     def metric(self, name): return [record.metrics[name] for record in self.records]
 
+# %% ../nbs/24d_comparison.ipynb #dfa3ab41
 def run_differences(
     records:Sequence[RunRecord],
 )->list[dict]: # For each, the fields in which they are not all alike, but for the seed
@@ -154,7 +155,7 @@ def table_row(
         row[f'epochs_to_{100*level:g}'], row[f'seconds_to_{100*level:g}'] = np.mean(found, 0).tolist() if found else (None, None)
     return row
 
-# %% ../nbs/24d_comparison.ipynb #4967067a
+# %% ../nbs/24d_comparison.ipynb #0336c67f
 KINDS = {'fixed': 'B fixed', 'broke': 'B broke', 'both wrong': 'both wrong', 'both right': 'both right'}
 
 def image_table(
@@ -171,6 +172,7 @@ def image_table(
                               predicted_b=classes[b.usual], right_a=share_a, right_b=share_b, kind=kind))
     return table.iloc[np.argsort(-np.abs(share_b - share_a), kind='stable')]
 
+# %% ../nbs/24d_comparison.ipynb #fca91ea9
 def nobody_right(
     arms:Sequence[ArmRuns],
 )->np.ndarray: # Indices of images, ascending

@@ -18,7 +18,7 @@ from .recipes import recipe_to_dict
 from .runs import whole_file, write_json
 from .significance import SeedMean
 
-# %% ../nbs/24e_comparison_files.ipynb #294a5a79
+# %% ../nbs/24e_comparison_files.ipynb #d3543b30
 LOOKS = [dict(color=COLOURS[name], ls=dashes) for dashes in ('-', '--', '-.', ':') for name in ('blue', 'orange', 'green', 'purple', 'yellow', 'sky')]
 
 def arm_curves(
@@ -32,6 +32,7 @@ def arm_curves(
     seconds = np.stack([history.seconds.to_numpy(float)[:epochs].cumsum() for history in histories]).mean(0)
     return pd.DataFrame(dict(epoch=np.arange(1, epochs + 1), seconds=seconds, mean=values.mean(0), low=values.min(0), high=values.max(0)))
 
+# %% ../nbs/24e_comparison_files.ipynb #aa8737ea
 @patch
 def plot_curves(self:Comparison)->Picture: # Accuracy by epoch and by seconds, loss, learning rate
     "All arms on shared axes"
@@ -53,7 +54,7 @@ def plot_curves(self:Comparison)->Picture: # Accuracy by epoch and by seconds, l
     figure.description = 'Accuracy, loss and learning rate over epochs and seconds: ' + '; '.join(f'{arm.name} ends at {arm.accuracies.mean():.2%} (n = {arm.n})' for arm in self.arms)
     return figure
 
-# %% ../nbs/24e_comparison_files.ipynb #52d19f2f
+# %% ../nbs/24e_comparison_files.ipynb #51884c1b
 @patch
 def arm(self:Comparison,
     which, # Its name, or its place from 0
@@ -65,6 +66,7 @@ def arm(self:Comparison,
     names = [arm.name for arm in self.arms]
     return self.arms[names.index(one_of(which, names, 'arm'))]
 
+# %% ../nbs/24e_comparison_files.ipynb #f68c3100
 @patch
 def plot_changed(self:Comparison,
     kind:str='fixed', # fixed, broke, both wrong or both right
@@ -100,7 +102,7 @@ def plot_nobody_right(self:Comparison,
     titles = [f'{classes[one.targets[found[i]]]}\n{classes[usual[i].argmax()]} ({usual[i].max()}/{runs})' for i in order]
     return plot_images(self.test_images(found[order]), titles, heading=f'No run gets right: {len(order)} of {len(found):,} images; what most take them for')
 
-# %% ../nbs/24e_comparison_files.ipynb #2dd11dbf
+# %% ../nbs/24e_comparison_files.ipynb #43934eda
 def clean(value):
     "Values that JSON has: NaN becomes null, NumPy's numbers Python's"
     if isinstance(value, dict): return {str(key): clean(one) for key, one in value.items()}
@@ -108,6 +110,7 @@ def clean(value):
     if isinstance(value, np.generic): value = value.item()
     return None if isinstance(value, float) and not np.isfinite(value) else value
 
+# %% ../nbs/24e_comparison_files.ipynb #3fa8dbaf
 @patch
 def to_dict(self:Comparison)->dict: # For JSON
     "All that is known, as plain values"

@@ -6,8 +6,7 @@
 __all__ = ['BUDGET', 'curve_charts', 'interval', 'pair_facts', 'recipe_facts', 'verdict', 'explained', 'explorer_data',
            'comparison_html', 'write_comparison']
 
-# %% ../nbs/24f_comparison_page.ipynb #226a537a
-from itertools import batched
+# %% ../nbs/24f_comparison_page.ipynb #9a4525c0
 from pathlib import Path
 import numpy as np
 import cifar_fastai.comparison_files  # gives `Comparison` its files and tables
@@ -20,7 +19,7 @@ from .recipes import recipe_to_dict
 from .sprites import picture_group
 from .vector_charts import Line, line_chart
 
-# %% ../nbs/24f_comparison_page.ipynb #2ce2bda4
+# %% ../nbs/24f_comparison_page.ipynb #4a923e96
 def curve_charts(
     comparison:Comparison,
 )->list[dict]: # For the macro `chart`
@@ -29,7 +28,7 @@ def curve_charts(
     wanted = [('valid_accuracy', 'epoch', f'Accuracy on the {measured}', True), ('valid_accuracy', 'seconds', f'Accuracy on the {measured}, by the clock', True),
               ('valid_loss', 'epoch', f'Loss on the {measured}', False), ('lr', 'epoch', "Learning rate at the epoch's end", False)]
     charts = []
-    for group in batched(comparison.arms, 6):
+    for group in (comparison.arms[start:start + 6] for start in range(0, len(comparison.arms), 6)):
         for column, across, title, percent in wanted:
             curves = [(arm, arm_curves(arm, column)) for arm in group]
             lines = [Line(f'{arm.name} (n = {arm.n})', curve[across].tolist(), curve['mean'].tolist(), *((curve.low.tolist(), curve.high.tolist()) if arm.n > 1 else ()))

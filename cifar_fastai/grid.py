@@ -26,7 +26,7 @@ from .session import train_session
 from .sources import load_images
 from .training import cifar_learner
 
-# %% ../nbs/24b_grid.ipynb #28943a82
+# %% ../nbs/24b_grid.ipynb #6c73a696
 def named(fields:dict)->str: # Such as `resnet9, one_cycle, lr 0.01`
     "Field values as a name: what a table knows by name stands for itself"
     return ', '.join(value if isinstance(value, str) and name in ('arch', 'schedule', 'optimizer', 'augment', 'data')
@@ -43,6 +43,7 @@ class Arm:
     name = property(lambda self: named(self.fields))
     recipes = property(lambda self: [dataclasses.replace(self.recipe, seed=seed) for seed in self.seeds], doc='A recipe for each seed')
 
+# %% ../nbs/24b_grid.ipynb #6581dd7b
 def grid_arms(
     recipe:Recipe, # What all have in common
     fields:dict[str, Sequence], # Values of each field that is varied; of `seed`, the seeds
@@ -138,7 +139,7 @@ class Plan:
 
     def _repr_markdown_(self): return f'{self.summary()}\n\n{self.table().to_html(index=False)}'
 
-# %% ../nbs/24b_grid.ipynb #1308df92
+# %% ../nbs/24b_grid.ipynb #16acb9f6
 MOST = 200  # runs that are trained without being asked twice
 
 def check_count(
@@ -162,6 +163,7 @@ def grid_data(
         raise BadInput(f'arms with different test sets cannot be compared: {named}')
     return found
 
+# %% ../nbs/24b_grid.ipynb #3a12614a
 def grid_plan(
     arms:list[Arm],
     runs:str|Path='runs', # Folder of runs
@@ -179,7 +181,7 @@ def grid_plan(
         run.seconds = estimated_seconds(run.recipe, images(run.recipe), steps[cost])
     return plan
 
-# %% ../nbs/24b_grid.ipynb #2dc32955
+# %% ../nbs/24b_grid.ipynb #94895283
 def reason(
     error:Exception, # What stopped a training
 )->str:
@@ -188,6 +190,7 @@ def reason(
     if text.startswith('Exception occured in'): text = text.partition('\n')[2].strip()
     return text if isinstance(error, BadInput) else f'{type(error).__name__}: {text}'
 
+# %% ../nbs/24b_grid.ipynb #200f6a1d
 def train_missing(
     plan:Plan, # Its runs get their paths, or the reason why there is none
     runs:str|Path='runs', # Folder of runs
@@ -204,6 +207,7 @@ def train_missing(
         gc.collect()
     return plan
 
+# %% ../nbs/24b_grid.ipynb #3130a3ae
 @contextmanager
 def alone_in(
     folder:str|Path, # Where a comparison writes

@@ -147,7 +147,7 @@ class Found:
         return (f'**Learning-rate finder**: {named}. {len(self.curve)} rates from {self.curve.lr.min():.3g} to '
                 f'{self.curve.lr.max():.3g}, n = {self.seeds}')
 
-# %% ../nbs/11d_lr_find.ipynb #724759e4
+# %% ../nbs/11d_lr_find.ipynb #0ee923e8
 def find_rates(
     learner:Learner, # Any Learner; it is found as it was
     start:float=1e-7, # First learning rate
@@ -169,6 +169,7 @@ def find_rates(
     return Found(curve, {name: float(method(rates, kept, steps)[0]) for name, method in SUGGESTIONS.items()
                          if len(rates) >= LEAST_POINTS[name]}, taken)
 
+# %% ../nbs/11d_lr_find.ipynb #cc7a69fd
 def find_learning_rate(
     learner:Learner, # As `cifar_learner` makes it
     recipe:Recipe, # Range, length and the suggestion to take

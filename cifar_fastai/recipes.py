@@ -4,16 +4,17 @@
 
 # %% auto #0
 __all__ = ['ARCHS', 'NORMS', 'SCHEDULES', 'OPTIMIZERS', 'AUGMENTATIONS', 'share', 'positive', 'whole', 'BATCH_SIZE', 'RECIPES',
-           'ONE_CYCLE', 'SOFTMAX', 'GRIDS', 'OptimizerChoice', 'Augmentation', 'Number', 'Name', 'Text', 'Switch',
-           'Device', 'Recipe', 'RecipeField', 'recipe_fields', 'recipe_from_dict', 'read_recipe', 'recipe_to_dict',
-           'NamedRecipe', 'expectation', 'NamedGrid', 'named_recipe']
+           'ONE_CYCLE', 'SOFTMAX', 'GRIDS', 'OptimizerChoice', 'Augmentation', 'Recipe', 'RecipeField', 'recipe_fields',
+           'recipe_from_dict', 'read_recipe', 'recipe_to_dict', 'NamedRecipe', 'expectation', 'NamedGrid',
+           'named_recipe']
 
-# %% ../nbs/01_recipes.ipynb #1b6db04c
-import dataclasses, json, math
+# %% ../nbs/01_recipes.ipynb #458fb385
+import dataclasses, json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_type_hints
 from .messages import BadInput, one_of
+from .rules import Device, Name, Number, Switch, Text
 
 # %% ../nbs/01_recipes.ipynb #11f02283
 ARCHS = {
@@ -88,74 +89,6 @@ AUGMENTATIONS = {
     'trivial': Augmentation('crop, flip, TrivialAugment', crop=4, flip='random', policy='trivial'),
     'rand': Augmentation('crop, flip, RandAugment', crop=4, flip='random', policy='rand'),
     'fastai': Augmentation("fastai's own aug_transforms", fastai=True)}
-
-# %% ../nbs/01_recipes.ipynb #565fe73a
-@dataclass(frozen=True)
-class Number:
-    "A finite number of `kind` from `low` to `high`"
-    kind:type = float # int or float
-    low:float = -math.inf # Least value allowed
-    high:float = math.inf # Greatest value allowed
-    above:float = -math.inf # The value must exceed this
-    below:float = math.inf # The value must stay under this
-    words:tuple = () # Words that may stand in place of a number
-
-    def __call__(self, value, name):
-        if value in self.words: return value
-        try: number = self.kind(value) if isinstance(value, str) else value
-        except ValueError: number = None
-        if self.kind is float and type(number) is int: number = float(number)
-        if type(number) is not self.kind or not math.isfinite(number): number = None
-        if number is None or not (self.low <= number <= self.high and self.above < number < self.below):
-            raise BadInput(f"{name} {value!r} is not {self.describe()}".replace("'", ''))
-        return number
-
-    def describe(self)->str: # Such as `a whole number of at least 1`
-        "The rule in words"
-        text = 'a whole number' if self.kind is int else 'a number'
-        limits = [(self.low, 'of at least'), (self.above, 'above'), (self.high, 'at most'), (self.below, 'below')]
-        text += ''.join(f' {word} {limit:g}' for limit, word in limits if math.isfinite(limit))
-        return text + ''.join(f" or '{word}'" for word in self.words)
-
-# %% ../nbs/01_recipes.ipynb #34288788
-@dataclass(frozen=True)
-class Name:
-    "A name out of a table"
-    table:Any # The names; a dict gives each a line
-    what:str # What is named
-
-    def __call__(self, value, name): return one_of(value, self.table, self.what)
-    def describe(self): return ', '.join(self.table)
-
-@dataclass(frozen=True)
-class Text:
-    "Any text"
-    def __call__(self, value, name):
-        if isinstance(value, Path): value = str(value)
-        if not isinstance(value, str) or not value: raise BadInput(f'{name} {value!r} is not a name or a path')
-        return value
-    def describe(self): return 'text'
-
-# %% ../nbs/01_recipes.ipynb #9b8127c3
-@dataclass(frozen=True)
-class Switch:
-    "Yes or no"
-    def __call__(self, value, name):
-        words = {'yes': True, 'true': True, 'no': False, 'false': False}
-        if isinstance(value, str): value = words.get(value.lower(), value)
-        if not isinstance(value, bool): raise BadInput(f"{name} {value!r} is neither 'yes' nor 'no'")
-        return value
-    def describe(self): return 'yes or no'
-
-@dataclass(frozen=True)
-class Device:
-    "auto, cpu, cuda, cuda:N or mps"
-    def __call__(self, value, name):
-        kind, _, number = str(value).partition(':')
-        if kind not in ('auto', 'cpu', 'cuda', 'mps') or (number and not (kind == 'cuda' and number.isdigit())):
-            raise BadInput(f"{name} '{value}' is not a device\nOne of: auto, cpu, cuda, cuda:1, mps")
-        return value
-    def describe(self): return 'auto, cpu, cuda, cuda:1, mps'
 
 # %% ../nbs/01_recipes.ipynb #192787ef
 share = Number(low=0, high=1)

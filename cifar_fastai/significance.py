@@ -14,12 +14,13 @@ from sklearn.metrics import cohen_kappa_score
 from statsmodels.stats.multitest import multipletests
 from .messages import BadInput
 
-# %% ../nbs/24a_significance.ipynb #20f26a7a
+# %% ../nbs/24a_significance.ipynb #60731bd6
 LEVEL = 0.95  # share of repetitions whose interval holds the true value
 
 def points(value): return f'{100*value:+.2f}'
 def p_text(p): return 'p < 0.001' if p < 0.001 else f'p = {p:.3f}'
 
+# %% ../nbs/24a_significance.ipynb #50f77a8c
 @dataclass(frozen=True)
 class SeedMean:
     "Mean of a number over seeds"

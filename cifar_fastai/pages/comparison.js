@@ -30,7 +30,7 @@ class Pairs {
 
   caption(row) {
     const said = side => `${this.classes[side.usual[row]]} ${side.right[row]}/${side.n}`;
-    return [this.classes[this.actual[row]], `A ${said(this.a)} · B ${said(this.b)}`,
+    return [[this.classes[this.actual[row]], `A ${said(this.a)}`, `B ${said(this.b)}`], `image ${this.index[row]}`,
       `Image ${this.index[row]}, ${this.classes[this.actual[row]]}: A takes it for ${said(this.a)} runs right, B for ${said(this.b)} runs right`];
   }
 
