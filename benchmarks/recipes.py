@@ -21,6 +21,7 @@ from cifar_fastai.commands import run_command
 from cifar_fastai.data import image_dataloaders
 from cifar_fastai.grid import grid_arms, run_key
 from cifar_fastai.history import EarlyStopping, History
+from cifar_fastai.interpretation import CifarInterpretation
 from cifar_fastai.messages import one_of
 from cifar_fastai.optimizers import optimizer_choice
 from cifar_fastai.recipes import GRIDS, RECIPES
@@ -28,7 +29,7 @@ from cifar_fastai.runs import whole_file
 from cifar_fastai.session import seed_everything
 from cifar_fastai.significance import mcnemar
 from cifar_fastai.sources import load_images
-from cifar_fastai.training import cifar_learner, fit_recipe, predict_logits
+from cifar_fastai.training import cifar_learner, fit_recipe
 
 FAULTY = 'published-resnet9-sgd'
 FAULT = f'{FAULTY} with softmax before the loss'
@@ -58,10 +59,9 @@ def measured(name, recipe, data):
     if name == FAULT: learner.loss_func = SoftmaxFirst(recipe.label_smoothing)
     stopping = [EarlyStopping(recipe.early_stopping, lambda line: None)] if recipe.early_stopping else []
     with learner.no_bar(), learner.no_logging(): fit_recipe(learner, recipe, optimizer_choice(recipe)['lr'], [history, *stopping])
-    logits, targets, losses = predict_logits(learner, learner.dls.test)
-    right = logits.argmax(1) == targets
-    return dict(accuracy=right.mean(), loss=losses.mean(dtype=float), epochs=len(history.rows), seconds=history.train_seconds,
-                images_per_second=history.images_per_second), right
+    kept = CifarInterpretation.from_learner(learner).kept
+    return dict(accuracy=kept.right.mean(), loss=kept.losses.mean(dtype=float), epochs=len(history.rows), seconds=history.train_seconds,
+                images_per_second=history.images_per_second), kept.right
 
 
 def line(row):

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['without_test_set', 'trial', 'kept_trial', 'Choice', 'check_choices', 'choose_for', 'with_choice']
 
-# %% ../nbs/24c_choosing.ipynb #829aea89
+# %% ../nbs/24c_choosing.ipynb #00c4017c
 import dataclasses, hashlib, itertools, time
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +14,7 @@ from .data import image_dataloaders
 from .grid import Arm, named, reason, run_key
 from .history import EarlyStopping, History
 from .image_data import ImageData, image_data
+from .interpretation import CifarInterpretation
 from .lr_find import find_learning_rate
 from .messages import BadInput, one_of
 from .optimizers import optimizer_choice
@@ -21,7 +22,7 @@ from .recipes import Recipe, recipe_fields
 from .runs import read_json, write_json
 from .session import seed_everything
 from .splits import split
-from .training import cifar_learner, fit_recipe, predict_logits
+from .training import cifar_learner, fit_recipe
 
 # %% ../nbs/24c_choosing.ipynb #8df7494b
 def without_test_set(
@@ -35,7 +36,7 @@ def without_test_set(
     places = np.concatenate([train, held])
     return image_data(data.images[places], data.labels[places], data.classes, data.names[places], len(train), name=data.name)
 
-# %% ../nbs/24c_choosing.ipynb #f421a2ea
+# %% ../nbs/24c_choosing.ipynb #20b38f39
 def trial(
     recipe:Recipe, # With the value that is tried
     data:ImageData, # From `without_test_set`
@@ -49,9 +50,8 @@ def trial(
         stopping = [EarlyStopping(recipe.early_stopping, lambda line: None)] if recipe.early_stopping else []
         lr = find_learning_rate(learner, recipe).lr if recipe.lr == 'find' else optimizer_choice(recipe)['lr']
         with learner.no_bar(), learner.no_logging(): fit_recipe(learner, recipe, lr, [history, *stopping])
-        logits, targets, losses = predict_logits(learner, learner.dls.test)
-        if not np.isfinite(losses).all(): raise BadInput('the outputs are not finite')
-        result = dict(accuracy=float((logits.argmax(1) == targets).mean()), loss=float(losses.mean(dtype=float)), lr=float(lr), failed='')
+        kept = CifarInterpretation.from_learner(learner).kept
+        result = dict(accuracy=float(kept.right.mean()), loss=float(kept.losses.mean(dtype=float)), lr=float(lr), failed='')
     except BadInput as error: result = dict(accuracy=None, loss=None, lr=None, failed=reason(error).splitlines()[0])
     return {**result, 'images': len(data.test_positions), 'seconds': time.perf_counter() - started}
 

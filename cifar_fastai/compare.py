@@ -6,11 +6,11 @@
 __all__ = ['compare', 'trained', 'runs_of', 'chosen_arms', 'compare_parser', 'whole', 'values_of', 'grid_from_options',
            'show_plan', 'main']
 
-# %% ../nbs/24g_compare.ipynb #0c43e86f
+# %% ../nbs/24g_compare.ipynb #692ec901
 import argparse, dataclasses, shlex, sys
 from collections.abc import Sequence
 from pathlib import Path
-from .commands import Parser, add_recipe_options, run_command, wide_help
+from .commands import Parser, add_recipe_options, run_command
 from .messages import BadInput, BadWords, one_of
 from .recipes import GRIDS, Recipe, named_recipe, recipe_fields
 
@@ -83,13 +83,11 @@ def chosen_arms(arms, choose, holdout, data, folder, say):
     if not good: raise BadInput(failed[0].failure)
     return good, choices, failed
 
-# %% ../nbs/24g_compare.ipynb #118f58f3
-def compare_parser(
-    prog:str='python -m cifar_fastai.compare', # What the person typed
-)->Parser:
+# %% ../nbs/24g_compare.ipynb #0bba8cb9
+def compare_parser()->Parser:
     "The command's options"
-    parser = Parser(prog=prog, formatter_class=wide_help, allow_abbrev=False, usage=f'{prog} RUN RUN …\n       {prog} --arch resnet9,resnet18 --seeds 3 …',
-        description='Compare runs; or name values of fields, with commas between them, and the runs that are missing are trained first.',
+    parser = Parser('compare', 'Compare runs; or name values of fields, with commas between them, and the runs that are missing are trained first.',
+        usage='%(prog)s RUN RUN …\n       %(prog)s --arch resnet9,resnet18 --seeds 3 …',
         epilog=f"Named comparisons, for --recipe: {'; '.join(f'{name}: {grid.line}' for name, grid in GRIDS.items())}".replace('%', '%%'))
     parser.add_argument('runs', nargs='*', metavar='RUN', help='run folders to compare')
     group = parser.add_argument_group('comparison')
@@ -102,7 +100,6 @@ def compare_parser(
     group.add_argument('--yes', action='store_true', help='train more than 200 runs')
     group.add_argument('--runs', dest='folder', default='runs', metavar='FOLDER', help='where runs are looked for and trained [runs]')
     group.add_argument('--out', default='comparison', metavar='FOLDER', help='where comparison.html, .csv and .json go [comparison]')
-    group.add_argument('--traceback', action='store_true', help='show where a failure happened')
     add_recipe_options(parser)
     return parser
 
