@@ -190,7 +190,7 @@ def reason(
     if text.startswith('Exception occured in'): text = text.partition('\n')[2].strip()
     return text if isinstance(error, BadInput) else f'{type(error).__name__}: {text}'
 
-# %% ../nbs/24b_grid.ipynb #200f6a1d
+# %% ../nbs/24b_grid.ipynb #b541c822
 def train_missing(
     plan:Plan, # Its runs get their paths, or the reason why there is none
     runs:str|Path='runs', # Folder of runs
@@ -200,7 +200,7 @@ def train_missing(
     missing = plan.missing
     for number, run in enumerate(missing, 1):
         say(f'\n[{number}/{len(missing)}] {run.arm.name}, seed {run.recipe.seed}')
-        try: run.path = train_session(run.recipe, runs, say=say).path
+        try: run.path = train_session(run.recipe, runs, say=say, explained=False).path
         except Exception as error:
             run.failure = reason(error)
             say(f'failed   {run.failure.splitlines()[0][:300]}')

@@ -195,7 +195,7 @@ def fit_session(
         fit_recipe(learner, recipe, lr, cbs)
     return history
 
-# %% ../nbs/19_session.ipynb #279f52b1
+# %% ../nbs/19_session.ipynb #248df611
 def explain(
     run:Run, # Its weights and predictions are kept already
     folder:RunFolder,
@@ -221,21 +221,22 @@ def summary(
 )->str: # A few lines
     "What a person wants to know first when a run has ended"
     right = round(metrics['test_accuracy']*metrics['test_images'])
-    worst = sorted(((share, name) for name, share in metrics['class_accuracy'].items() if share is not None))[:3]
+    worst = run.interpretation.class_accuracy().accuracy.dropna().nsmallest(3)
     confused = [f'{actual} → {predicted} {times}' for actual, predicted, times in run.interpretation.most_confused()[:3]]
     return (f"test     {metrics['test_accuracy']:.2%} ({right}/{metrics['test_images']}), loss {metrics['test_loss']:.4f}; "
             f"{format_time(metrics['train_seconds'])} of training at {metrics['train_images_per_second']:,.0f} images/s\n"
-            f"worst    {', '.join(f'{name} {share:.1%}' for share, name in worst)}\n"
+            f"worst    {', '.join(f'{name} {share:.1%}' for name, share in worst.items())}\n"
             f"confused {', '.join(confused) or 'nothing'}\n"
             f"look at  {page}")
 
-# %% ../nbs/19_session.ipynb #2178fd44
+# %% ../nbs/19_session.ipynb #9a629c89
 def train_session(
     recipe:Recipe,
     out:str|Path='runs', # Folder of runs
     name:str|None=None, # The run's name, where one was typed
     tensorboard:bool=False, # Write TensorBoard's events beside the run
     say=print, # Called with each line for the person
+    explained:bool=True, # Draw and check what the model gets wrong, and write the page; `interpret` and `report` do so later
 )->Run:
     "Train by a recipe and leave a run folder"
     check_place(out, name)
@@ -252,11 +253,11 @@ def train_session(
         history = fit_session(learner, folder, precision, [tensorboard_callback(path)] if tensorboard else [])
         folder.result(history)
         run = Run(learner, path)
-        explain(run, folder)
+        if explained: explain(run, folder)
         folder.update(status='complete')
     except BaseException as error:
         stopped = 'interrupted' if isinstance(error, KeyboardInterrupt) else 'failed'
         folder.update(status=stopped, message=str(error)[:2000])
         raise
-    say(summary(run, folder.metrics, last_page(run)))
+    say(summary(run, folder.metrics, last_page(run) if explained else path))
     return run
