@@ -3,13 +3,17 @@ PYTHON ?= python3
 SETTINGS = settings.ini setup.py pyproject.toml
 ENVIRONMENT = .venv/bin/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test notebooks clean
+.PHONY: demo test faults notebooks clean
 
 demo: .venv/installed
 	.venv/bin/python -m cifar_fastai.train --recipe demo
 
 test: .venv/installed-dev
 	.venv/bin/python -m pytest tests
+
+# Kills, full disks, damaged and hostile files, done to real processes; the table goes to tests/faults/RESULTS.md.
+faults: .venv/installed-dev
+	.venv/bin/python -W ignore tests/faults full
 
 # The modules, written anew from the notebooks.
 notebooks: .venv/installed-dev

@@ -79,20 +79,37 @@ def precision_callback(
     if precision == 'fp16': return MixedPrecision()
     return Autocast(torch.bfloat16 if precision == 'bf16' else None)
 
-# %% ../nbs/11_callbacks.ipynb #b380937e
+# %% ../nbs/11_callbacks.ipynb #e486a6de
 class EpochNumber(Callback):
-    "Tells the training loader which epoch of the Learner's life this is"
+    "Tells the training loader which epoch of the Learner's life this is, and where in it a resumed fit goes on"
     run_valid = False
-    def __init__(self): self.done = 0
-    def before_train(self): self.tell(self.done)
-    def after_fit(self): self.tell(None)
+    def __init__(self): self.done, self.counted, self.batch, self.resumed = 0, 0, 0, None
+
+    def before_train(self):
+        self.counted, self.batch = self.done, 0
+        if self.resumed: self.batch, self.learn.pct_train, self.learn.train_iter = self.resumed
+        self.resumed = None
+        self.tell(self.done, self.batch)
+
+    def after_batch(self): self.batch = self.iter + 1
 
     def after_train(self):
         self.tell(None)
         if not hasattr(self.learn, 'lr_finder'): self.done += 1
 
-    def tell(self, epoch):
-        if isinstance(self.dls.train, ImageLoader): self.dls.train.epoch = epoch
+    def after_epoch(self): self.counted, self.batch = self.done, 0
+    def after_fit(self): self.tell(None)
+
+    def tell(self, epoch, skipped=0):
+        if isinstance(self.dls.train, ImageLoader): self.dls.train.epoch, self.dls.train.skipped = epoch, skipped
+
+    def checkpoint_state(self):
+        return {'done': self.counted, 'batch': self.batch, 'pct_train': self.pct_train, 'train_iter': self.train_iter}
+
+    def resume_state(self, state):
+        self.done = self.counted = state['done']
+        self.learn.train_iter = state['train_iter']
+        if state['batch']: self.resumed = state['batch'], state['pct_train'], state['train_iter']
 
 # %% ../nbs/11_callbacks.ipynb #2e590c36
 class MixImages(Callback):
@@ -127,7 +144,7 @@ class ShrinkImages(Callback):
             images = F.interpolate(self.x, size=(small, small), mode='bilinear', antialias=True)
             self.learn.xb = (images.contiguous(memory_format=memory_format(images.device)),)
 
-# %% ../nbs/11_callbacks.ipynb #cbd09ea2
+# %% ../nbs/11_callbacks.ipynb #8e335df6
 class AverageWeights(Callback):
     "Exponential moving average of the model's weights, in place for validation and at the end"
     order = 50
@@ -154,3 +171,6 @@ class AverageWeights(Callback):
         if not self.steps or self.raw is not None: return
         self.raw = self.copied()
         self.model.load_state_dict(self.average)
+
+    def checkpoint_state(self): return {'average': self.average, 'raw': self.raw, 'steps': self.steps}
+    def resume_state(self, state): self.average, self.raw, self.steps = state['average'], state['raw'], state['steps']

@@ -65,12 +65,12 @@ class LabelAt(Transform):
 
     def __getstate__(self): return {**self.__dict__, 'labels': None}
 
-# %% ../nbs/07b_data.ipynb #97c0ee41
+# %% ../nbs/07b_data.ipynb #d7a99cad
 class ImageLoader(TfmdDL):
     "A `TfmdDL` over positions in an array, a whole batch at a time; over anything else, as fastai does it"
     def __init__(self, dataset=None, array=None, random=None, num_workers=0, **kwargs):
         self.array, self.random = array, random or BatchRandom()
-        self.epoch, self.looks, self.order = None, 0, 0
+        self.epoch, self.looks, self.order, self.skipped = None, 0, 0, 0
         super().__init__(dataset, num_workers=num_workers, **kwargs)
         self.fake_l.generator = torch.Generator()  # else torch's loader draws a seed from the global one
 
@@ -94,8 +94,8 @@ class ImageLoader(TfmdDL):
 
     def get_idxs(self):
         self.indices = super().get_idxs()
-        if self.shuffle: self.before_each(0)
-        return self.indices
+        if self.shuffle: self.before_each(self.skipped)
+        return self.indices[self.skipped*self.bs:] if self.skipped else self.indices
 
     def create_batches(self, samps):
         positions = self.positions
@@ -113,7 +113,7 @@ class ImageLoader(TfmdDL):
         self.held = self.positions
 
     def __iter__(self):
-        for number, batch in enumerate(super().__iter__(), 1):
+        for number, batch in enumerate(super().__iter__(), self.skipped + 1):
             yield batch
             if self.shuffle: self.before_each(number)
 

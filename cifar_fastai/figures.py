@@ -7,7 +7,7 @@ __all__ = ['COLOURS', 'GREY', 'SCRIPTS', 'FONTS', 'NAMES', 'DOTS', 'GAP', 'LINE'
            'text_width', 'shortened', 'fitted', 'pictures', 'place', 'plot_images', 'inches', 'grid', 'bar',
            'curve_axes', 'plot_curves', 'curves_line', 'plot_lr_find']
 
-# %% ../nbs/15_figures.ipynb #6a182b5b
+# %% ../nbs/15_figures.ipynb #762031a0
 import base64, io, warnings
 from functools import lru_cache
 from pathlib import Path
@@ -21,7 +21,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from PIL import Image
 from .lr_find import draw_lr_find
 from .messages import BadInput
-from .runs import whole_file
+from .safe_files import whole_file
 
 # %% ../nbs/15_figures.ipynb #16d53507
 class Picture(Figure):

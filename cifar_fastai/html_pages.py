@@ -6,7 +6,7 @@
 __all__ = ['hashed', 'policy', 'embedded_json', 'packed', 'duration', 'share', 'thousands', 'plain', 'environment', 'source',
            'page', 'write_page']
 
-# %% ../nbs/18e_html_pages.ipynb #687b49fd
+# %% ../nbs/18e_html_pages.ipynb #3a58315d
 import base64, hashlib, json
 from collections.abc import Sequence
 from functools import cache
@@ -15,7 +15,7 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from .galleries import percent
-from .runs import write_text
+from .safe_files import write_text
 
 # %% ../nbs/18e_html_pages.ipynb #7cce5269
 def hashed(text):

@@ -9,9 +9,14 @@ __all__ = ['BadInput', 'BadWords', 'one_of', 'notice']
 import difflib, sys
 from collections.abc import Iterable
 
-# %% ../nbs/00_messages.ipynb #8ad68aac
+# %% ../nbs/00_messages.ipynb #e8f021e8
 class BadInput(ValueError):
     "A value from a person that cannot be used; the text names it and a way out, in one to five lines"
+    def __init__(self, text:str=''):
+        super().__init__(text)
+        self.text = text
+
+    def __str__(self): return self.text
 
 class BadWords(BadInput):
     "The words of a command are wrong, before any file or device was looked at (exit status 2)"

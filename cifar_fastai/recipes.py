@@ -156,7 +156,7 @@ def recipe_fields()->list[RecipeField]: # In the order they are written
     hints = get_type_hints(Recipe, include_extras=True)
     return [RecipeField(f.name, f.default, *get_args(hints[f.name])[1:]) for f in dataclasses.fields(Recipe)]
 
-# %% ../nbs/01_recipes.ipynb #ce93a01d
+# %% ../nbs/01_recipes.ipynb #297a2f92
 def recipe_from_dict(
     fields:dict, # Field names and values; those left out keep their defaults
 )->Recipe:
@@ -174,7 +174,7 @@ def read_recipe(
     try:
         if path.stat().st_size > 2**20: raise BadInput(f'{path} is larger than a recipe can be (1 MiB)')
         content = json.loads(path.read_text(encoding='utf-8'))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise BadInput(f"the recipe '{path}' cannot be read: {error}") from error
     if isinstance(content, dict) and isinstance(content.get('recipe'), dict): content = content['recipe']
     try: return recipe_from_dict(content)

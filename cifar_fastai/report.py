@@ -5,8 +5,10 @@
 # %% auto #0
 __all__ = ['report_parser', 'main']
 
-# %% ../nbs/21b_report.ipynb #1aa73c57
+# %% ../nbs/21b_report.ipynb #978db1ac
 import sys
+from contextlib import nullcontext
+from pathlib import Path
 from .commands import Parser, open_page, run_command
 
 # %% ../nbs/21b_report.ipynb #39998cfc
@@ -23,14 +25,16 @@ def report_parser()->Parser:
     parser.add_argument('--open', action='store_true', help='open it in the browser')
     return parser
 
-# %% ../nbs/21b_report.ipynb #43b64c30
+# %% ../nbs/21b_report.ipynb #e62fc48b
 def main(
     words:list[str], # The words of the command
 )->None:
     "The command `report`"
     options = report_parser().parse_args(words)
     from cifar_fastai.report_page import write_run_report
-    path = write_run_report(options.run, path=options.out)
+    from cifar_fastai.safe_files import rewriting
+    own = not options.out and (Path(options.run)/'recipe.json').is_file()
+    with rewriting(options.run, ('report.html',)) if own else nullcontext(): path = write_run_report(options.run, path=options.out)
     print(f'{path}: {path.stat().st_size/1e6:.1f} MB')
     if options.open: open_page(path)
 

@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['GradientValueClip', 'CifarLearner', 'recipe_callbacks', 'cifar_learner', 'fit_recipe']
 
-# %% ../nbs/12_training.ipynb #4207b31c
+# %% ../nbs/12_training.ipynb #462a5e08
 import fastai.callback.hook  # gives `Learner` its `summary`
 import fastai.callback.schedule  # gives `Learner` its `fit_one_cycle`
 import fastai.callback.progress  # gives `Learner` its progress bar and `no_bar`
 import numpy as np, torch
-from fastai.callback.core import Callback
+from fastai.callback.core import Callback, CancelEpochException
 from fastai.callback.schedule import ParamScheduler
 from fastai.callback.training import GradientClip
 from fastai.learner import Learner
@@ -37,10 +37,20 @@ class GradientValueClip(Callback):
         self.limit = limit
     def before_step(self): nn.utils.clip_grad_value_(self.model.parameters(), self.limit)
 
-# %% ../nbs/12_training.ipynb #b2823b74
+# %% ../nbs/12_training.ipynb #5aeb82b6
 class CifarLearner(Learner):
     "A `Learner` made from a recipe"
     recipe = None # The recipe it was made from
+    go_on = None # Called with the Learner when the next fit begins, returns its first epoch: `checkpoints.resumed`
+
+    def _do_fit(self):
+        first = self.go_on(self) if self.go_on else 0
+        self.go_on = None
+        for self.epoch in range(first, self.n_epoch): self._with_events(self._do_epoch, 'epoch', CancelEpochException)
+
+    def all_batches(self):
+        self.n_iter = len(self.dl)
+        for numbered in enumerate(self.dl, getattr(self.dl, 'skipped', 0)): self.one_batch(*numbered)
 
     @delegates(lr_find)
     def lr_find(self, *args, **kwargs):

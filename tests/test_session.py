@@ -57,6 +57,8 @@ def test_predictions_of_other_weights_are_refused(run, tmp_path, capfd):
     with np.load(copy/'predictions.npz') as arrays: held = dict(arrays)
     held['logits'] = np.roll(held['logits'], 1, axis=0)
     np.savez(copy/'predictions.npz', **held)
+    assert run_command(main, [str(copy)]) == 1 and 'not what the run wrote' in capfd.readouterr().err
+    (copy/'manifest.json').unlink()
     assert run_command(main, [str(copy)]) == 1 and 'not those that the run wrote' in capfd.readouterr().err
     (copy/'predictions.npz').unlink()
     assert run_command(main, [str(copy)]) == 1 and 'no predictions' in capfd.readouterr().err

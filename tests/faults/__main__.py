@@ -1,0 +1,115 @@
+"""The fault suite: `python tests/faults [short|full] [--only NAME,…]`
+
+Prints a line for each kind of trial with its counts, then the table of bad input; the exit status is 0 where every trial passed. `full` also writes
+tests/faults/RESULTS.md."""
+import argparse
+import os
+import platform
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE), str(HERE.parents[1])]
+os.environ['FASTAI_HOME'] = tempfile.mkdtemp()  # decoded images are not kept in the person's own
+os.environ['OMP_NUM_THREADS'] = '1'  # a fork copies one thread
+
+import bad_input
+import fuzz
+import sources
+import trials
+
+SHORT = {  # what `make test` has time for
+    'kills': lambda bench: trials.kills(bench, 3), 'interrupts': lambda bench: trials.interrupts(bench, 1), 'terminations': lambda bench: trials.terminations(bench, 1),
+    'double_interrupts': lambda bench: trials.double_interrupts(bench, 1), 'full_by_limit': lambda bench: trials.full_by_limit(bench, [1_000_000]),
+    'not_numbers': lambda bench: trials.not_numbers(bench, ['weight']), 'named': trials.named, 'rebuilt': lambda bench: trials.rebuilt(bench, ['top_losses.csv', 'model.safetensors']),
+    'other_runs': trials.other_runs, 'strangers': lambda bench: sources.strangers(bench, members=2_000), 'weights': sources.weights, 'fuzzed': lambda bench: fuzz.fuzzed(bench, 60),
+    'sources': lambda bench: sources.damaged(bench.place(), 3, 6)}
+
+FULL = {
+    'kills': lambda bench: trials.kills(bench, 20), 'repeated_kills': lambda bench: trials.repeated_kills(bench, 3), 'interrupts': lambda bench: trials.interrupts(bench, 10),
+    'terminations': lambda bench: trials.terminations(bench, 10), 'double_interrupts': lambda bench: trials.double_interrupts(bench, 10), 'two_at_once': lambda bench: trials.two_at_once(bench, 2),
+    'full_by_limit': lambda bench: trials.full_by_limit(bench, [100, 2_000, 20_000, 100_000, 500_000, 1_000_000, 1_700_000, 3_000_000, 6_000_000]),
+    'full_by_tmpfs': lambda bench: trials.full_by_tmpfs(bench, [0, 20_000, 300_000, 2_000_000, 10_000_000]), 'read_only': lambda bench: trials.read_only(bench, 5),
+    'no_permission': lambda bench: trials.no_permission(bench, ['.', 'checkpoint', 'figures']), 'not_numbers': lambda bench: trials.not_numbers(bench, ['data', 'loss', 'weight']),
+    'spikes': lambda bench: trials.spikes(bench, 1), 'no_memory': lambda bench: trials.no_memory(bench, [2**26, 2**28, 2**29]), 'named': trials.named, 'rebuilt': trials.rebuilt,
+    'checkpoints': trials.checkpoints, 'other_runs': trials.other_runs, 'sources': lambda bench: sources.damaged(bench.place(), 50, 200), 'strangers': sources.strangers,
+    'weights': sources.weights, 'fuzzed': lambda bench: fuzz.fuzzed(bench, 2_000)}
+
+
+def judged(bench):
+    "The table of bad input, and whether each is right: the wanted status, one to five lines, no traceback"
+    row = trials.Row('bad input: the right status, a message of one to five lines, no traceback')
+    started, lines = time.monotonic(), []
+    for name, wanted, status, seconds, text, traceback in bad_input.table(bench):
+        said = text.splitlines()
+        row.add(status == wanted and 1 <= len(said) <= 6 and not traceback, f'{name}: {status} for {wanted}, {text[:400]}')
+        lines.append((name, status, seconds, text))
+    row.seconds = time.monotonic() - started
+    return row, lines
+
+
+def shown(row):
+    well = 'not done' if not row.count else 'all passed' if row.passed == row.count else f'{row.count - row.passed} FAILED'
+    return f'{row.passed:5}/{row.count:<5} {well:12} {row.seconds:6.0f} s  {row.what}' + ''.join(f'\n      {note}' for note in row.notes[:12])
+
+
+def page(rows, lines, seconds):
+    "The results as Markdown"
+    cell = lambda text: str(text).replace('|', '\\|').replace('\n', '<br>').replace('<br><br>', '<br>')
+    table = '\n'.join(f"| {cell(row.what)} | {row.count:,} | {row.passed:,} | {row.seconds:.0f} |" for row in rows)
+    bad = '\n'.join(f"| {cell(name)} | {status} | {seconds:.1f} | {cell(text)} |" for name, status, seconds, text in lines)
+    return f"""# What `make faults` found
+
+Written by `make faults`, on {platform.system()} {platform.machine()} with {os.cpu_count()} processors, Python {platform.python_version()}, in {seconds/60:.0f} minutes.
+
+A run here is `{' '.join(map(str, trials.RUN))}` on 360 images; its processes are really killed, signalled and starved. "The same" means: to the last
+bit, in weights, predictions, tables and history (seconds apart), as the run that nothing happened to.
+
+| What was done | Times | Passed | Seconds |
+|---|---|---|---|
+{table}
+
+## Bad input
+
+{len(lines)} kinds, with exit status, seconds (without the imports) and what was said on standard error.
+
+| What is wrong | Status | Seconds | Message |
+|---|---|---|---|
+{bad}
+"""
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument('form', choices=('short', 'full'), nargs='?', default='full')
+    parser.add_argument('--only', type=lambda text: text.split(','))
+    parser.add_argument('--seed', type=int, default=0)
+    options = parser.parse_args()
+    began, folder = time.monotonic(), Path(tempfile.mkdtemp(prefix='faults-'))
+    folder.chmod(0o755)
+    try:
+        bench = trials.Bench(folder, options.seed)
+        print(f'a run takes {bench.seconds:.1f} s here', flush=True)
+        rows, lines = [], []
+        for name, trial in (SHORT if options.form == 'short' else FULL).items():
+            if options.only and name not in options.only: continue
+            found = trial(bench)
+            for row in found if isinstance(found, list) else [found]:
+                rows.append(row)
+                print(shown(row), flush=True)
+        if not options.only or 'bad_input' in options.only:
+            row, lines = judged(bench)
+            rows.append(row)
+            print(shown(row), flush=True)
+    finally: shutil.rmtree(folder, ignore_errors=True)
+    if options.form == 'full' and not options.only: (HERE/'RESULTS.md').write_text(page(rows, lines, time.monotonic() - began), encoding='utf-8')
+    if lines and options.only: print('\n\n'.join(f'{name} → {status} in {seconds:.1f} s\n{text}' for name, status, seconds, text in lines))
+    failed = [row for row in rows if row.passed != row.count]
+    print(f"{sum(row.count for row in rows):,} trials, {sum(row.passed for row in rows):,} passed, in {(time.monotonic() - began)/60:.1f} minutes", flush=True)
+    return 1 if failed else 0
+
+
+if __name__ == '__main__': sys.exit(main())

@@ -1,0 +1,391 @@
+"The trials: each returns a row of the table"
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+from harness import NOBODY, Row, after, alive, command, difference, forked, half_written, limit_file_size, phase
+
+CLASSES = ('ant', 'bee', 'cat')
+RUN = ['--arch', 'resnet9', '--width', '16', '--schedule', 'one_cycle', '--early-stopping', '2', '--ema', '0.9', '--cutmix', '1',
+       '--epochs', '4', '--batch-size', '60', '--device', 'cpu', '--lr', '0.05', '--checkpoint-every', '0.05']
+
+
+def coloured(count, size, seed):
+    "Images whose class is their colour, and their labels"
+    numbers = np.random.default_rng(seed)
+    labels = np.arange(count) % len(CLASSES)
+    images = numbers.integers(0, 160, (count, size, size, 3))
+    images[np.arange(count), ..., labels] += 60
+    return images.astype(np.uint8), labels
+
+
+def write_binary(folder, train=360, test=15, size=32):
+    "The official binary version of CIFAR-10, of our own images"
+    folder.mkdir(parents=True)
+    for name, count, seed in (('data_batch_1.bin', train, 1), ('test_batch.bin', test, 2)):
+        images, labels = coloured(count, size, seed)
+        rows = [bytes([label]) + image.transpose(2, 0, 1).tobytes() for image, label in zip(images, labels)]
+        (folder/name).write_bytes(b''.join(rows))
+    (folder/'batches.meta.txt').write_text('\n'.join(CLASSES))
+    return folder
+
+
+class Bench:
+    "A folder for the trials, its data, and the run that nothing happened to"
+    def __init__(self, folder, seed=0):
+        self.folder, self.random = Path(folder), random.Random(seed)
+        self.data = write_binary(self.folder/'cifar-10-batches-bin')
+        self.words = ['--data', self.data, *RUN]
+        self.number = 0
+        ended = forked(command([*self.words, '--out', self.folder/'whole', '--name', 'run', '--keep-checkpoint']), self.folder)
+        assert ended.status == 0, ended.err
+        self.whole, self.seconds = self.folder/'whole'/'run', ended.seconds
+        shutil.move(self.whole/'checkpoint', self.folder/'checkpoint')
+
+    def place(self):
+        "A fresh folder of runs"
+        self.number += 1
+        return self.folder/f'runs{self.number}'
+
+    def command(self, out, *more): return command([*self.words, '--out', out, '--name', 'run', '--resume', 'auto', *more])
+
+    def goes_on(self, out):
+        "'' where the same command, typed again, ends with what the uninterrupted run ended with"
+        ended = forked(self.bench_work(out), self.folder)
+        if ended.status or ended.traceback: return f'going on ended with {ended.status}: {ended.err[-400:]}'
+        return difference(self.whole, out/'run')
+
+    def bench_work(self, out): return self.command(out)
+
+    def done(self, out): shutil.rmtree(out, ignore_errors=True)
+
+
+# Ends from outside
+
+def timed(what):
+    def decorate(trial):
+        def measured(*args, **kwargs):
+            started, row = time.monotonic(), Row(what(kwargs) if callable(what) else what)
+            trial(row, *args, **kwargs)
+            row.seconds = time.monotonic() - started
+            return row
+        return measured
+    return decorate
+
+
+def moments(bench, count, first=0.15):
+    "Random moments of a run, one in each equal part of it, from where it has begun to read"
+    part = (bench.seconds - first)/count
+    return [first + part*(number + bench.random.random()) for number in range(count)]
+
+
+@timed('kill -9 at a random moment, then the same command')
+def kills(row, bench, count):
+    places = {}
+    for moment in moments(bench, count):
+        out = bench.place()
+        def hit(pid, started):
+            after(moment, signal.SIGKILL)(pid, started)
+            return phase(out/'run')
+        ended = forked(bench.command(out), bench.folder, hit)
+        places[ended.at] = places.get(ended.at, 0) + 1
+        wrong = half_written(out/'run') if (out/'run').exists() else ''
+        wrong = wrong or bench.goes_on(out)
+        row.add(not wrong and ended.status in (-9, 0), f'at {moment:.2f} s, {ended.at}: {wrong}')
+        bench.done(out)
+    row.what += f" ({', '.join(f'{count} {place}' for place, count in sorted(places.items()))})"
+
+
+@timed('kill -9 three times over, a second apart, then the same command')
+def repeated_kills(row, bench, count):
+    for _ in range(count):
+        out = bench.place()
+        for _ in range(3): forked(bench.command(out), bench.folder, after(bench.random.uniform(1, bench.seconds*0.8), signal.SIGKILL))
+        wrong = bench.goes_on(out)
+        row.add(not wrong, wrong)
+        bench.done(out)
+
+
+def signalled(row, bench, count, status, signals):
+    for moment in moments(bench, count):
+        out = bench.place()
+        ended = forked(bench.command(out), bench.folder, after(moment, *signals))
+        wrong = ''
+        if ended.status not in (status, 0): wrong = f'status {ended.status}'
+        if ended.traceback: wrong = 'a traceback'
+        if (out/'run').exists():
+            said = json.loads((out/'run'/'metrics.json').read_text())['status'] if (out/'run'/'metrics.json').exists() else ''
+            if ended.status and len(signals) == 1 and (said != 'interrupted' or '--resume' not in ended.err): wrong = wrong or f'metrics say {said!r}: {ended.err[-300:]}'
+            wrong = wrong or half_written(out/'run')
+        wrong = wrong or bench.goes_on(out)
+        row.add(not wrong, f'at {moment:.2f} s: {wrong}\n{ended.err[-300:]}')
+        bench.done(out)
+
+
+@timed('SIGINT at a random moment: 130, `interrupted`, then the same command')
+def interrupts(row, bench, count): signalled(row, bench, count, 130, [signal.SIGINT])
+
+
+@timed('SIGTERM at a random moment: 143, `interrupted`, then the same command')
+def terminations(row, bench, count): signalled(row, bench, count, 143, [signal.SIGTERM])
+
+
+@timed('SIGINT twice at a random moment, then the same command')
+def double_interrupts(row, bench, count): signalled(row, bench, count, 130, [signal.SIGINT, signal.SIGINT])
+
+
+@timed('a second process on the same run folder: refused, and the first ends well')
+def two_at_once(row, bench, count):
+    for _ in range(count):
+        out, seen = bench.place(), {}
+        def hit(pid, started):
+            while not (out/'run'/'checkpoint').exists() and alive(pid): time.sleep(0.02)
+            (bench.folder/'second').mkdir(exist_ok=True)
+            seen['second'] = forked(command(['--resume', out/'run']), bench.folder/'second')
+        ended = forked(bench.command(out), bench.folder, hit)
+        second = seen['second']
+        well = ended.status == 0 and second.status == 1 and 'another process' in second.err and not difference(bench.whole, out/'run')
+        row.add(well, f'{ended.status} {second.status} {second.err[-200:]}')
+        bench.done(out)
+
+
+# The disk
+
+@timed('a bound on the size of files (RLIMIT_FSIZE), then the same command without')
+def full_by_limit(row, bench, sizes):
+    for size in sizes:
+        out = bench.place()
+        ended = forked(bench.command(out), bench.folder, before=limit_file_size(size))
+        wrong = 'a traceback' if ended.traceback else '' if ended.status in (0, 1) else f'status {ended.status}'
+        if ended.status == 1 and not 1 <= len(ended.err.strip().splitlines()) <= 7: wrong = 'a long message'
+        if (out/'run').exists(): wrong = wrong or half_written(out/'run')
+        wrong = wrong or bench.goes_on(out)
+        row.add(not wrong, f'{size} bytes: {wrong}\n{ended.err[-500:]}')
+        bench.done(out)
+
+
+def mounted(folder, megabytes):
+    "A small file system of its own, where this machine lets one be made"
+    folder.mkdir(parents=True)
+    return subprocess.run(['mount', '-t', 'tmpfs', '-o', f'size={megabytes}m', 'tmpfs', str(folder)], capture_output=True).returncode == 0
+
+
+@timed('a file system that fills up (tmpfs), then the same command with room')
+def full_by_tmpfs(row, bench, fillings):
+    for free in fillings:
+        out = bench.place()
+        if not mounted(out, 64): row.notes.append('no file system can be mounted here: not done'); return
+        try:
+            def fill(pid, started):
+                while not (out/'run'/'checkpoint').exists() and alive(pid): time.sleep(0.01)
+                room = os.statvfs(out)
+                (out/'filling').write_bytes(bytes(max(0, room.f_bavail*room.f_frsize - free)))
+            ended = forked(bench.command(out), bench.folder, fill)
+            wrong = 'a traceback' if ended.traceback else '' if ended.status in (0, 1) else f'status {ended.status}'
+            wrong = wrong or half_written(out/'run')
+            (out/'filling').unlink()
+            wrong = wrong or bench.goes_on(out)
+            row.add(not wrong, f'{free} bytes left: {wrong}\n{ended.err[-500:]}')
+        finally: subprocess.run(['umount', '-l', str(out)], capture_output=True)
+        bench.done(out)
+
+
+@timed('a file system that turns read-only during the run (tmpfs), then the same command')
+def read_only(row, bench, count):
+    for _ in range(count):
+        out = bench.place()
+        if not mounted(out, 64): row.notes.append('no file system can be mounted here: not done'); return
+        try:
+            moment = bench.random.uniform(0.5, bench.seconds*0.9)
+            def turn(pid, started):
+                time.sleep(moment)
+                while alive(pid) and subprocess.run(['mount', '-o', 'remount,ro', str(out)], capture_output=True).returncode: time.sleep(0.005)
+            ended = forked(bench.command(out), bench.folder, turn)
+            wrong = 'a traceback' if ended.traceback else '' if ended.status in (0, 1) else f'status {ended.status}'
+            if (out/'run').exists(): wrong = wrong or half_written(out/'run')
+            subprocess.run(['mount', '-o', 'remount,rw', str(out)], check=True)
+            wrong = wrong or bench.goes_on(out)
+            row.add(not wrong, f'at {moment:.2f} s: {wrong}\n{ended.err[-500:]}')
+        finally: subprocess.run(['umount', '-l', str(out)], capture_output=True)
+        bench.done(out)
+
+
+@timed('a run folder that loses its permissions during the run, then the same command with them')
+def no_permission(row, bench, places):
+    for place in places:
+        out = bench.place()
+        out.mkdir(mode=0o777)
+        out.chmod(0o777)
+        def lose(pid, started):
+            while not (out/'run'/'checkpoint').exists() and alive(pid): time.sleep(0.01)
+            (out/'run'/place).chmod(0o500)
+        def drop():
+            if os.getuid() == 0: os.setgid(NOBODY), os.setuid(NOBODY)  # root is asked for no permission
+        ended = forked(bench.command(out), bench.folder, lose, before=drop)
+        wrong = 'a traceback' if ended.traceback else '' if ended.status in (0, 1) else f'status {ended.status}'
+        if ended.status == 0 and place != 'checkpoint': wrong = wrong or 'ended as if nothing were wrong'
+        (out/'run'/place).chmod(0o700)
+        wrong = wrong or half_written(out/'run') or bench.goes_on(out)
+        row.add(not wrong, f'{place}: {wrong}\n{ended.err[-500:]}')
+        bench.done(out)
+
+
+# Numbers
+
+def broken(how):
+    "A child's preparation: one thing becomes nan or infinite in the eighth step"
+    import torch
+    from cifar_fastai.training import CifarLearner
+    def before():
+        plain, steps = CifarLearner.one_batch, [0]
+        def one_batch(self, number, batch):
+            steps[0] += self.training
+            if steps[0] == 8 and self.training:
+                if how == 'data': batch = (batch[0]*float('nan'), batch[1])
+                if how == 'weight':
+                    with torch.no_grad(): next(self.model.parameters()).view(-1)[0] = float('inf')
+                if how in ('loss', 'spike'):
+                    loss, by = self.loss_func, float('nan') if how == 'loss' else 1e4
+                    self.loss_func = lambda *given: loss(*given)*by
+                    try: return plain(self, number, batch)
+                    finally: self.loss_func = loss
+            return plain(self, number, batch)
+        CifarLearner.one_batch = one_batch
+    return before
+
+
+@timed('nan in the data, in the loss, in a weight: the run stops within the epoch, named, its last checkpoint whole')
+def not_numbers(row, bench, kinds):
+    from cifar_fastai.checkpoints import checkpoint_numbers
+    from safetensors.torch import load_file
+    for kind in kinds:
+        out = bench.place()
+        ended = forked(bench.command(out), bench.folder, before=broken(kind))
+        metrics = json.loads((out/'run'/'metrics.json').read_text())
+        named = all(part in ended.err for part in ('epoch 2', 'step', 'learning rate', '--lr'))
+        kept = checkpoint_numbers(out/'run'/'checkpoint')
+        finite = kept and all(value.isfinite().all() for name, value in load_file(out/'run'/'checkpoint'/f'{kept[-1]:08}.safetensors').items() if name.startswith('/model'))
+        wrong = '' if ended.status == 1 and named and metrics['status'] == 'failed' and not ended.traceback and finite else f'{ended.status} {metrics["status"]} {kept}'
+        wrong = wrong or bench.goes_on(out)  # nothing is wrong any more: it goes on from before the fault
+        row.add(not wrong, f'{kind}: {wrong}\n{ended.err[-500:]}')
+        bench.done(out)
+
+
+@timed('a loss ten thousand times too large in one step: the run goes on and ends')
+def spikes(row, bench, count):
+    for _ in range(count):
+        out = bench.place()
+        ended = forked(bench.command(out), bench.folder, before=broken('spike'))
+        row.add(ended.status in (0, 1) and not ended.traceback, ended.err[-500:])
+        bench.done(out)
+
+
+@timed('memory refused by the system (RLIMIT_AS): a message, status 1')
+def no_memory(row, bench, sizes):
+    import resource
+    for size in sizes:
+        out = bench.place()
+        def limit():
+            now = int(Path('/proc/self/statm').read_text().split()[0])*resource.getpagesize()
+            resource.setrlimit(resource.RLIMIT_AS, (now + size, now + size))
+        ended = forked(command(['--data', bench.data, '--out', out, '--name', 'run', *RUN, '--width', '512', '--batch-size', '120']), bench.folder, before=limit)
+        row.add(ended.status == 1 and 'memory' in ended.err and not ended.traceback, f'{size}: {ended.status} {ended.err[-500:]}')
+        bench.done(out)
+
+
+# The files of a run
+
+def spoil(path, how, numbers):
+    content = path.read_bytes()
+    if how == 'truncated': path.write_bytes(content[:len(content)//2])
+    if how == 'emptied': path.write_bytes(b'')
+    if how == 'random bytes': path.write_bytes(numbers.randbytes(len(content)))
+    if how == 'one bit': place = numbers.randrange(len(content)); path.write_bytes(content[:place] + bytes([content[place] ^ 1 << numbers.randrange(8)]) + content[place+1:])
+    if how == 'removed': path.unlink()
+
+
+HOW = ('truncated', 'emptied', 'random bytes', 'one bit', 'removed')
+
+
+def files_of(run): return sorted(path.relative_to(run).as_posix() for path in run.rglob('*') if path.is_file())
+
+
+@timed('each file of a finished run truncated, emptied, random, one bit flipped, removed: named')
+def named(row, bench):
+    from cifar_fastai.messages import BadInput
+    from cifar_fastai.safe_files import MANIFEST, faults, read_manifest
+    for name in files_of(bench.whole):
+        for how in HOW:
+            out = bench.place()
+            shutil.copytree(bench.whole, out)
+            spoil(out/name, how, bench.random)
+            try: found = list(faults(out)) if name != MANIFEST or how != 'removed' else [MANIFEST]*(not read_manifest(out))
+            except BadInput as error: found = [name] if name in str(error) else []
+            row.add(found == [name], f'{name} {how}: {found}')
+            bench.done(out)
+
+
+@timed('the same, then --resume: what cannot be made again is refused, what can is made again, the same')
+def rebuilt(row, bench, names=None):
+    from cifar_fastai.safe_files import LOST
+    for name in names or files_of(bench.whole):
+        for how in HOW if names is None else HOW[3:4]:
+            out = bench.place()
+            shutil.copytree(bench.whole, out/'run')
+            spoil(out/'run'/name, how, bench.random)
+            ended = forked(command(['--resume', out/'run']), bench.folder)
+            if name in LOST or name == 'manifest.json' and how != 'removed': well = ended.status == 1 and name in ended.err and not ended.traceback
+            elif name == 'manifest.json': well = ended.status == 0 and 'manifest.json' in ended.err
+            else: well = ended.status == 0 and name in ended.out and not difference(bench.whole, out/'run') and half_written(out/'run') == ''
+            row.add(well, f'{name} {how}: {ended.status} {ended.out[-200:]} {ended.err[-300:]}')
+            bench.done(out)
+
+
+@timed('each file of a checkpoint truncated, emptied, random, one bit flipped, removed: refused, or begun again where none is left')
+def checkpoints(row, bench):
+    stopped = bench.place()
+    forked(bench.command(stopped), bench.folder, after(bench.seconds*0.5, signal.SIGTERM))
+    for path in sorted((stopped/'run'/'checkpoint').iterdir()):
+        for how in HOW:
+            out = bench.place()
+            shutil.copytree(stopped, out)
+            spoil(out/'run'/'checkpoint'/path.name, how, bench.random)
+            ended = forked(bench.command(out), bench.folder)
+            well = ended.status == 1 and path.name in ended.err and not ended.traceback
+            if how == 'removed' and path.suffix == '.json': well = ended.status == 0 and 'not whole' in ended.err and not difference(bench.whole, out/'run')
+            row.add(well, f'{path.name} {how}: {ended.status} {ended.err[-300:]}')
+            bench.done(out)
+    bench.done(stopped)
+
+
+@timed('--resume with a changed recipe, changed data, raised epochs: refused, and what differs is named')
+def other_runs(row, bench):
+    stopped = bench.place()
+    forked(bench.command(stopped), bench.folder, after(bench.seconds*0.5, signal.SIGTERM))
+    data = bench.folder/'other'/'cifar-10-batches-bin'
+    if not data.exists():
+        shutil.copytree(bench.data, data)
+        content = bytearray((data/'data_batch_1.bin').read_bytes())
+        content[777] ^= 1
+        (data/'data_batch_1.bin').write_bytes(content)
+    for words, part in ((['--lr', '0.06'], 'lr was 0.05 and is 0.06'), (['--epochs', '5'], 'one_cycle'), (['--epochs', '3'], 'epochs was 4 and is 3'), (['--seed', '1'], 'seed was 0'),
+                        (['--data', data], 'data was')):
+        ended = forked(command(['--resume', stopped/'run', *words]), bench.folder)
+        row.add(ended.status == 1 and part in ended.err and not ended.traceback, f'{words}: {ended.status} {ended.err}')
+    content = (bench.data/'data_batch_1.bin').read_bytes()
+    try:
+        (bench.data/'data_batch_1.bin').write_bytes(bytes(content[:777]) + bytes([content[777] ^ 1]) + content[778:])
+        ended = forked(command(['--resume', stopped/'run']), bench.folder)
+        row.add(ended.status == 1 and 'data.fingerprints.train' in ended.err and not ended.traceback, f'data: {ended.status} {ended.err}')
+    finally: (bench.data/'data_batch_1.bin').write_bytes(content)
+    ended = forked(command(['--resume', bench.whole]), bench.folder)
+    row.add(ended.status == 0 and 'nothing to go on with' in ended.out, f'complete: {ended.status} {ended.err}')
+    bench.done(stopped)

@@ -1,0 +1,114 @@
+"A fit that is stopped and goes on in another Learner, against the fit that was not stopped"
+import dataclasses
+import json
+import random
+import signal
+
+import numpy as np
+import pytest
+import torch
+from fastai.callback.core import Callback
+
+from cifar_fastai.checkpoints import Checkpoints, Stops, checkpoint_numbers, read_checkpoint, resumed
+from cifar_fastai.data import image_dataloaders
+from cifar_fastai.history import EarlyStopping, History
+from cifar_fastai.messages import BadInput
+from cifar_fastai.train import train
+from cifar_fastai.training import cifar_learner, fit_recipe
+
+
+class Ends(Stops):
+    def deliver(self): raise KeyboardInterrupt
+
+
+class StopAt(Callback):
+    "Asks for an end as Ctrl-C does, in a training step or in the evaluation"
+    order = 80
+    def __init__(self, epoch, step, training=True): self.place = epoch, step, training
+    def after_batch(self):
+        if (self.epoch, self.iter, self.training) == self.place: self.checkpoints.stops.asked = signal.SIGINT
+
+
+class Draws(Callback):
+    "A callback of the user's own that draws from the global generators and acts on what it drew"
+    def before_batch(self): self.seen = getattr(self, 'seen', [])[:50] + [random.random() + np.random.rand() + float(torch.rand(1))]
+
+
+def fit(data, recipe, cbs=(), state=None):
+    random.seed(1), np.random.seed(1), torch.manual_seed(1)
+    learner, history, draws = cifar_learner(image_dataloaders(data, recipe), recipe), History(), Draws()
+    if state: learner.go_on = resumed(state)
+    own = [EarlyStopping(recipe.early_stopping, say=lambda text: None)] if recipe.early_stopping else []
+    with learner.no_bar(), learner.no_logging():
+        try: fit_recipe(learner, recipe, 0.05, [history, draws, *own, *cbs])
+        except KeyboardInterrupt: pass
+    return learner, history, draws
+
+
+def same(one, two):
+    return all(a.numpy().tobytes() == b.numpy().tobytes() for a, b in zip(one.model.state_dict().values(), two.model.state_dict().values()))
+
+
+@pytest.mark.parametrize('fields', [
+    dict(optimizer='muon'), dict(optimizer='sgd', schedule='constant'), dict(optimizer='adamw', clip_norm=1.), dict(optimizer='lamb', schedule='cosine'),
+    dict(optimizer='rmsprop', schedule='flat_cos'), dict(ema=0.9, early_stopping=1, mixup=0.4, cutmix=1.), dict(progressive=0.6, augment='crop_alternating_cutout8'),
+    dict(augment='trivial', precision='bf16')], ids=lambda fields: ' '.join(map(str, fields.values())))
+@pytest.mark.parametrize('place', [(1, 2, True), (1, 4, True), (1, 0, False)], ids=['in an epoch', 'after its last step', 'in its evaluation'])
+def test_stopped_and_gone_on_is_not_stopped(tiny_data, tiny_recipe, tmp_path, fields, place):
+    recipe = dataclasses.replace(tiny_recipe, epochs=3, batch_size=20 if 'early_stopping' in fields else 24, **fields)
+    whole, history, draws = fit(tiny_data, recipe)
+    fit(tiny_data, recipe, [Checkpoints(tmp_path, {}, stops=Ends()), StopAt(*place)])
+    assert checkpoint_numbers(tmp_path)
+    again, again_history, again_draws = fit(tiny_data, recipe, state=read_checkpoint(tmp_path, {}))
+    assert same(whole, again) and whole.recorder.lrs == again.recorder.lrs and draws.seen[-1] == again_draws.seen[-1]
+    assert history.table.drop(columns='seconds').equals(again_history.table.drop(columns='seconds'))
+    assert again_history.steps == history.steps and again_history.train_seconds > 0
+
+
+def test_other_draws_and_loader_processes_change_nothing(tiny_data, tiny_recipe):
+    plain, _, _ = fit(tiny_data, tiny_recipe)
+    random.seed(99), torch.manual_seed(99)
+    loaders = image_dataloaders(tiny_data, tiny_recipe)
+    loaders.train.fake_l.num_workers = 2
+    learner = cifar_learner(loaders, tiny_recipe)
+    with learner.no_bar(), learner.no_logging(): fit_recipe(learner, tiny_recipe, 0.05)
+    assert same(plain, learner)
+
+
+def test_a_scaler_s_state_is_kept(tiny_data, tiny_recipe):
+    "fp16 needs a GPU; its scaler's state is plain numbers, and goes through a checkpoint like the rest"
+    from cifar_fastai.checkpoints import packed, unpacked
+    scaler = torch.amp.GradScaler('cpu', init_scale=1024.)
+    scaler.scale(torch.ones(1))
+    scaler.update(512.)
+    tensors = {}
+    state = json.loads(json.dumps(packed(scaler.state_dict(), tensors, '')))
+    other = torch.amp.GradScaler('cpu')
+    other.load_state_dict(unpacked(state, tensors))
+    assert other.state_dict() == scaler.state_dict()
+
+
+def test_a_constant_rate_may_go_on_for_longer(tiny_folder, tiny_recipe, tmp_path):
+    recipe = dataclasses.replace(tiny_recipe, data=str(tiny_folder), schedule='constant', progressive=0, epochs=1)
+    train(recipe, tmp_path, 'a', keep_checkpoint=True)
+    longer = dataclasses.replace(recipe, epochs=3)
+    again = train(longer, resume=tmp_path/'a')
+    direct = train(longer, tmp_path, 'b')
+    assert same(again.learner, direct.learner) and len(again.history) == 3 and again.recipe.epochs == 3
+    assert not (tmp_path/'a'/'checkpoint').exists()
+    with pytest.raises(BadInput, match='its checkpoint is gone'): train(dataclasses.replace(recipe, epochs=5), resume=tmp_path/'a')
+
+
+def test_auto_begins_goes_on_and_ends(tiny_folder, tiny_recipe, tmp_path, capfd):
+    recipe = dataclasses.replace(tiny_recipe, data=str(tiny_folder), lr='find', lr_steps=40)
+    first = train(recipe, tmp_path, resume='auto')
+    assert train(recipe, tmp_path, resume='auto').path == first.path and 'nothing to go on with' in capfd.readouterr().out
+    other = train(dataclasses.replace(recipe, seed=1), tmp_path, resume='auto')
+    assert other.path != first.path
+
+
+def test_an_archive_that_only_has_the_name(tmp_path, capfd):
+    from cifar_fastai.sources import load_images
+    (tmp_path/'cifar-10-python.tar.gz').write_bytes(b'\x1f\x8b' + bytes(50))
+    with pytest.raises(BadInput, match='is not the archive that is published') as caught: load_images(tmp_path/'cifar-10-python.tar.gz')
+    assert len(str(caught.value).splitlines()) <= 5
