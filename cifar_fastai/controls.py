@@ -5,17 +5,17 @@
 # %% auto #0
 __all__ = ['menu', 'button', 'row', 'filter_controls', 'heat_controls', 'page_controls', 'file_controls', 'Tile']
 
-# %% ../nbs/23b_controls.ipynb #fb289c79
+# %% ../nbs/23b_controls.ipynb #15adc2af
 import math
 from ipywidgets import HTML, Box, Button, Dropdown, FloatRangeSlider, HBox, IntSlider, Layout, Text, ToggleButtons, VBox
-from .browsing import MARKED, ORDERS, mark_choices
+from .browsing import MARKED, ORDERS, UNMARKED, mark_choices
 from .classified import ClassifiedImages
 from .gradcam import METHODS, TARGETS
 
-# %% ../nbs/23b_controls.ipynb #6eb5e8f4
-def menu(description, options, tooltip, width='215px', **kwargs):
+# %% ../nbs/23b_controls.ipynb #d06d1b5b
+def menu(description, options, tooltip, width='210px', **kwargs):
     "A menu with a name before it"
-    return Dropdown(options=options, description=description, tooltip=tooltip, layout=Layout(width=width), style=dict(description_width='70px'), **kwargs)
+    return Dropdown(options=options, description=description, tooltip=tooltip, layout=Layout(width=width), style=dict(description_width='76px'), **kwargs)
 
 def button(description, tooltip, width='auto', **kwargs): return Button(description=description, tooltip=tooltip, layout=Layout(width=width), **kwargs)
 
@@ -24,11 +24,11 @@ def row(*children, **layout): return Box(children, layout=Layout(**{**dict(displ
 def filter_controls(kept):
     "The widgets that decide which images are shown, by name"
     counts = dict(misclassified=int((~kept.right).sum()), correct=int(kept.right.sum()), all=len(kept))
-    classes = [('any class', None), *((str(name), str(name)) for name in kept.classes)]
+    classes = [('any class', ''), *((str(name), str(name)) for name in kept.classes)]
     top = max(0.1, math.ceil(float(kept.losses.max())*10)/10)
     def slider(description, high, step, format, tooltip):
         return FloatRangeSlider(value=(0, high), min=0, max=high, step=step, description=description, readout_format=format, tooltip=tooltip,
-                                continuous_update=False, layout=Layout(width='330px'), style=dict(description_width='70px'))
+                                continuous_update=False, layout=Layout(width='322px'), style=dict(description_width='76px'))
     kinds = [(f'{word} {counts[kind]:,}', kind) for word, kind in (('wrong', 'misclassified'), ('right', 'correct'), ('all', 'all'))]
     return dict(
         kind=ToggleButtons(options=kinds, value='misclassified', style=dict(button_width='100px'), tooltip='Which images'),
@@ -38,13 +38,13 @@ def filter_controls(kept):
         confidence=slider('confidence', 1., 0.01, '.0%', 'Probability of the predicted class'),
         loss=slider('loss', top, 0.1, '.1f', 'Cross-entropy of the image'))
 
-# %% ../nbs/23b_controls.ipynb #9744b5e5
+# %% ../nbs/23b_controls.ipynb #fa8aa2da
 def heat_controls(kept):
     "The widgets that decide what is laid over the images, by name"
     targets = [*TARGETS, *(str(name) for name in kept.classes)]
     return dict(
-        method=menu('heatmap', [('none', None), *((name, name) for name in METHODS)], 'How the heatmap is made'),
-        layer=menu('layer', [("the network's own", None)], 'Where in the network the heatmap is taken from', '260px', disabled=True),
+        method=menu('heatmap', [('none', ''), *((name, name) for name in METHODS)], 'How the heatmap is made'),
+        layer=menu('layer', [("the network's own", '')], 'Where in the network the heatmap is taken from', '260px', disabled=True),
         target=menu('evidence', [(f'for {name}' if name in TARGETS[:2] else name, name) for name in targets],
                     'Which class the heatmap shows evidence for', disabled=True))
 
@@ -61,10 +61,10 @@ def page_controls():
 def file_controls(path):
     "The widgets that keep marks in a file, by name"
     return dict(
-        path=Text(value=str(path), description='marks file', tooltip='A CSV file', layout=Layout(width='340px'), style=dict(description_width='70px')),
+        path=Text(value=str(path), description='marks file', tooltip='A CSV file', layout=Layout(width='340px'), style=dict(description_width='76px')),
         save=button('save marks', 'Write all marks to the file'), load=button('load marks', 'Take the marks of the file'))
 
-# %% ../nbs/23b_controls.ipynb #2e55c040
+# %% ../nbs/23b_controls.ipynb #6c853f13
 class Tile:
     "One place on a page"
     def __init__(self,
@@ -72,9 +72,9 @@ class Tile:
         marked, # Called with an index, a verdict and a suggested label
     ):
         self.index, self.quiet = None, False
-        self.picture, self.open = HTML(), button('open', 'See this image large, with its probabilities', '58px')
-        self.mark = Dropdown(options=[('not marked', ('', ''))], tooltip='What is wrong with this image', layout=Layout(width='92px'))
-        self.widget = VBox([self.picture, HBox([self.open, self.mark])], layout=Layout(width='158px', margin='0 0 10px 0'))
+        self.picture, self.open = HTML(), button('open', 'See this image large, with its probabilities', '52px')
+        self.mark = Dropdown(options=[(UNMARKED, ('', ''))], tooltip='What is wrong with this image', layout=Layout(width='78px'))
+        self.widget = VBox([self.picture, HBox([self.open, self.mark])], layout=Layout(width='138px', margin='0 0 8px 0'))
         self.open.on_click(lambda _: opened(self.index))
         self.mark.observe(lambda change: self.quiet or marked(self.index, *change['new']), 'value')
 

@@ -22,7 +22,7 @@ from .interpretation import CifarInterpretation
 from .marks import mark_image, read_marks, write_marks
 from .messages import BadInput
 
-# %% ../nbs/23c_explorer.ipynb #1c275e44
+# %% ../nbs/23c_explorer.ipynb #c13ef47a
 class Explorer:
     "A model's images in a notebook: filtered, paged, explained and marked"
     def __init__(self,
@@ -38,7 +38,7 @@ class Explorer:
         self.tiles = [Tile(self.open, self.set_mark) for _ in range(per_page)]
         self.large = Tile(self.open, self.set_mark)
         self.about, self.before, self.after = HTML(), button('‹ image', 'The image before this one'), button('image ›', 'The image after this one')
-        self.grid = Box(layout=Layout(display='flex', flex_flow='row wrap', grid_gap='4px 14px', flex='1 1 340px', align_content='flex-start'))
+        self.grid = Box(layout=Layout(display='flex', flex_flow='row wrap', grid_gap='4px 10px', flex='1 1 300px', align_content='flex-start'))
         self.widget = self.laid_out()
         self.listen()
         self.show()
@@ -47,12 +47,12 @@ class Explorer:
 
     def laid_out(self):
         "All widgets in their places"
-        filters, self.large.mark.layout.width, self.large.open.layout.display = self.filters, '210px', 'none'
+        filters, self.large.mark.layout.width, self.large.open.layout.display = self.filters, '230px', 'none'
         self.large.widget.layout = Layout(width='100%')
-        detail = VBox([row(self.before, self.after), self.large.widget, self.about], layout=Layout(flex='0 1 330px', min_width='260px', padding='0 0 0 12px'))
+        detail = VBox([row(self.before, self.after), self.large.widget, self.about], layout=Layout(flex='0 1 340px', min_width='260px', padding='0 0 0 8px'))
         return VBox([
-            row(filters['kind'], filters['sort'], filters['marked']),
-            row(filters['actual'], filters['predicted'], filters['confidence'], filters['loss']),
+            row(filters['kind'], filters['sort']), row(filters['actual'], filters['predicted'], filters['marked']),
+            row(filters['confidence'], filters['loss']),
             row(*self.heat.values()), row(*self.pager.values()), self.status,
             Box([self.grid, detail], layout=Layout(display='flex', flex_flow='row wrap', align_items='flex-start', margin='6px 0')),
             row(*self.file.values()), self.message], layout=Layout(padding='4px'))
@@ -86,11 +86,12 @@ def listen(self:Explorer):
     pressed(self.file['save'], self.save)
     pressed(self.file['load'], self.load)
 
-# %% ../nbs/23c_explorer.ipynb #d5f3a795
+# %% ../nbs/23c_explorer.ipynb #8a682dc7
 @patch
 def ask(self:Explorer, **filters):
     "Show the images that other filters let through, from the first page"
     if 'loss' in filters and filters['loss'][1] >= self.filters['loss'].max: filters['loss'] = filters['loss'][0], np.inf
+    filters = {name: None if value == '' else value for name, value in filters.items()}
     self.selection = replace(self.selection, **filters, marks=frozenset(self.marks), page=0)
     self.show()
 
@@ -120,13 +121,13 @@ def find(self:Explorer, text:str):
     if page is not None: self.turn(page)
     self.open(index)
 
-# %% ../nbs/23c_explorer.ipynb #422cafdf
+# %% ../nbs/23c_explorer.ipynb #9aa4924e
 @patch
 def overlays(self:Explorer, indices):
     "The pictures of these images, and the pictures with the heat over them, with a line on each; the plain ones twice without a method"
     images, method, target = self.interpretation.images(indices), self.heat['method'].value, self.heat['target'].value
     if not method: return images, images, ['']*len(indices)
-    heat = self.interpretation.heatmaps(indices, target, method, self.heat['layer'].value)
+    heat = self.interpretation.heatmaps(indices, target, method, self.heat['layer'].value or None)
     words = [explained(self.kept, index, target, method) + (', dead map: no evidence' if dead else '') for index, dead in zip(indices, is_dead(heat))]
     return images, overlaid(images, heat), words
 
@@ -147,7 +148,7 @@ def show(self:Explorer):
 def show_tile(self:Explorer, tile:Tile, index:int):
     "Bring one tile up to date"
     picture, words = self.pictures[index]
-    html = picture_html(picture, title_words(self.kept, index, words), 150) + small(words)
+    html = picture_html(picture, title_words(self.kept, index, words), 132) + small(words)
     tile.show(self.kept, index, html + caption_html(self.kept, index, self.marks.get(index)), self.marks.get(index))
 
 def small(words): return f'<div style="opacity:.75;line-height:1.3">{escape(words)}</div>' if words else ''
@@ -156,14 +157,15 @@ def title_words(kept, index, words):
     "What a picture shows, for its alternative text"
     return f'Image {index}: {kept.classes[kept.targets[index]]}, taken for {kept.classes[kept.predicted[index]]}' + (f'; heat {words}' if words else '')
 
-# %% ../nbs/23c_explorer.ipynb #a567a529
+# %% ../nbs/23c_explorer.ipynb #4a677c9d
 @patch
 def open(self:Explorer, index:int):
     "Show an image large, with its heat and the probabilities of its classes"
     index = self.current = int(index)
     images, overlays, words = self.overlays([index])
-    html = f"<div>{picture_html(images[0], title_words(self.kept, index, ''), 150)}</div>"
-    if words[0]: html += f'<div>{picture_html(overlays[0], title_words(self.kept, index, words[0]), 150)}{small(words[0])}</div>'
+    side = 156 if words[0] else 256
+    html = f"<div>{picture_html(images[0], title_words(self.kept, index, ''), side)}</div>"
+    if words[0]: html += f'<div>{picture_html(overlays[0], title_words(self.kept, index, words[0]), side)}{small(words[0])}</div>'
     html = f'<div style="display:flex;gap:8px;flex-wrap:wrap">{html}</div>'
     self.large.show(self.kept, index, html + caption_html(self.kept, index, self.marks.get(index)), self.marks.get(index))
     self.about.value = details_html(self.kept, index)
@@ -178,7 +180,7 @@ def show_heat(self:Explorer, _=None):
         if self.current is not None: self.open(self.current)
     except BadInput:
         self.quiet = True
-        heat['method'].value = None
+        heat['method'].value = ''
         self.quiet = False
         self.show()
         raise
@@ -191,7 +193,7 @@ def find_layers(self:Explorer):
     "Fill the menu of layers, once the network is there"
     inputs, self.quiet = self.interpretation.inputs([0]), True
     layers = chosen_layers(self.interpretation.learn.model, inputs, 'all')
-    self.heat['layer'].options = [("the network's own", None), *((f'{name} ({size[0]}×{size[1]})', name) for name, size in layers)]
+    self.heat['layer'].options = [("the network's own", ''), *((f'{name} ({size[0]}×{size[1]})', name) for name, size in layers)]
     self.quiet = False
 
 # %% ../nbs/23c_explorer.ipynb #ab0792d1

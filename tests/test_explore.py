@@ -153,6 +153,15 @@ def test_turning_pages_by_slider_and_buttons(explorer, truth):
     assert explorer.pager['page'].value == 1
 
 
+def test_every_menu_says_what_is_chosen(explorer):
+    "A menu with nothing chosen would be shown blank"
+    for control in (*explorer.filters.values(), *explorer.heat.values()):
+        if hasattr(control, 'options'): assert control.index == 0 and control.label
+    explorer.filters['actual'].value = 'ant'
+    explorer.filters['actual'].value = ''
+    assert shown(explorer) == Selection(explorer.kept).indices[:PER_PAGE].tolist()
+
+
 def test_nothing_to_show_and_back_again(explorer):
     before = shown(explorer)
     explorer.filters['confidence'].value = (0., .01)
@@ -168,7 +177,7 @@ def test_an_image_is_opened_with_its_probabilities(explorer, truth):
     assert explorer.current == index
     np.testing.assert_array_equal(pixels(Seen(explorer.large.picture.value).pictures[0]), truth['images'][index])
     words = Seen(explorer.about.value).words
-    assert str(truth['names'][index]) in words and f'index {index}' in words
+    assert str(truth['names'][index]) in words and f'index {index}' in Seen(explorer.large.picture.value).words
     for share in truth['shares'][index]: assert ('<0.1%' if share < .001 else '>99.9%' if share > .999 else f'{share:.1%}') in words
     order = np.argsort(-truth['shares'][index])
     places = [words.index(CLASSES[one], words.index(str(truth['names'][index])) + len(str(truth['names'][index]))) for one in order]
@@ -204,7 +213,7 @@ def test_find_opens_an_image_and_its_page(explorer, truth):
 def test_the_heat_of_a_method_a_target_and_a_layer(explorer, interpretation, learner, truth):
     explorer.heat['method'].value = 'layercam'
     layers = [name for _, name in explorer.heat['layer'].options]
-    assert layers[0] is None and len(layers) > 2
+    assert layers[0] == '' and len(layers) > 2
     explorer.heat['layer'].value, explorer.heat['target'].value = layers[-2], 'actual'
     indices = shown(explorer)
     inputs = truth['inputs'][indices]
@@ -218,7 +227,7 @@ def test_the_heat_of_a_method_a_target_and_a_layer(explorer, interpretation, lea
     assert f'for {SCRIPT}' in Seen(explorer.tiles[0].picture.value).words
     explorer.heat['method'].value = 'eigencam'
     assert explorer.heat['target'].disabled and 'no class' in Seen(explorer.tiles[0].picture.value).words
-    explorer.heat['method'].value = None
+    explorer.heat['method'].value = ''
     np.testing.assert_array_equal(pixels(Seen(explorer.tiles[0].picture.value).pictures[0]), truth['images'][indices[0]])
 
 
@@ -229,7 +238,7 @@ def test_heat_that_cannot_be_is_said_and_the_pictures_stay(learner, tmp_path):
     explorer = Explorer(found, tmp_path/'marks.csv', 4)
     before = [tile.picture.value for tile in explorer.tiles]
     explorer.heat['method'].value = 'gradcam'
-    assert 'other weights' in explorer.message.value and explorer.heat['method'].value is None
+    assert 'other weights' in explorer.message.value and explorer.heat['method'].value == ''
     assert [tile.picture.value for tile in explorer.tiles] == before
 
 
