@@ -103,7 +103,7 @@ def compare_parser()->Parser:
     add_recipe_options(parser)
     return parser
 
-# %% ../nbs/24g_compare.ipynb #8d71393f
+# %% ../nbs/24g_compare.ipynb #fbeb83e5
 def whole(text, name, low=0):
     "A whole number from a word"
     if not text.isdigit() or int(text) < low: raise BadWords(f'{name} {text} is not a whole number of at least {low}')
@@ -122,7 +122,7 @@ def grid_from_options(
     "The grid that the words of the command describe; raises `BadWords`"
     known = {field.name: field for field in recipe_fields()}
     grid = GRIDS.get(options.recipe)
-    common, fields = (grid.recipe, dict(grid.fields)) if grid else (named_recipe(options.recipe), {})
+    common, fields = (grid.recipe, dict(grid.fields)) if grid else (named_recipe(options.recipe or 'default'), {})
     fields |= {name: values_of(getattr(options, name), known[name]) for name in known if hasattr(options, name)}
     choose = {}
     for text in options.choose:

@@ -37,7 +37,7 @@ def curve_charts(
             charts.append(line_chart(title, lines, 'epoch' if across == 'epoch' else 'seconds, evaluation included', percent=percent, description=f'{title}: {ends}'))
     return charts
 
-# %% ../nbs/24f_comparison_page.ipynb #d0a4fbe5
+# %% ../nbs/24f_comparison_page.ipynb #51857bb1
 def interval(low, high): return '' if low is None else f'{100*low:+.2f} to {100*high:+.2f}'
 
 def pair_facts(pair:Pair)->dict:
@@ -65,7 +65,8 @@ def explained(comparison:Comparison)->list[tuple]: # (name, line)
     for pair in comparison.pairs:
         for one in pair.differences: found.setdefault(one.test, one.explained if one.test != "McNemar's exact test" else
             'for single runs: of the images that only one of the two gets right, do more fall to one than a coin would let them? It says nothing of other seeds')
-    return [*found.items(), ('Holm', 'keeps the probability of any false alarm below 5 % over all the pairs together'),
+    many = [('Holm', 'keeps the probability of any false alarm below 5 % over all the pairs together')] if len(comparison.pairs) > 1 else []
+    return [*found.items(), *many,
             ('agreement', 'the share of images that both take for the same class'), ('kappa', 'whether they err on the same images beyond what their accuracies bring about: 1 the same, 0 independent')]
 
 # %% ../nbs/24f_comparison_page.ipynb #02f2fb3a

@@ -15,7 +15,7 @@ from cifar_fastai import choosing, grid
 from cifar_fastai.commands import run_command
 from cifar_fastai.compare import compare, main
 from cifar_fastai.comparison import by_class, compare_runs, image_table, nobody_right
-from cifar_fastai.grid import alone_in, complete_runs, grid_arms, grid_plan
+from cifar_fastai.grid import alone_in, grid_arms, grid_plan, known_runs
 from cifar_fastai.messages import BadInput
 from cifar_fastai.recipes import GRIDS, RECIPES, Recipe, expectation, recipe_to_dict
 from cifar_fastai.runs import Predictions, arrays_fingerprint, write_json, write_predictions
@@ -35,8 +35,9 @@ def made_run(folder, name, wrong=(), test_set='ab', classes=CLASSES, **fields):
     write_predictions(path/'predictions.npz', predictions)
     recipe = Recipe(data='made', **fields)
     prints = {'train': 'cd'*32, 'test': test_set*32}
-    write_json(path/'recipe.json', {'schema': 1, 'recipe': recipe_to_dict(recipe), 'environment': {'device': 'cpu'},
-                                    'data': {'fingerprints': prints, 'classes': list(classes)}})
+    write_json(path/'recipe.json', {'schema': 1, 'recipe': recipe_to_dict(recipe), 'environment': {'device': 'cpu'}, 'resolved': {},
+                                    'data': {'name': 'made', 'counts': {'train': 60, 'valid': 30, 'test': 30}, 'valid_is': 'test', 'fingerprints': prints, 'classes': list(classes), 'mean': [.5]*3,
+                                             'deviation': [.2]*3, 'notes': []}})
     accuracy = 1 - len(wrong)/30
     write_json(path/'metrics.json', {'schema': 1, 'status': 'complete', 'test_accuracy': accuracy, 'test_loss': 0.5, 'epochs': 3, 'parameters': 1234,
                'train_images_per_second': 100., 'train_seconds': 9., 'valid_is': 'test', 'fingerprints': {'predictions': arrays_fingerprint(vars(predictions))}})
@@ -169,7 +170,7 @@ def words_of(recipe, **more):
 
 def results(folder):
     found = {}
-    for path in complete_runs(folder).values():
+    for path in known_runs(folder)[0].values():
         recipe = json.loads((path/'recipe.json').read_text())['recipe']
         found[recipe['schedule'], recipe['seed']] = (np.load(path/'predictions.npz')['logits'].tobytes(), json.loads((path/'metrics.json').read_text())['fingerprints']['weights'])
     return found
@@ -224,7 +225,7 @@ def test_a_run_of_other_data_is_not_taken(tiny, tmp_path):
     record = json.loads((tmp_path/'a'/'recipe.json').read_text())
     record['recipe']['data'] = tiny.data
     write_json(tmp_path/'a'/'recipe.json', record)
-    assert len(complete_runs(tmp_path)) == 1 and len(grid_plan(arms, tmp_path).missing) == 2
+    assert len(known_runs(tmp_path)[0]) == 1 and len(grid_plan(arms, tmp_path).missing) == 2
     from cifar_fastai.sources import load_images
     record['data']['fingerprints'] = load_images(tiny.data).fingerprints
     write_json(tmp_path/'a'/'recipe.json', record)

@@ -42,8 +42,9 @@ def comparison(tmp_path_factory):
             right[a, seed] = labels == targets
             said = Predictions(np.eye(3, dtype=np.float32)[labels]*4, targets, np.ones(90, np.float32), names.astype(str))
             write_predictions(path/'predictions.npz', said)
-            write_json(path/'recipe.json', {'schema': 1, 'recipe': recipe_to_dict(Recipe(data=str(folder/'data'), arch=arch, seed=seed)), 'environment': {'device': 'cpu'},
-                       'data': {'fingerprints': data.fingerprints, 'classes': list(data.classes)}})
+            write_json(path/'recipe.json', {'schema': 1, 'recipe': recipe_to_dict(Recipe(data=str(folder/'data'), arch=arch, seed=seed)), 'environment': {'device': 'cpu'}, 'resolved': {},
+                       'data': {'name': 'made', 'counts': {'train': 6, 'valid': 90, 'test': 90}, 'valid_is': 'test', 'fingerprints': data.fingerprints, 'classes': list(data.classes),
+                                'mean': [.5]*3, 'deviation': [.2]*3, 'notes': []}})
             write_json(path/'metrics.json', {'schema': 1, 'status': 'complete', 'test_accuracy': right[a, seed].mean(), 'test_loss': 1., 'epochs': 2, 'parameters': 9,
                        'train_images_per_second': 1., 'train_seconds': 1., 'valid_is': 'test', 'fingerprints': {'predictions': arrays_fingerprint(vars(said))}})
             (path/'history.csv').write_text('epoch,train_loss,train_accuracy,valid_loss,valid_accuracy,lr,seconds\n1,1,0.5,1,0.5,0.1,2\n2,1,0.6,1,0.6,0.1,2\n')
