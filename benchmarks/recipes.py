@@ -66,7 +66,7 @@ def measured(name, recipe, data):
 
 def line(row):
     low, high = wilson_interval(round(row.accuracy*row.images), row.images)
-    return (f'| {row.recipe} | {row.epochs} | {row.accuracy:.2%} ({low:.2%} to {high:.2%}) | {row.loss:.3f} | {row.seconds:,.0f} | '
+    return (f'| {row.recipe} | {row.epochs:.0f} | {row.accuracy:.2%} ({low:.2%} to {high:.2%}) | {row.loss:.3f} | {row.seconds:,.0f} | '
             f'{row.images_per_second:,.0f} | {row.published} |')
 
 
