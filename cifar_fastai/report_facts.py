@@ -45,7 +45,7 @@ def command_again(
     for field, value in differences(recipe, RECIPES[name].recipe).items(): words += [f"--{field.replace('_', '-')}", written(value)]
     return shlex.join(['python', '-m', 'cifar_fastai.train', *words])
 
-# %% ../nbs/18f_report_facts.ipynb #2c7ea1f2
+# %% ../nbs/18f_report_facts.ipynb #76ffc6f1
 def told(title, rows): return [(title, [(name, text) for name, text in rows if text])] if any(text for _, text in rows) else []
 
 def run_facts(
@@ -56,7 +56,7 @@ def run_facts(
     counts, held = data.get('counts', {}), data.get('valid_is') == 'holdout'
     images = [(f'{name} images', thousands(counts[key])) for name, key in (('training', 'train'), ('held-out', 'valid'), ('test', 'test'))
               if key in counts and (held or key != 'valid')]
-    prints = [(f'fingerprint, {name}', f'{text[:16]}…') for name, text in data.get('fingerprints', {}).items()]
+    prints = [(f'fingerprint, {name}', f'{text[:12]}…') for name, text in data.get('fingerprints', {}).items()]
     machine = [(name.replace('_', ' '), str(environment.pop(name, ''))) for name in ('system', 'device', 'threads', 'precision', 'memory_format')]
     return [*told('data read', [('name', data.get('name', '')), ('classes', str(len(data.get('classes', ())) or '')), *images, *prints]),
             *told('run on', machine), *told('versions', [(name, str(text)) for name, text in environment.items()])]
@@ -111,7 +111,7 @@ def curve_charts(
             description=f'Learning rate over {count} epochs: highest {max(rates):.3g}, at the end {rates[-1]:.3g}'))
     return charts
 
-# %% ../nbs/18f_report_facts.ipynb #3596895a
+# %% ../nbs/18f_report_facts.ipynb #829cc1c1
 def finder_chart(
     curve:pd.DataFrame, # lr and loss, in the order tried
     suggestions:dict, # Name of each suggestion to its learning rate
@@ -122,7 +122,7 @@ def finder_chart(
     losses = finite.loss.to_numpy()
     low, top = (losses.min(), min(losses.max(), 2*losses[0])) if len(losses) else (0., 1.)
     room = 0.05*(top - low) or 1.
-    marks = [(rate, f'{name} {rate:.3g}', name == taken) for name, rate in suggestions.items()]
+    marks = [(rate, f'{name} {rate:.3g}', name == taken) for name, rate in sorted(suggestions.items(), key=lambda pair: pair[1])]
     return line_chart('Learning-rate finder: loss at each rate', [Line('training loss', finite.lr.tolist(), losses.tolist())], 'learning rate', x_log=True,
         y_range=(low - room, top + room), marks=marks, description=f"Training loss against the learning rate; suggestions: {', '.join(name for _, name, _ in marks) or 'none'}")
 

@@ -8,7 +8,7 @@ __all__ = ['MOST_CELLS', 'LEVELS', 'LIMIT', 'FIRST', 'class_rows', 'matrix_cells
            'shared_values', 'write_report', 'history_table', 'finder_of', 'lazy_interpretation', 'run_values',
            'write_run_report']
 
-# %% ../nbs/18h_report_page.ipynb #88ec3049
+# %% ../nbs/18h_report_page.ipynb #6d3b170e
 from collections.abc import Callable
 from functools import cache
 from importlib.metadata import version
@@ -22,7 +22,7 @@ from .html_pages import embedded_json, packed, page, share, thousands, write_pag
 from .inference import steady
 from .interpretation import CifarInterpretation, run_predictions
 from .marks import VERDICTS, class_names, written
-from .messages import BadInput
+from .messages import BadInput, notice
 from .report_facts import (MEASURED, command_again, curve_charts, finder_chart, headline, learner_facts, learner_history,
                                        recipe_groups, reliability_chart, run_facts, run_numbers, run_warnings, course_warnings)
 from .report_images import explorer_data, heat_data, reason, row_order, sample_grids
@@ -60,7 +60,7 @@ def classes_values(kept):
     return dict(classes=class_names(kept), rows=class_rows(kept), report=report_text(kept), many=many, cells=None if many else matrix_cells(matrix),
                 confused=confused_pairs(matrix), matrix=embedded_json(dict(classes=class_names(kept), matrix=packed(matrix, 'uint32'))) if many else None)
 
-# %% ../nbs/18h_report_page.ipynb #82920c27
+# %% ../nbs/18h_report_page.ipynb #dcb96453
 def number_interval(value, digits=2, percent=False):
     "A number of the heatmap checks with its interval"
     if not value: return ''
@@ -87,9 +87,10 @@ def trust_values(kept, checks):
     "What the page says of calibration and of heatmaps"
     confidence = float(kept.confidence.mean())
     return dict(reliability=reliability_chart(calibration_bins(kept)), ece=expected_calibration_error(kept), confidence=confidence,
-                surer=confidence - float(kept.right.mean()), checks=check_tables(checks or {}), checked=checks)
+                surer=confidence - float(kept.right.mean()), checks=check_tables(checks or {}), checked=checks,
+                notes=[note.replace('`', '') for note in (checks or {}).get('notes', ())])
 
-# %% ../nbs/18h_report_page.ipynb #7c49f2e9
+# %% ../nbs/18h_report_page.ipynb #de73d32f
 LIMIT = 6_000_000 # bytes of a page, which a mail can carry
 FIRST = 48 # tiles that stand in the page before its script runs
 
@@ -101,17 +102,20 @@ def first_tiles(kept, data):
                  sure=percent(kept.confidence[index])) for index in order]
 
 def attempted(
+    what:str, # What it is, for the notice
     make:Callable, # Called for what may not be there
 )->tuple[object, str]: # What it made, or None; and why there is none
-    "Something that the page can do without"
+    "Something that the page can do without; that it has to is said"
     try: return make(), ''
-    except (BadInput, RuntimeError, OSError, ValueError) as error: return None, reason(error)
+    except (BadInput, RuntimeError, OSError, ValueError) as error:
+        notice(f'the page is without {what}: {reason(error)}')
+        return None, reason(error)
 
 def pictures_values(interpretation, base):
     "The explorer's data, its sheets, and what is missing"
-    heat, no_heat = attempted(lambda: heat_data(interpretation))
+    heat, no_heat = attempted('heatmaps', lambda: heat_data(interpretation))
     room = LIMIT - base - len(embedded_json(heat or '')) - 20_000
-    found, no_pictures = attempted(lambda: explorer_data(interpretation, room, heat))
+    found, no_pictures = attempted('pictures', lambda: explorer_data(interpretation, room, heat))
     data, sheets, held = found or (None, {}, '')
     kept, first = interpretation.kept, data['pictures'][0] if data and data['pictures'] else dict(width=1, height=1)
     return dict(data=data and embedded_json(data), sheets=sheets, held=held, no_pictures=no_pictures, heat=heat, no_heat=no_heat, verdicts=VERDICTS,
@@ -131,7 +135,7 @@ def shared_values(interpretation, checks, measured):
     kept = interpretation.kept
     return dict(headline=headline(kept), classes=classes_values(kept), trust=trust_values(kept, checks), measured=measured)
 
-# %% ../nbs/18h_report_page.ipynb #e4a319cc
+# %% ../nbs/18h_report_page.ipynb #a328ac62
 def write_report(
     interpretation:CifarInterpretation, # Over any fastai classification Learner, or a run
     path:str|Path='report.html', # Where the page goes
@@ -144,8 +148,8 @@ def write_report(
     kept, measured = interpretation.kept, 'test' if getattr(learner.dls, 'test', None) is not None else 'valid'
     numbers = [('loss', f'{kept.losses.mean():.4f}'), ('misclassified', thousands(interpretation.misclassified)),
                ('calibration error', share(interpretation.expected_calibration_error())), ('epochs', str(len(history)))]
-    samples, no_samples = attempted(lambda: sample_grids(learner.dls, interpretation.dl, 'test' if measured == 'test' else 'validation'))
-    values = dict(heading=written(title or f'{facts[0][1][0][1]} on {Path(learner.dls.path).resolve().name}'), lead='A fastai Learner', numbers=numbers,
+    samples, no_samples = attempted('samples', lambda: sample_grids(learner.dls, interpretation.dl, 'test' if measured == 'test' else 'validation'))
+    values = dict(heading=written(title or f'{facts[0][1][0][1]} on {Path(learner.dls.path).resolve().name}'), lead='a fastai Learner, looked at over its ' + MEASURED[measured], numbers=numbers,
                   warnings=course_warnings(history, measured), groups=[], command='', facts=facts, charts=curve_charts(history, measured), history=history_table(history),
                   finder=None, samples=samples or [], no_samples=no_samples, missing='', **shared_values(interpretation, checks, MEASURED[measured]))
     write_page(path, rendered(values, interpretation))
@@ -158,7 +162,7 @@ def history_table(history):
     def text(name, value): return f'{value:.0f}' if name in ('epoch', 'seconds') else share(value) if name.endswith('accuracy') else f'{value:.4g}'
     return dict(heads=[name.replace('_', ' ') for name in known], rows=[[text(name, float(row[name])) for name in known] for _, row in history[known].iterrows()])
 
-# %% ../nbs/18h_report_page.ipynb #27ca81f9
+# %% ../nbs/18h_report_page.ipynb #9b2400b8
 def finder_of(record):
     "The finder's curve and chart, where it ran"
     if not (record.path/'lr_find.csv').is_file(): return None, None
@@ -185,10 +189,10 @@ def write_run_report(
     record, missing = read_run(folder), ''
     path = Path(path or record.path/'report.html')
     loaders = cache(lambda: run_loaders(record)) if interpretation is None else lambda: interpretation.learn.dls
-    if interpretation is None: interpretation, missing = attempted(lambda: lazy_interpretation(record, loaders))
+    if interpretation is None: interpretation, missing = attempted('predictions', lambda: lazy_interpretation(record, loaders))
     checks = read_json(record.path/'heatmap_checks.json') if (record.path/'heatmap_checks.json').is_file() else None
     curve, finder = finder_of(record)
-    samples, no_samples = attempted(lambda: sample_grids(loaders(), loaders().test, seed=record.recipe.seed))
+    samples, no_samples = attempted('samples', lambda: sample_grids(loaders(), loaders().test, seed=record.recipe.seed))
     names = () if interpretation is None else interpretation.kept.names
     values = dict(run_values(record, interpretation), warnings=run_warnings(record, names, curve), history=history_table(record.history), finder=finder,
                   charts=curve_charts(record.history, record.metrics.get('valid_is', 'test')), samples=samples or [], no_samples=no_samples, missing=missing,

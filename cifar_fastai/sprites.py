@@ -82,15 +82,14 @@ class Group:
                     cell_height=self.height + -self.height % BLOCK, cell_width=self.width + -self.width % BLOCK,
                     type='webp' if self.quality == 'lossless' else 'jpeg', sheets=[f'{name}-{number}' for number in range(len(self.sheets))])
 
-# %% ../nbs/18b_sprites.ipynb #3c07cb83
+# %% ../nbs/18b_sprites.ipynb #ef4bc6ab
 def chunks(
     images:Callable, # Called with a range of rows, for uint8 (n, H, W, 3)
     count:int, # Rows there are
     most:int, # Pixels of the longer side
+    each:int, # Pictures in a sheet
 )->Iterator[np.ndarray]: # uint8 (n, h, w, 3), a sheet at a time
     "The pictures sheet by sheet, so that photographs need no memory for all at once"
-    first = shrunk(pictures(images(range(min(count, 1)))), most)
-    each = per_sheet(*first.shape[1:3])[1]
     for start in range(0, count, each): yield shrunk(pictures(images(range(start, min(start + each, count)))), most)
 
 def per_sheet(height, width):
@@ -107,10 +106,12 @@ def picture_group(
     ladder=LADDER, # Qualities to try
 )->Group: # As many as fit, as good as fits
     "The pictures in sheets"
-    if count: count = min(count, int(budget/(LEAST*min(most**2, np.prod(pictures(images(range(1))).shape[1:3])))))
-    sheets = list(chunks(images, count, most))
-    if not sheets: return Group(first, 0, 0, 0, ladder[0], 1, 1)
-    height, width = sheets[0].shape[1:3]
+    nothing = Group(first, 0, 0, 0, ladder[0], 1, 1)
+    if not count: return nothing
+    height, width = shrunk(pictures(images(range(1))), most).shape[1:3]
+    count = min(count, max(0, int(budget/(LEAST*height*width))))
+    sheets = list(chunks(images, count, most, per_sheet(height, width)[1]))
+    if not sheets: return nothing
     columns, each = per_sheet(height, width)
     drawn = [sheet(part, columns) for part in sheets]
     for quality in ladder:

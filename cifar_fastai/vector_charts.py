@@ -25,7 +25,7 @@ class Line:
     points:bool=False # Points without a line between them
     said:Sequence[str]|None=None # What to add to each value when it is read out
 
-# %% ../nbs/18d_vector_charts.ipynb #c56666b2
+# %% ../nbs/18d_vector_charts.ipynb #d7cd8e8d
 WIDTH, HEIGHT = 400, 240 # of the drawing, in its own units
 LEFT, RIGHT, TOP, BOTTOM = 50, 12, 10, 42 # of them, what stays free round the frame
 
@@ -39,6 +39,7 @@ class Axis:
     label:str='' # What is measured
     percent:bool=False # Write shares as percent
     log:bool=False # Logarithmic
+    whole:bool=False # Ticks at whole numbers only
 
     def place(self, value):
         "Position of `value`, or None where it has none"
@@ -52,7 +53,7 @@ class Axis:
         if self.log:
             first, last = math.ceil(math.log10(self.low) - 1e-9), math.floor(math.log10(self.high) + 1e-9)
             return [(self.place(10.**power), power_text(power)) for power in range(first, last + 1, max(1, (last - first)//5))]
-        wanted = [value for value in MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]).tick_values(self.low, self.high)
+        wanted = [value for value in MaxNLocator(6, steps=[1, 2, 2.5, 5, 10], integer=self.whole).tick_values(self.low, self.high)
                   if self.low - 1e-9 <= value <= self.high + 1e-9]
         step = (wanted[1] - wanted[0] if len(wanted) > 1 else 1)*(100 if self.percent else 1)
         digits = max(0, math.ceil(-math.log10(step) - 1e-9))
@@ -106,7 +107,7 @@ def drawn_line(across, up, line, place):
                           at=[number_text(line.x[n], across.percent) for n in there],
                           said=[f"{number_text(line.y[n], up.percent)}{' ' if extra[n] else ''}{extra[n]}" for n in there]))
 
-# %% ../nbs/18d_vector_charts.ipynb #85a9ecba
+# %% ../nbs/18d_vector_charts.ipynb #72ab1ecf
 def line_chart(
     title:str, # Above the chart
     lines:Sequence[Line], # At most six, each with a colour and dashes of its own
@@ -124,7 +125,8 @@ def line_chart(
     "A chart as geometry and words"
     heights = [values for line in lines for values in (line.y, line.low, line.high) if values is not None]
     low, high = x_range or spread([line.x for line in lines], x_log, 0 if any(len(line.x) > 1 for line in lines) else 0.04)
-    across = Axis(low, high, LEFT, WIDTH - RIGHT, x_label, x_percent, x_log)
+    whole = not x_percent and all(float(x).is_integer() for line in lines for x in line.x)
+    across = Axis(low, high, LEFT, WIDTH - RIGHT, x_label, x_percent, x_log, whole)
     up = Axis(*(y_range or spread(heights)), HEIGHT - BOTTOM, TOP, y_label, percent)
     drawn = [drawn_line(across, up, line, place) for place, line in enumerate(lines)]
     corners = (f'M{LEFT} {HEIGHT - BOTTOM}L{WIDTH - RIGHT} {TOP}') if diagonal else ''

@@ -1,0 +1,243 @@
+"The page of a run or of any Learner, as a file: whole, small, escaped, and there whatever is missing"
+import base64
+import dataclasses
+import io
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from fastai.learner import Learner
+from fastai.losses import CrossEntropyLossFlat
+from fastai.vision.data import ImageDataLoaders
+from PIL import Image
+from torch import nn
+
+from cifar_fastai import session
+from cifar_fastai.classified import ClassifiedImages
+from cifar_fastai.commands import run_command
+from cifar_fastai.interpretation import CifarInterpretation
+from cifar_fastai.messages import BadInput
+from cifar_fastai.report import main
+from cifar_fastai.report_page import LIMIT, write_report, write_run_report
+from cifar_fastai.train import main as train_main, train
+
+
+@pytest.fixture(scope='module')
+def run(tiny_folder, tiny_recipe, tmp_path_factory):
+    return train(dataclasses.replace(tiny_recipe, data=str(tiny_folder), epochs=3), tmp_path_factory.mktemp('runs'), 'small')
+
+
+@pytest.fixture
+def copy(run, tmp_path): return shutil.copytree(run.path, tmp_path/'copy')
+
+
+class Page(HTMLParser):
+    "Words, elements and the data of a page, by Python's own parser"
+    def __init__(self, path):
+        super().__init__()
+        self.words, self.tags, self.data, self.inside = [], [], {}, None
+        self.feed(path.read_text(encoding='utf-8'))
+        self.text = ' '.join(' '.join(self.words).split())
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+        self.inside = dict(attributes).get('id') or tag if tag in ('script', 'style') else None
+
+    def handle_endtag(self, tag): self.inside = None
+    def handle_data(self, text):
+        if self.inside: self.data[self.inside] = self.data.get(self.inside, '') + text
+        else: self.words.append(text)
+
+    @property
+    def explorer(self): return json.loads(self.data['explorer-data'])
+
+
+def array(packed): return np.frombuffer(base64.b64decode(packed['bytes']), packed['kind']).reshape(packed['shape'])
+
+
+def of_arrays(kept, images, run):
+    "An interpretation over arrays, its samples those of a run, without a network to explain"
+    found = CifarInterpretation(kept, lambda: run.learner, lambda: run.interpretation.dl)
+    def none(indices): raise BadInput('there is no network')
+    found.images, found.inputs = lambda indices, inputs=None: images[np.asarray(indices) % len(images)], none
+    return found
+
+
+# What a run leaves
+
+def test_a_run_ends_with_its_page(run):
+    page = Page(run.path/'report.html')
+    assert run.metrics['status'] == 'complete'
+    right = round(run.metrics['test_accuracy']*15)
+    assert f'of 15 images of the test set right: {right};' in page.text and f"{run.metrics['test_accuracy']:.2%}" in page.text
+    assert 'python -m cifar_fastai.train --data' in page.text and '6,573,130' not in page.text and 'Test images' in page.text
+    assert {'h1', 'dialog', 'svg', 'table'} <= {tag for tag, _ in page.tags}
+
+
+def test_its_rows_are_the_predictions(run):
+    data = Page(run.path/'report.html').explorer
+    with np.load(run.path/'predictions.npz') as said: logits, target, loss, name = (said[key] for key in ('logits', 'target', 'loss', 'name'))
+    index = array(data['rows']['index'])
+    assert sorted(index) == list(range(15)) and [str(name[i]) for i in index] == data['names']
+    np.testing.assert_array_equal(array(data['rows']['actual']), target[index])
+    np.testing.assert_array_equal(array(data['rows']['predicted']), logits.argmax(1)[index])
+    np.testing.assert_allclose(array(data['rows']['loss']), loss[index], rtol=1e-5)
+    np.testing.assert_allclose(array(data['rows']['shares'])/65535, torch.softmax(torch.tensor(logits[index]), 1), atol=1e-5)
+    wrong = (logits.argmax(1) != target)[index]
+    assert (np.diff(wrong.astype(int)) <= 0).all()
+    for part in (loss[index][wrong], loss[index][~wrong]): assert (np.diff(part) <= 0).all()
+
+
+def test_its_pictures_are_the_images(run, tiny_folder):
+    page = Page(run.path/'report.html')
+    for group in page.explorer['pictures']:
+        for place, name in enumerate(page.explorer['names'][group['first']:group['first']+group['count']]):
+            sheet, place = divmod(place, group['per_sheet'])
+            file = np.asarray(Image.open(io.BytesIO(base64.b64decode(page.data[group['sheets'][sheet]]))))
+            top, left = place//group['columns']*group['cell_height'], place % group['columns']*group['cell_width']
+            np.testing.assert_array_equal(file[top:top+16, left:left+16], np.asarray(Image.open(tiny_folder/name)))
+
+
+def test_heatmaps_of_the_largest_losses(run):
+    data, interpretation = Page(run.path/'report.html').explorer, run.interpretation
+    rows = data['heat']['of']
+    indices = array(data['rows']['index'])[rows]
+    assert list(interpretation.kept.losses[indices]) == sorted(interpretation.kept.losses, reverse=True)
+    for target in ('predicted', 'actual'):
+        maps = interpretation.heatmaps(indices, target)
+        peaks = maps.max((1, 2), keepdims=True)
+        np.testing.assert_allclose(array(data['heat'][target])/255, maps/np.where(peaks, peaks, 1), atol=0.003) # 16×16 already
+
+
+def test_a_wheel_holds_the_pages(tmp_path):
+    import subprocess, sys, zipfile
+    from pathlib import Path
+    root = Path(__file__).parents[1]
+    source = shutil.copytree(root, tmp_path/'source', ignore=shutil.ignore_patterns('.venv', '.git', 'runs', 'build', 'dist', '*.egg-info'))
+    subprocess.run([sys.executable, 'setup.py', '-q', 'bdist_wheel', '-d', str(tmp_path)], cwd=source, check=True, capture_output=True)
+    names = set(zipfile.ZipFile(next(tmp_path.glob('*.whl'))).namelist())
+    assert {f'cifar_fastai/pages/{path.name}' for path in (root/'cifar_fastai'/'pages').iterdir()} <= names
+
+
+# What is missing
+
+def test_a_page_that_fails_costs_the_run_nothing(tiny_folder, tiny_recipe, tmp_path, monkeypatch, capfd):
+    def full(*args): raise OSError(28, 'No space left on device')
+    monkeypatch.setattr(session, 'write_run_report', full)
+    found = train(dataclasses.replace(tiny_recipe, data=str(tiny_folder), epochs=1), tmp_path)
+    assert found.metrics['status'] == 'complete' and not (found.path/'report.html').exists()
+    said = capfd.readouterr()
+    assert 'No space left' in said.err and f'cifar_fastai.report {found.path}' in said.err and f'look at  {found.path}' in said.out
+
+
+def test_an_interrupted_run_shows_what_there_is(copy):
+    for name in ('predictions.npz', 'model.safetensors', 'heatmap_checks.json'): (copy/name).unlink()
+    metrics = json.loads((copy/'metrics.json').read_text())
+    (copy/'metrics.json').write_text(json.dumps({**metrics, 'status': 'interrupted', 'epochs': 2, 'test_accuracy': None, 'test_loss': None, 'message': ''}))
+    pd.read_csv(copy/'history.csv').iloc[:2].to_csv(copy/'history.csv', index=False)
+    page = Page(write_run_report(copy))
+    assert 'The run was interrupted' in page.text and 'after 2 of 3 epochs' in page.text and 'has no predictions' in page.text
+    assert 'Curves' in page.text and 'Training images' in page.text and 'explorer-data' not in page.data
+
+
+def test_a_run_stopped_before_its_first_epoch(copy):
+    for path in copy.iterdir():
+        if path.name not in ('recipe.json', 'metrics.json') and path.is_file(): path.unlink()
+    (copy/'metrics.json').write_text('{"schema": 1, "status": "running"}')
+    page = Page(write_run_report(copy))
+    assert 'still going, or its process died' in page.text and 'What was run' in page.text
+
+
+def test_an_old_run_folder(copy):
+    about = json.loads((copy/'recipe.json').read_text())
+    del about['resolved'], about['environment'], about['recipe']['momentum_low'], about['data']['notes'], about['data']['counts']
+    (copy/'recipe.json').write_text(json.dumps(about))
+    (copy/'metrics.json').write_text('{"schema": 1, "test_accuracy": 0.5}')
+    (copy/'heatmap_checks.json').unlink()
+    page = Page(write_run_report(copy))
+    assert page.explorer['total'] == 15 and 'were not checked' in page.text
+
+
+def test_images_and_weights_that_are_gone(copy, tiny_folder):
+    (copy/'model.safetensors').unlink()
+    page = Page(write_run_report(copy, path=copy/'no weights.html'))
+    assert 'No heatmaps' in page.text and page.explorer['heat'] is None and len(page.explorer['names']) == 15
+    about = json.loads((copy/'recipe.json').read_text())
+    about['recipe']['data'] = str(tiny_folder)+'_moved'
+    (copy/'recipe.json').write_text(json.dumps(about))
+    page = Page(write_run_report(copy))
+    assert 'No pictures' in page.text and 'No samples' in page.text and 'explorer-data' not in page.data and 'Confusion matrix' in page.text
+    assert not [attributes for tag, attributes in page.tags if 'data-actual' in attributes]
+
+
+def test_predictions_of_another_run_are_not_shown(copy):
+    with np.load(copy/'predictions.npz') as arrays: held = dict(arrays)
+    held['logits'] = np.roll(held['logits'], 1, axis=0)
+    np.savez(copy/'predictions.npz', **held)
+    page = Page(write_run_report(copy))
+    assert 'not those that the run wrote' in page.text and 'explorer-data' not in page.data
+
+
+# Sizes
+
+def test_a_perfect_model_an_absent_class_and_half_a_character(run, tmp_path):
+    targets = np.arange(40) % 2
+    logits = 9*np.eye(3, dtype=np.float32)[targets]
+    names = np.array([f'<img src=x onerror=alert(1)>\n"{i}" \ud83d' for i in range(40)], dtype=object)
+    kept = ClassifiedImages(logits, targets, names, ('</script><script>alert(1)</script>', "it's", 'absent \u2028'))
+    page = Page(write_report(of_arrays(kept, np.zeros((40, 8, 8, 3), np.uint8), run), tmp_path/'page.html'))
+    assert 'no images' in page.text and 'Most confused' not in page.text and page.explorer['names'][0].endswith('?')
+    assert [attributes for tag, attributes in page.tags if tag == 'script' and 'id' not in attributes] == [{}]
+    assert '</script><script>alert(1)</script>' in page.text and not [tag for tag, attributes in page.tags if 'onerror' in attributes]
+    assert [attributes['value'] for tag, attributes in page.tags if tag == 'option' and 'selected' in attributes] == ['all']
+
+
+@pytest.mark.parametrize('count, classes, long', [(50_000, 10, 0), (20_000, 100, 0), (10_000, 10, 300)])
+def test_however_many_the_page_stays_small_and_says_so(run, tmp_path, count, classes, long):
+    draw = np.random.default_rng(0)
+    noise = draw.integers(0, 256, (500, 32, 32, 3), dtype=np.uint8)
+    targets = np.arange(count) % classes
+    logits = (draw.normal(0, 1, (count, classes)) + 6*np.eye(classes)[targets]).astype(np.float32)
+    names = np.array([f'{i}'.rjust(long, 'n') for i in range(count)])
+    kept = ClassifiedImages(logits, targets, names, tuple(map(str, range(classes))))
+    path = write_report(of_arrays(kept, noise, run), tmp_path/'page.html')
+    assert 0.5*LIMIT < path.stat().st_size <= LIMIT
+    page = Page(path)
+    held = len(page.explorer['names'])
+    assert f'{held:,} of {count:,} images are in this page' in page.text and 'left out for size' in page.text
+    right = logits.argmax(1) == targets
+    np.testing.assert_array_equal(array(page.explorer['rows']['index']), np.lexsort((-kept.losses, right))[:held])
+
+
+# Any Learner, and the command
+
+def test_any_learner(tiny_folder, tmp_path):
+    loaders = ImageDataLoaders.from_folder(tiny_folder, valid='test', bs=8, num_workers=0, device='cpu')
+    torch.manual_seed(0)
+    learner = Learner(loaders, nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)), CrossEntropyLossFlat())
+    with learner.no_bar(), learner.no_logging(): learner.fit(2, 1e-2)
+    values = [list(row) for row in learner.recorder.values]
+    page = Page(write_report(CifarInterpretation.from_learner(learner), tmp_path/'page.html', 'A title & more'))
+    assert 'A title & more' in page.text and 'Sequential' in page.text and 'of 15 images of the validation set right' in page.text
+    assert f'{values[-1][1]:.4g}' in page.text and learner.recorder.values == values and len(page.explorer['names']) == 15
+
+
+def test_the_command(run, tmp_path, capfd):
+    assert run_command(main, [str(run.path), '--out', str(tmp_path/'page.html')]) == 0
+    assert re.search(r'page.html: 0\.\d MB', capfd.readouterr().out)
+    assert Page(tmp_path/'page.html').explorer == Page(run.path/'report.html').explorer
+    assert run_command(main, [str(tmp_path)]) == 1 and 'holds no run' in capfd.readouterr().err
+    assert run_command(main, []) == 2 and run_command(main, [str(run.path), '--out', str(tmp_path/'no'/'page.html')]) == 1
+
+
+def test_train_opens_its_page(tiny_folder, tmp_path, monkeypatch):
+    opened = []
+    monkeypatch.setattr('webbrowser.open', opened.append)
+    words = f'--data {tiny_folder} --arch resnet9 --width 4 --epochs 1 --batch-size 24 --precision fp32 --device cpu --out {tmp_path} --name one --open'
+    assert run_command(train_main, words.split()) == 0
+    assert opened == [(tmp_path/'one'/'report.html').resolve().as_uri()]
