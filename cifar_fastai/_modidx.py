@@ -1077,6 +1077,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                           'cifar_fastai.report_page.rendered': ('report_page.html#rendered', 'cifar_fastai/report_page.py'),
                                           'cifar_fastai.report_page.run_values': ( 'report_page.html#run_values',
                                                                                    'cifar_fastai/report_page.py'),
+                                          'cifar_fastai.report_page.set_name': ('report_page.html#set_name', 'cifar_fastai/report_page.py'),
                                           'cifar_fastai.report_page.shared_values': ( 'report_page.html#shared_values',
                                                                                       'cifar_fastai/report_page.py'),
                                           'cifar_fastai.report_page.trust_values': ( 'report_page.html#trust_values',

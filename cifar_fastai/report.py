@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['report_parser', 'main']
 
-# %% ../nbs/21b_report.ipynb #978db1ac
+# %% ../nbs/21b_report.ipynb #488cda94
 import sys
+from contextlib import nullcontext
 from contextlib import nullcontext
 from pathlib import Path
 from .commands import Parser, open_page, run_command

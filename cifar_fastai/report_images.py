@@ -130,7 +130,7 @@ def reason(error):
     "Why something is not there, in a line"
     return str(error).splitlines()[0] if isinstance(error, BadInput) else f'{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ""}'[:300]
 
-# %% ../nbs/18g_report_images.ipynb #f9ebaf39
+# %% ../nbs/18g_report_images.ipynb #ba6fd205
 def sample_grids(
     loaders:DataLoaders, # Of images and classes
     test, # The loader of the images that the report is over
@@ -150,7 +150,7 @@ def sample_grids(
     where, there = chosen(train), chosen(test)
     labels, seen = label_of(train, where), label_of(test, there)
     return [grid('Training images', train, inputs(train, where), labels), grid('The same, augmented', train, augmented(train, where), labels),
-            grid(f'{name.capitalize()} images', test, inputs(test, there), seen)]
+            grid(f'{name.capitalize()} images' if name != 'set' else 'Images', test, inputs(test, there), seen)]
 
 def label_of(loader, indices):
     "Class indices of these images"

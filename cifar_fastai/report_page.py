@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['MOST_CELLS', 'LEVELS', 'LIMIT', 'FIRST', 'class_rows', 'matrix_cells', 'confused_pairs', 'classes_values',
            'number_interval', 'check_tables', 'trust_values', 'first_tiles', 'attempted', 'pictures_values', 'rendered',
-           'shared_values', 'write_report', 'history_table', 'finder_of', 'lazy_interpretation', 'run_values',
-           'write_run_report']
+           'shared_values', 'set_name', 'write_report', 'history_table', 'finder_of', 'lazy_interpretation',
+           'run_values', 'write_run_report']
 
 # %% ../nbs/18h_report_page.ipynb #6d3b170e
 from collections.abc import Callable
@@ -135,7 +135,15 @@ def shared_values(interpretation, checks, measured):
     kept = interpretation.kept
     return dict(headline=headline(kept), classes=classes_values(kept), trust=trust_values(kept, checks), measured=measured)
 
-# %% ../nbs/18h_report_page.ipynb #a328ac62
+# %% ../nbs/18h_report_page.ipynb #4f7d1c39
+def set_name(
+    interpretation:CifarInterpretation, # Over any Learner
+)->str: # Such as `validation set`
+    "What the images that were looked at are to the Learner"
+    loaders, dataset = interpretation.learn.dls, interpretation.dl.dataset
+    names = {'test set': getattr(loaders, 'test', None), MEASURED[getattr(loaders, 'valid_is', 'valid')]: loaders.valid}
+    return next((name for name, loader in names.items() if getattr(loader, 'dataset', None) is dataset), 'set')
+
 def write_report(
     interpretation:CifarInterpretation, # Over any fastai classification Learner, or a run
     path:str|Path='report.html', # Where the page goes
@@ -145,13 +153,13 @@ def write_report(
     "One HTML file that explains a model's errors; it makes no request to anywhere"
     learner, path = interpretation.learn, Path(path)
     facts, history = learner_facts(learner), learner_history(learner)
-    kept, measured = interpretation.kept, 'test' if getattr(learner.dls, 'test', None) is not None else 'valid'
+    kept, measured, valid_is = interpretation.kept, set_name(interpretation), getattr(learner.dls, 'valid_is', 'valid')
     numbers = [('loss', f'{kept.losses.mean():.4f}'), ('misclassified', thousands(interpretation.misclassified)),
                ('calibration error', share(interpretation.expected_calibration_error())), ('epochs', str(len(history)))]
-    samples, no_samples = attempted('samples', lambda: sample_grids(learner.dls, interpretation.dl, 'test' if measured == 'test' else 'validation'))
-    values = dict(heading=written(title or f'{facts[0][1][0][1]} on {Path(learner.dls.path).resolve().name}'), lead='a fastai Learner, looked at over its ' + MEASURED[measured], numbers=numbers,
-                  warnings=course_warnings(history, measured), groups=[], command='', facts=facts, charts=curve_charts(history, measured), history=history_table(history),
-                  finder=None, samples=samples or [], no_samples=no_samples, missing='', **shared_values(interpretation, checks, MEASURED[measured]))
+    samples, no_samples = attempted('samples', lambda: sample_grids(learner.dls, interpretation.dl, measured.removesuffix(' set')))
+    values = dict(heading=written(title or f'{facts[0][1][0][1]} on {Path(learner.dls.path).resolve().name}'), lead=f'a fastai Learner, looked at over its {measured}', numbers=numbers,
+                  warnings=course_warnings(history, valid_is), groups=[], command='', facts=facts, charts=curve_charts(history, valid_is), history=history_table(history),
+                  finder=None, samples=samples or [], no_samples=no_samples, missing='', **shared_values(interpretation, checks, measured))
     write_page(path, rendered(values, interpretation))
     return path
 

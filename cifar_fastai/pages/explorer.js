@@ -46,7 +46,7 @@ class Explorer {
 
   filter() {
     const { kind, actual, predicted, low, high, loss, order, search } = Object.fromEntries(new FormData(this.form));
-    const words = search.trim().toLowerCase(), number = /^\d+$/.test(words) ? +words : null;
+    const words = search.trim().toLowerCase(), number = /^(0|[1-9]\d*)$/.test(words) ? +words : null;
     const kinds = { wrong: row => !this.right(row), right: row => this.right(row), all: () => true, marked: row => this.marks.get(row)[0] };
     const rows = [];
     for (let row = 0; row < this.count; row++) {
