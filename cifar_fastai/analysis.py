@@ -80,7 +80,7 @@ def interpretation_files(
         else: save_figure(figure, folder/'figures'/f'{name}.png')
     return metric_additions(interpretation)
 
-# %% ../nbs/17d_analysis.ipynb #c6de2eff
+# %% ../nbs/17d_analysis.ipynb #15af12c9
 def interpret_run(
     path, # A run folder
     out=None, # Another folder for the files; the run's own if left out
@@ -93,6 +93,9 @@ def interpret_run(
     "Make a run's tables and figures again"
     for method in several(methods): one_of(method, METHODS, 'heatmap method')
     interpretation, folder = CifarInterpretation.from_run(path), Path(out or path)
+    classes = [*map(str, interpretation.vocab)]
+    for name in several(target):
+        if isinstance(name, str) and not name.isdigit(): one_of(name, ['predicted', 'actual', 'contrast', *classes], 'class')
     folder.mkdir(parents=True, exist_ok=True)
     with nullcontext() if out else rewriting(folder, (*INTERPRETED, *(['heatmap_checks.json'] if checks else []))):
         found = None

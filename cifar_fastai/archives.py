@@ -101,7 +101,7 @@ def readable(
         raise BadInput(f"{path} cannot be read: {reason}\n"
                        "It may be cut short or damaged: get it again, or name another path.") from error
 
-# %% ../nbs/02_archives.ipynb #a0a92a12
+# %% ../nbs/02_archives.ipynb #f84a0c96
 class TarFiles(Files):
     "The visible files of a tar archive, compressed or not"
     kind = 'archive'
@@ -111,7 +111,8 @@ class TarFiles(Files):
                 name = safe_name(member.name, self.path)
                 if member.isfile(): self._add(name, member.size)
                 elif not member.isdir():
-                    raise BadInput(f"{self.path} is refused: its member {member.name!r} is a link or a device, not a file")
+                    raise BadInput(f"{self.path} is refused: its member {member.name!r} is a link or a device, not a file\n"
+                                   "Get the archive from its publisher again, or pack it anew without links.")
             ended = archive.fileobj.tell() >= archive.offset+tarfile.BLOCKSIZE
             while archive.fileobj.read(2**20): pass
         if not ended: raise tarfile.ReadError('the archive ends too soon')
@@ -123,7 +124,7 @@ class TarFiles(Files):
                 name = safe_name(member.name, self.path)
                 if member.isfile() and name in wanted: yield name, archive.extractfile(member).read()
 
-# %% ../nbs/02_archives.ipynb #142c27b9
+# %% ../nbs/02_archives.ipynb #04bd0a27
 class ZipFiles(Files):
     "The visible files of a zip archive"
     kind = 'archive'
@@ -133,7 +134,8 @@ class ZipFiles(Files):
             for member in archive.infolist():
                 name = safe_name(member.filename, self.path)
                 if stat.S_ISLNK(member.external_attr >> 16):
-                    raise BadInput(f"{self.path} is refused: its member {member.filename!r} is a link, not a file")
+                    raise BadInput(f"{self.path} is refused: its member {member.filename!r} is a link, not a file\n"
+                                   "Get the archive from its publisher again, or pack it anew without links.")
                 if not member.is_dir():
                     self._add(name, member.file_size)
                     self.members[name] = member

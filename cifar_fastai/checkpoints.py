@@ -81,7 +81,7 @@ def gathered(
             'scaler': scaler.state_dict() if scaler else {}, 'callbacks': {name: part.checkpoint_state() for name, part in keepers(learner).items()},
             'recorded': recorded(learner), 'random': random_states(device)}
 
-# %% ../nbs/13b_checkpoints.ipynb #32b0fd6a
+# %% ../nbs/13b_checkpoints.ipynb #9c2aa343
 def moved(value, device):
     "`value` with its tensors on `device`"
     if isinstance(value, Tensor): return value.to(device)
@@ -111,6 +111,7 @@ def set_gathered(
         if name in state['callbacks']: part.resume_state(moved(state['callbacks'][name], device))
     set_recorded(learner, state['recorded'])
     set_random_states(state['random'])
+    if state['callbacks']['epoch_number']['batch']: learner.before_batches = lambda: set_random_states(state['random'])
 
 # %% ../nbs/13b_checkpoints.ipynb #e20e6645
 CHECKPOINT_SCHEMA = 1
@@ -222,7 +223,7 @@ class Stops:
         self.give_back()
         signal.raise_signal(self.asked)
 
-# %% ../nbs/13b_checkpoints.ipynb #66a99121
+# %% ../nbs/13b_checkpoints.ipynb #4d33b7bd
 class Checkpoints(Callback):
     "Writes checkpoints during a fit, and stops it after one when asked to"
     order = 90  # when all others have done their part
@@ -238,14 +239,15 @@ class Checkpoints(Callback):
 
     def after_batch(self):
         due = self.every and self.training and time.monotonic() - self.written >= self.every
-        if due or self.stops.asked: self.write()
+        if self.training and self.iter + 1 == self.n_iter: self.random = random_states(self.x.device)
+        if due or self.stops.asked: self.write({} if self.training else {'random': self.random})  # an evaluation is done again
 
-    def after_epoch(self): self.write()
+    def after_epoch(self): self.write({})
 
-    def write(self):
+    def write(self, instead):
         started = time.perf_counter()
         if not not_finite(0., self.model):
-            try: write_checkpoint(self.folder, self.about, gathered(self.learn))
+            try: write_checkpoint(self.folder, self.about, {**gathered(self.learn), **instead})
             except OSError as error: notice(f"no checkpoint could be written to '{self.folder}': {error.strerror or error}; the training goes on")
         self.written = time.monotonic()
         for part in self.learn.cbs:

@@ -13,7 +13,7 @@ from pathlib import Path
 from .messages import BadInput, BadWords
 from .recipes import RECIPES, Name, Number, Recipe, Switch, named_recipe, recipe_fields
 
-# %% ../nbs/18_commands.ipynb #2eccee4e
+# %% ../nbs/18_commands.ipynb #71a2c63b
 GROUPS = {
     'data': ('data', 'image_size', 'limit', 'holdout'),
     'network': ('arch', 'width', 'norm'),
@@ -21,7 +21,7 @@ GROUPS = {
                  'clip_norm', 'clip_value', 'ema', 'progressive', 'early_stopping'),
     'schedule': ('schedule', 'anneal', 'pct_start', 'div', 'div_final', 'lr', 'lr_start', 'lr_end', 'lr_steps', 'lr_suggestion'),
     'augmentation': ('augment', 'mixup', 'cutmix'),
-    'machine': ('seed', 'device', 'precision')}
+    'machine': ('seed', 'device', 'deterministic', 'precision')}
 
 def wide_help(prog):
     return argparse.HelpFormatter(prog, max_help_position=30, width=min(shutil.get_terminal_size().columns, 120))
@@ -76,7 +76,7 @@ def recipe_from_options(
         text, first = str(error), str(error).split(' ', 1)[0]
         raise BadWords(f"--{first.replace('_', '-')}{text[len(first):]}" if first in typed else text) from error
 
-# %% ../nbs/18_commands.ipynb #2394d176
+# %% ../nbs/18_commands.ipynb #d25d9770
 OUT_OF_MEMORY = re.compile('out of memory|not enough memory|cannot allocate memory|bad_alloc|DefaultCPUAllocator|unable to allocate', re.I)
 
 class Terminated(KeyboardInterrupt):
@@ -95,7 +95,7 @@ def failure(
     if isinstance(error, MemoryError) or OUT_OF_MEMORY.search(str(error)):
         return 1, 'there is not enough memory for this\nTry a smaller --batch-size, --width or --image-size, or --limit for fewer images'
     if isinstance(error, OSError) and error.strerror:
-        return 1, f"{error.strerror}{f': {error.filename}' if error.filename else ''}\nWhat was written before is whole"
+        return 1, f"{error.strerror}{f': {error.filename}' if error.filename else ''}\nWhat was written before is whole: give it room, or permission, and run the command again"
     first = str(error).strip().splitlines() or ['']
     return 1, f'{type(error).__name__}: {first[0][:500]}\n--traceback shows where'
 
@@ -105,16 +105,20 @@ def run_command(
 )->int: # The exit status
     "Run a command; say a failure in a few lines"
     words = sys.argv[1:] if words is None else words
-    if threading.current_thread() is threading.main_thread(): signal.signal(signal.SIGTERM, terminate)
+    own = threading.current_thread() is threading.main_thread()
+    if own: signal.signal(signal.SIGTERM, terminate)
+    interrupt = signal.getsignal(signal.SIGINT)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings('ignore', message='.*torch.jit.script', category=FutureWarning)  # of a library at its import
             main(words)
     except (Exception, KeyboardInterrupt) as error:
+        if own: signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C shall not cut the message short
         if isinstance(error, BrokenPipeError): os._exit(1)
         if '--traceback' in words: traceback.print_exc()
         status, text = failure(error)
         print(f'\n{text}' if status > 2 else text, file=sys.stderr)
+        if own: signal.signal(signal.SIGINT, interrupt)
         return status
     return 0
 

@@ -60,7 +60,7 @@ def _scalar(kind, data): return int(_from_buffer(data, kind, (), 'C').array())
 def _encode(text, encoding='latin1'): return text.encode('latin1')
 def _empty(): return b'' # Python 3 writes empty bytes as a call of `bytes`; with a number it would fill the memory
 
-# %% ../nbs/03d_official.ipynb #21d101fb
+# %% ../nbs/03d_official.ipynb #cb7a7a2d
 _ALLOWED = {'ndarray': PickledArray, 'dtype': PickledKind, '_reconstruct': PickledArray, '_frombuffer': _from_buffer,
             'scalar': _scalar}
 _NUMPY = {'numpy', 'numpy.core.multiarray', 'numpy._core.multiarray', 'numpy.core.numeric', 'numpy._core.numeric'}
@@ -84,9 +84,9 @@ def unpickled(
         return {key.decode('latin1') if isinstance(key, bytes) else key: value for key, value in found.items()}
     except BadInput as error: raise BadInput(f"{name} is refused: {error}") from None
     except Exception as error: # a damaged pickle raises nearly anything
-        raise BadInput(f"{name} is not a whole batch of the python version: {str(error)[:200] or type(error).__name__}") from error
+        raise BadInput(f"{name} is not a whole batch of the python version: {str(error)[:200] or type(error).__name__}\nGet the file from its publisher again.") from error
 
-# %% ../nbs/03d_official.ipynb #b2589733
+# %% ../nbs/03d_official.ipynb #3c72e607
 def python_rows(
     data:bytes, # A batch of the python version
     name:str, # Its name
@@ -101,7 +101,7 @@ def python_rows(
         if rows.dtype != np.uint8 or rows.shape != (labels.size, PIXELS) or labels.ndim != 1 or labels.dtype.kind not in 'iu':
             raise ValueError(f'pixels {rows.dtype} {rows.shape}, labels {labels.dtype} {labels.shape}')
     except (KeyError, ValueError, TypeError, AttributeError) as error:
-        raise BadInput(f"{name} is not a batch of the python version: {type(error).__name__} {error}") from error
+        raise BadInput(f"{name} is not a batch of the python version: {type(error).__name__} {error}\nGet the file from its publisher again.") from error
     return rows, labels
 
 def binary_rows(
@@ -112,7 +112,8 @@ def binary_rows(
     "Pixels and labels of one batch"
     row = PIXELS+1+fine
     if len(data)%row:
-        raise BadInput(f"{name} is not whole: {len(data):,} bytes are no multiple of {row:,}, a row of the binary version")
+        raise BadInput(f"{name} is not whole: {len(data):,} bytes are no multiple of {row:,}, a row of the binary version\n"
+                       "Get the file from its publisher again.")
     rows = np.frombuffer(data, np.uint8).reshape(-1, row)
     return rows[:,1+fine:], rows[:,int(fine)]
 
@@ -164,7 +165,7 @@ def official_files(
     names = {paths[name]: name for name in (*batches, test, meta)}
     return [*batches, test], {names[path]: data for path, data in files.read(list(names))}
 
-# %% ../nbs/03d_official.ipynb #7b839508
+# %% ../nbs/03d_official.ipynb #b56661a6
 def read_official(
     files:Files, # The files
     root:str, # The folder that holds the batches
@@ -181,7 +182,8 @@ def read_official(
         pixels, numbers = read_rows(data.pop(batch), f'{where}/{batch}', fine)
         if not len(numbers): raise BadInput(f"{where}/{batch} has no images\nGet it from its publisher again.")
         strange = numbers[(numbers < 0) | (numbers >= len(classes))]
-        if len(strange): raise BadInput(f"{where}/{batch} has a label {strange[0]}, but {meta} names {len(classes)} classes, from 0")
+        if len(strange): raise BadInput(f"{where}/{batch} has a label {strange[0]}, but {meta} names {len(classes)} classes, from 0\n"
+                           "The two files do not belong together: get both from their publisher again.")
         rows.append(pixels)
         labels.append(numbers)
         names += [f"{batch.removesuffix('.bin')}/{row}" for row in range(len(pixels))]

@@ -90,7 +90,7 @@ AUGMENTATIONS = {
     'rand': Augmentation('crop, flip, RandAugment', crop=4, flip='random', policy='rand'),
     'fastai': Augmentation("fastai's own aug_transforms", fastai=True)}
 
-# %% ../nbs/01_recipes.ipynb #192787ef
+# %% ../nbs/01_recipes.ipynb #27b34039
 share = Number(low=0, high=1)
 positive = Number(above=0)
 whole = Number(int, low=0)
@@ -134,6 +134,7 @@ class Recipe:
     early_stopping:Annotated[int, 'stop after this many epochs without a better hold-out loss; 0: never', whole] = 0
     seed:Annotated[int, 'decides every random draw', Number(int, low=0, high=2**32-1)] = 0
     device:Annotated[str, 'where to train', Device()] = 'auto'
+    deterministic:Annotated[bool, 'on a GPU, only algorithms that give the same numbers each time; a CPU does anyway', Switch()] = False
     precision:Annotated[str, 'arithmetic; auto: bf16 where the device has the instructions', Name(('auto', 'fp32', 'bf16', 'fp16'), 'precision')] = 'auto'
 
     def __post_init__(self):
@@ -156,7 +157,7 @@ def recipe_fields()->list[RecipeField]: # In the order they are written
     hints = get_type_hints(Recipe, include_extras=True)
     return [RecipeField(f.name, f.default, *get_args(hints[f.name])[1:]) for f in dataclasses.fields(Recipe)]
 
-# %% ../nbs/01_recipes.ipynb #297a2f92
+# %% ../nbs/01_recipes.ipynb #66f18cfa
 def recipe_from_dict(
     fields:dict, # Field names and values; those left out keep their defaults
 )->Recipe:
@@ -175,7 +176,8 @@ def read_recipe(
         if path.stat().st_size > 2**20: raise BadInput(f'{path} is larger than a recipe can be (1 MiB)')
         content = json.loads(path.read_text(encoding='utf-8'))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise BadInput(f"the recipe '{path}' cannot be read: {error}") from error
+        raise BadInput(f"the recipe '{path}' cannot be read: {getattr(error, 'strerror', None) or error}\n"
+                       f"Name a recipe ({', '.join(list(RECIPES)[:3])}, …) or a run's recipe.json") from error
     if isinstance(content, dict) and isinstance(content.get('recipe'), dict): content = content['recipe']
     try: return recipe_from_dict(content)
     except BadInput as error: raise BadInput(f'in {path}: {error}') from error

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 from .messages import BadInput, one_of
 
-# %% ../nbs/00b_rules.ipynb #97f476da
+# %% ../nbs/00b_rules.ipynb #79de0394
 @dataclass(frozen=True)
 class Number:
     "A finite number of `kind` from `low` to `high`"
@@ -28,17 +28,18 @@ class Number:
         try: number = self.kind(value) if isinstance(value, str) else value
         except ValueError: number = None
         if self.kind is float and type(number) is int: number = float(number)
-        if type(number) is not self.kind or not math.isfinite(number): number = None
+        if type(number) is not self.kind or not abs(number) < 1e300: number = None  # not isfinite: a whole number may be too long for it
         if number is None or not (self.low <= number <= self.high and self.above < number < self.below):
             raise BadInput(f"{name} {value!r} is not {self.describe()}".replace("'", ''))
         return number
 
     def describe(self)->str: # Such as `a whole number of at least 1`
         "The rule in words"
+        shown = lambda limit: f'{limit:.0f}' if self.kind is int else f'{limit:g}'
         text = 'a whole number' if self.kind is int else 'a number'
         limits = [(self.low, 'of at least'), (self.above, 'above'), (self.high, 'at most'), (self.below, 'below')]
-        text += ''.join(f' {word} {limit:g}' for limit, word in limits if math.isfinite(limit))
-        return text + ''.join(f" or '{word}'" for word in self.words)
+        parts = [f'{word} {shown(limit)}' for limit, word in limits if math.isfinite(limit)]
+        return ' '.join([text, ' and '.join(parts)]).strip() + ''.join(f", or '{word}'" for word in self.words)
 
 # %% ../nbs/00b_rules.ipynb #c924af8e
 @dataclass(frozen=True)

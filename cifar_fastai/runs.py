@@ -170,7 +170,7 @@ class RunRecord:
     metrics:dict # metrics.json
     history:pd.DataFrame # history.csv
 
-# %% ../nbs/13_runs.ipynb #45ff3873
+# %% ../nbs/13_runs.ipynb #b0e05ff1
 ABOUT = {'recipe': ('a recipe', dict), 'resolved': ('resolved values', dict), 'environment': ('an environment', dict), 'data': ('data', dict)}
 ABOUT_DATA = {'fingerprints': dict, 'classes': list, 'counts': dict, 'valid_is': str, 'mean': list, 'deviation': list}
 
@@ -183,7 +183,7 @@ def read_about(
         raise BadInput(f"'{path}' holds no run: there is no recipe.json in it\nA run is made by python -m cifar_fastai.train")
     check_file(path/'recipe.json')
     about = read_json(path/'recipe.json')
-    if about.get('schema') != SCHEMA: raise BadInput(f"'{path}' is a run of schema {about.get('schema')}; this version reads {SCHEMA}")
+    if about.get('schema') != SCHEMA: raise BadInput(f"'{path}' is a run of schema {about.get('schema')}; this version reads {SCHEMA}\nRead it with the version of cifar_fastai that made it")
     lacks = next((name for name, (_, kind) in ABOUT.items() if not isinstance(about.get(name), kind)), None)
     lacks = lacks or next((f'data.{name}' for name, kind in ABOUT_DATA.items() if not isinstance(about['data'].get(name), kind)), None)
     if lacks: raise BadInput(f"'{path}/recipe.json' is not what a run wrote: {lacks} is missing or of another kind")

@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import save
 from .messages import BadInput, notice
 
-# %% ../nbs/12b_safe_files.ipynb #132ee7a5
+# %% ../nbs/12b_safe_files.ipynb #120ea30e
 @contextmanager
 def whole_file(
     path:str|Path, # Where the file will be
@@ -30,6 +30,9 @@ def whole_file(
         with open(beside, 'rb+') as file: os.fsync(file.fileno())
         os.replace(beside, path)
         flush_folder(path.parent)
+    except OSError as error:
+        if error.errno is None: raise
+        raise OSError(error.errno, error.strerror, str(path)) from error  # a failed write does not say which file it was
     finally:
         with suppress(OSError): beside.unlink(missing_ok=True)
 

@@ -6,7 +6,7 @@
 __all__ = ['Run', 'seed_everything', 'tensorboard_callback', 'peak_learning_rate', 'fit_session', 'explain', 'last_page',
            'summary', 'finished', 'started', 'recorded_end', 'trained', 'train_session']
 
-# %% ../nbs/19_session.ipynb #52430b0e
+# %% ../nbs/19_session.ipynb #992f1881
 import random, signal, threading
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from fastprogress.fastprogress import format_time
 from .analysis import check_interpretation, interpretation_files, json_ready
 from .checkpoints import Checkpoints, Stops, read_checkpoint, resumed
 from .data import cifar_dataloaders
-from .devices import choose_device, choose_precision
+from .devices import choose_device, choose_precision, compute_deterministically
 from .history import EarlyStopping, History, ProgressLine
 from .interpretation import CifarInterpretation
 from .lr_find import find_learning_rate
@@ -163,7 +163,7 @@ def finished(
     say(f"run      complete, there is nothing to go on with; {run._repr_markdown_().replace('**', '')}")
     return run
 
-# %% ../nbs/19_session.ipynb #43849505
+# %% ../nbs/19_session.ipynb #dcfb6e86
 def started(
     recipe:Recipe|None, # What is asked for; with `path`, the run's own if left out
     out:str|Path, # Folder of runs
@@ -178,6 +178,7 @@ def started(
     recipe = recipe or (recipe_from_dict(about['recipe']) if path else Recipe())
     device = choose_device(recipe.device)
     precision = choose_precision(recipe.precision, device)
+    if recipe.deterministic: compute_deterministically(device)
     seed_everything(recipe.seed)
     learner = cifar_learner(cifar_dataloaders(recipe), recipe)
     now = about_run(learner, about['resolved']['lr'] if path else optimizer_choice(recipe)['lr'], None, precision)

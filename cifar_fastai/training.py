@@ -37,11 +37,12 @@ class GradientValueClip(Callback):
         self.limit = limit
     def before_step(self): nn.utils.clip_grad_value_(self.model.parameters(), self.limit)
 
-# %% ../nbs/12_training.ipynb #5aeb82b6
+# %% ../nbs/12_training.ipynb #eb784d52
 class CifarLearner(Learner):
     "A `Learner` made from a recipe"
     recipe = None # The recipe it was made from
     go_on = None # Called with the Learner when the next fit begins, returns its first epoch: `checkpoints.resumed`
+    before_batches = None # Called once, when the next pass over the batches begins
 
     def _do_fit(self):
         first = self.go_on(self) if self.go_on else 0
@@ -49,7 +50,8 @@ class CifarLearner(Learner):
         for self.epoch in range(first, self.n_epoch): self._with_events(self._do_epoch, 'epoch', CancelEpochException)
 
     def all_batches(self):
-        self.n_iter = len(self.dl)
+        if self.before_batches: self.before_batches()
+        self.before_batches, self.n_iter = None, len(self.dl)
         for numbered in enumerate(self.dl, getattr(self.dl, 'skipped', 0)): self.one_batch(*numbered)
 
     @delegates(lr_find)

@@ -13,8 +13,11 @@ from cifar_fastai.checkpoints import Checkpoints, Stops, checkpoint_numbers, rea
 from cifar_fastai.data import image_dataloaders
 from cifar_fastai.history import EarlyStopping, History
 from cifar_fastai.messages import BadInput
-from cifar_fastai.train import train
+from cifar_fastai.session import train_session
 from cifar_fastai.training import cifar_learner, fit_recipe
+
+
+def train(recipe, out='runs', name=None, **kwargs): return train_session(recipe, out, name, explained=False, **kwargs)
 
 
 class Ends(Stops):

@@ -13,7 +13,9 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parents[1])]
-os.environ['FASTAI_HOME'] = tempfile.mkdtemp()  # decoded images are not kept in the person's own
+os.umask(0o022)
+os.environ['FASTAI_HOME'] = tempfile.mkdtemp()
+os.chmod(os.environ['FASTAI_HOME'], 0o777)  # for the children that are nobody; decoded images are not kept in the person's own
 os.environ['OMP_NUM_THREADS'] = '1'  # a fork copies one thread
 
 import bad_input
@@ -36,7 +38,7 @@ FULL = {
     'no_permission': lambda bench: trials.no_permission(bench, ['.', 'checkpoint', 'figures']), 'not_numbers': lambda bench: trials.not_numbers(bench, ['data', 'loss', 'weight']),
     'spikes': lambda bench: trials.spikes(bench, 1), 'no_memory': lambda bench: trials.no_memory(bench, [2**26, 2**28, 2**29]), 'named': trials.named, 'rebuilt': trials.rebuilt,
     'checkpoints': trials.checkpoints, 'other_runs': trials.other_runs, 'sources': lambda bench: sources.damaged(bench.place(), 50, 200), 'strangers': sources.strangers,
-    'weights': sources.weights, 'fuzzed': lambda bench: fuzz.fuzzed(bench, 2_000)}
+    'weights': sources.weights, 'fuzzed': lambda bench: fuzz.fuzzed(bench, 2_000), 'thousand_epochs': lambda bench: trials.thousand_epochs(bench, 1_000)}
 
 
 def judged(bench):

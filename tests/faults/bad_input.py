@@ -124,7 +124,7 @@ def runs(folder, whole):
     content[-9] ^= 1
     path.write_bytes(content)
     yield 'weights with one bit flipped', ['--resume', folder/'bit'], None
-    yield 'interpret: weights with one bit flipped', [folder/'bit', '--no-checks'], interpret.main
+    yield 'interpret: weights with one bit flipped', [folder/'bit'], interpret.main
     (copy('gone')/'predictions.npz').unlink()
     yield 'interpret: predictions that are gone', [folder/'gone', '--no-checks'], interpret.main
     yield 'interpret: no run', [folder/'nowhere'], interpret.main

@@ -2,6 +2,7 @@
 
 The child is a process of its own, with its own memory, files and signals, so it can be killed, limited and starved like any other; what it is
 spared is the seconds of importing torch and fastai. The parent computes nothing with torch, whose threads a fork would not copy."""
+import fcntl
 import json
 import os
 import resource
@@ -54,9 +55,7 @@ class Row:
 
 def child(work, out, err, before):
     os.setpgid(0, 0)
-    for number, path in ((1, out), (2, err)):
-        place = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
-        os.dup2(place, number)
+    for number, place in ((1, out), (2, err)): os.dup2(place, number)
     sys.stdout = open(1, 'w', buffering=1, closefd=False)
     sys.stderr = open(2, 'w', buffering=1, closefd=False)
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -74,23 +73,25 @@ def child(work, out, err, before):
         os._exit(status)
 
 
-def forked(work, folder, hit=None, before=None, limit=120.):
+def forked(work, folder=None, hit=None, before=None, limit=120.):
     "Run `work` in a child; `hit(pid, started)` may do something to it meanwhile and says where it was"
-    out, err = Path(folder)/'out.txt', Path(folder)/'err.txt'
+    pipes = [os.pipe() for _ in range(2)]  # not files: a bound on the size of files is not meant for what is said
+    for _, end in pipes: fcntl.fcntl(end, fcntl.F_SETPIPE_SZ, 2**20)
     started = time.monotonic()
     pid = os.fork()
-    if not pid: child(work, out, err, before)
-    at = hit(pid, started) if hit else ''
+    if not pid: child(work, pipes[0][1], pipes[1][1], before)
+    for _, end in pipes: os.close(end)
+    at, late = hit(pid, started) if hit else '', False
     while True:
         done, status = os.waitpid(pid, os.WNOHANG)
         if done: break
-        if time.monotonic() - started > limit:
+        if not late and time.monotonic() - started > limit:
             os.kill(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
-            return Ended(-99, out.read_text(errors='replace'), err.read_text(errors='replace') + f'\nhung: over {limit} s', limit, at or '')
+            late = True
         time.sleep(0.01)
     seconds = time.monotonic() - started
-    return Ended(os.waitstatus_to_exitcode(status), out.read_text(errors='replace'), err.read_text(errors='replace'), seconds, at or '')
+    out, err = (open(end, errors='replace').read() for end, _ in pipes)
+    return Ended(-99, out, err + f'\nhung: over {limit} s', seconds, at or '') if late else Ended(os.waitstatus_to_exitcode(status), out, err, seconds, at or '')
 
 
 def command(words, main=train_module.main):

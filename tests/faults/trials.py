@@ -23,7 +23,7 @@ def coloured(count, size, seed):
     numbers = np.random.default_rng(seed)
     labels = np.arange(count) % len(CLASSES)
     images = numbers.integers(0, 160, (count, size, size, 3))
-    images[np.arange(count), ..., labels] += 60
+    images[np.arange(count), ..., labels] += 12
     return images.astype(np.uint8), labels
 
 
@@ -48,6 +48,8 @@ class Bench:
         ended = forked(command([*self.words, '--out', self.folder/'whole', '--name', 'run', '--keep-checkpoint']), self.folder)
         assert ended.status == 0, ended.err
         self.whole, self.seconds = self.folder/'whole'/'run', ended.seconds
+        times = [(self.whole/name).stat().st_mtime for name in ('predictions.npz', 'manifest.json')]
+        self.trained = ended.seconds - (times[1] - times[0])  # when the training had ended
         shutil.move(self.whole/'checkpoint', self.folder/'checkpoint')
 
     def place(self):
@@ -82,9 +84,10 @@ def timed(what):
 
 
 def moments(bench, count, first=0.15):
-    "Random moments of a run, one in each equal part of it, from where it has begun to read"
-    part = (bench.seconds - first)/count
-    return [first + part*(number + bench.random.random()) for number in range(count)]
+    "Random moments of a run, one in each equal part: two of three while it trains, the rest while it reports"
+    early = count - count//3
+    def spread(start, end, count): return [start + (end - start)/count*(number + bench.random.random()) for number in range(count)]
+    return spread(first, bench.trained, early) + (spread(bench.trained, bench.seconds, count//3) if count//3 else [])
 
 
 @timed('kill -9 at a random moment, then the same command')
@@ -251,7 +254,7 @@ def broken(how):
             if steps[0] == 8 and self.training:
                 if how == 'data': batch = (batch[0]*float('nan'), batch[1])
                 if how == 'weight':
-                    with torch.no_grad(): next(self.model.parameters()).view(-1)[0] = float('inf')
+                    with torch.no_grad(): next(self.model.parameters())[0, 0, 0, 0] = float('inf')
                 if how in ('loss', 'spike'):
                     loss, by = self.loss_func, float('nan') if how == 'loss' else 1e4
                     self.loss_func = lambda *given: loss(*given)*by
@@ -389,3 +392,26 @@ def other_runs(row, bench):
     ended = forked(command(['--resume', bench.whole]), bench.folder)
     row.add(ended.status == 0 and 'nothing to go on with' in ended.out, f'complete: {ended.status} {ended.err}')
     bench.done(stopped)
+
+
+@timed(lambda fields: 'a run of many epochs: memory and open files stay flat')
+def thousand_epochs(row, bench, epochs):
+    "At a tenth of the run, and at its end"
+    out = bench.place()
+    data = write_binary(bench.folder/'tiny'/'cifar-10-batches-bin', 30, 15, 32)
+    def watch():
+        import psutil
+        from cifar_fastai.run_folder import RunFolder
+        plain, process = RunFolder.epoch, psutil.Process()
+        def epoch(self, history):
+            plain(self, history)
+            if len(history.rows) in (epochs//10, epochs): print(f'seen {len(history.rows)} {process.memory_info().rss/2**20:.1f} {process.num_fds()}', flush=True)
+        RunFolder.epoch = epoch
+    words = ['--data', data, '--out', out, '--name', 'run', '--arch', 'resnet9', '--width', '4', '--epochs', epochs, '--batch-size', '15', '--progressive', '0', '--precision', 'fp32',
+             '--device', 'cpu', '--augment', 'none', '--lr', '0.001']
+    ended = forked(command(words), before=watch, limit=900.)
+    seen = [line.split()[1:] for line in ended.out.splitlines() if line.startswith('seen')]
+    well = ended.status == 0 and len(seen) == 2 and float(seen[1][1]) - float(seen[0][1]) < 40 and seen[0][2] == seen[1][2]
+    row.add(well, f'{ended.status} {seen} {ended.err[-300:]}')
+    if seen: row.what += ': ' + '; '.join(f'after {int(count):,} epochs {memory} MB and {files} files' for count, memory, files in seen)
+    bench.done(out)
