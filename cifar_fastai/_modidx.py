@@ -426,6 +426,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
             'cifar_fastai.devices': { 'cifar_fastai.devices.bf16_is_native': ('devices.html#bf16_is_native', 'cifar_fastai/devices.py'),
                                       'cifar_fastai.devices.choose_device': ('devices.html#choose_device', 'cifar_fastai/devices.py'),
                                       'cifar_fastai.devices.choose_precision': ('devices.html#choose_precision', 'cifar_fastai/devices.py'),
+                                      'cifar_fastai.devices.compute_deterministically': ( 'devices.html#compute_deterministically',
+                                                                                          'cifar_fastai/devices.py'),
                                       'cifar_fastai.devices.device_name': ('devices.html#device_name', 'cifar_fastai/devices.py'),
                                       'cifar_fastai.devices.environment': ('devices.html#environment', 'cifar_fastai/devices.py'),
                                       'cifar_fastai.devices.keep_freed_memory': ( 'devices.html#keep_freed_memory',
