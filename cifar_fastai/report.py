@@ -5,9 +5,8 @@
 # %% auto #0
 __all__ = ['report_parser', 'main']
 
-# %% ../nbs/21b_report.ipynb #488cda94
+# %% ../nbs/21b_report.ipynb #978db1ac
 import sys
-from contextlib import nullcontext
 from contextlib import nullcontext
 from pathlib import Path
 from .commands import Parser, open_page, run_command
