@@ -82,7 +82,7 @@ def shortcut(
     if pad: return PadShortcut(inputs, outputs, stride)
     return nn.Sequential(convolution(inputs, outputs, 1, stride), norm(outputs))
 
-# %% ../nbs/08a_layers.ipynb #f0e4d1ea
+# %% ../nbs/08a_layers.ipynb #c8a5309e
 class BasicBlock(nn.Module):
     "Two 3×3 convolutions and a shortcut"
     expansion = 1
@@ -103,9 +103,7 @@ class BasicBlock(nn.Module):
         y = self.relu(self.norm1(self.conv1(x)))
         return self.relu(self.norm2(self.conv2(y)) + self.shortcut(x))
 
-    def last_norm(self): return self.norm2
-
-# %% ../nbs/08a_layers.ipynb #c54982c7
+# %% ../nbs/08a_layers.ipynb #0be72fc3
 class BottleneckBlock(nn.Module):
     "A 3×3 convolution between two 1×1, and a shortcut; four times `channels` come out"
     expansion = 4
@@ -127,8 +125,6 @@ class BottleneckBlock(nn.Module):
         y = self.relu(self.norm1(self.conv1(x)))
         y = self.relu(self.norm2(self.conv2(y)))
         return self.relu(self.norm3(self.conv3(y)) + self.shortcut(x))
-
-    def last_norm(self): return self.norm3
 
 # %% ../nbs/08a_layers.ipynb #cba6123f
 class PreactBlock(nn.Module):

@@ -102,7 +102,7 @@ def preact_resnet(
     body = {'stem': convolution(3, stem or width), **stages, 'last_norm': last_norm}
     return named_parts(body, nn.AdaptiveAvgPool2d(1), features, classes)
 
-# %% ../nbs/08b_models.ipynb #e4764433
+# %% ../nbs/08b_models.ipynb #d47d1e0a
 def initialize(
     model:nn.Module, # Changed in place
 )->None:
@@ -112,7 +112,6 @@ def initialize(
         if isinstance(layer, nn.Linear):
             nn.init.normal_(layer.weight, std=0.01)
             nn.init.zeros_(layer.bias)
-        if isinstance(layer, (BasicBlock, BottleneckBlock)): nn.init.zeros_(layer.last_norm().weight)
 
 # %% ../nbs/08b_models.ipynb #58adbfa4
 @dataclass(frozen=True)

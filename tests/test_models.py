@@ -193,8 +193,8 @@ def test_initial_weights_follow_the_rules():
     conv = model.stage3[1].conv2
     assert conv.weight.std().item() == pytest.approx(math.sqrt(2/(9*256)), rel=0.02)
     assert model.linear.weight.std().item() == pytest.approx(0.01, rel=0.05) and not model.linear.bias.any()
-    assert not model.stage3[1].norm2.weight.any() and (model.stage3[1].norm1.weight == 1).all()
-    assert all((m.weight == 1).all() for m in network('resnet9').modules() if isinstance(m, nn.BatchNorm2d))
+    for name in ('resnet9', 'resnet20', 'resnet50'):
+        assert all((m.weight == 1).all() for m in network(name).modules() if isinstance(m, nn.BatchNorm2d))
     torch.manual_seed(0)
     assert torch.equal(network('resnet18').stage3[1].conv2.weight, conv.weight)
 
