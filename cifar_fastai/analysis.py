@@ -21,16 +21,17 @@ from .interpretation import CifarInterpretation
 from .messages import one_of
 from .safe_files import read_json, rewriting, write_json, write_text
 
-# %% ../nbs/17d_analysis.ipynb #cc730f49
+# %% ../nbs/17d_analysis.ipynb #942a277a
 def check_interpretation(
     interpretation:CifarInterpretation, # Over any Learner or run
     methods:Sequence=QUICK_METHODS, # Which heatmap methods
-    sample:int=200, # How many images, chosen by the seed
+    sample:int=200, # How many images, chosen by the seed; 0: all
     seed:int=0, # Same seed, same sample
     layer:str|None=None, # As for `heatmaps`
     parts:Sequence=PARTS, # Which checks: pointing, faithfulness, sanity
 )->HeatmapChecks:
     "Whether the heatmaps point at the figure, matter to the network, and know its weights"
+    sample = sample or len(interpretation.kept)
     indices = np.sort(np.random.default_rng(seed).permutation(len(interpretation.kept))[:sample])
     data, positions = getattr(interpretation.learn.dls, 'data', None), getattr(interpretation.dl, 'positions', None)
     masks = getattr(data, 'masks', None)
@@ -80,7 +81,7 @@ def interpretation_files(
         else: save_figure(figure, folder/'figures'/f'{name}.png')
     return metric_additions(interpretation)
 
-# %% ../nbs/17d_analysis.ipynb #15af12c9
+# %% ../nbs/17d_analysis.ipynb #2539a0c8
 def interpret_run(
     path, # A run folder
     out=None, # Another folder for the files; the run's own if left out
@@ -89,6 +90,7 @@ def interpret_run(
     layers=None, # One or more layers, or 'all'
     target=('predicted', 'actual'), # What the heatmaps are for
     checks:bool=True, # Check the heatmaps as well
+    sample:int=200, # Images that the checks look at; 0: all
 )->tuple[CifarInterpretation,HeatmapChecks|None]: # What the model said, and what the checks found
     "Make a run's tables and figures again"
     for method in several(methods): one_of(method, METHODS, 'heatmap method')
@@ -101,7 +103,7 @@ def interpret_run(
         found = None
         if checks:
             layer = layers if isinstance(layers, str) and layers != 'all' else None
-            found = check_interpretation(interpretation, dict.fromkeys([*QUICK_METHODS, *several(methods)]), layer=layer)
+            found = check_interpretation(interpretation, dict.fromkeys([*QUICK_METHODS, *several(methods)]), sample, layer=layer)
             write_json(folder/'heatmap_checks.json', json_ready(found.to_dict()))
         added = interpretation_files(interpretation, folder, n, methods, layers, target, found)
         if out is None: write_json(folder/'metrics.json', {**read_json(folder/'metrics.json'), **added})

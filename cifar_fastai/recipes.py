@@ -188,7 +188,7 @@ def recipe_to_dict(
     "The recipe as plain values, for JSON"
     return dataclasses.asdict(recipe)
 
-# %% ../nbs/01_recipes.ipynb #b1cb9c29
+# %% ../nbs/01_recipes.ipynb #f8d95ddf
 @dataclass(frozen=True)
 class NamedRecipe:
     "A recipe with a name and a line on what it is for"
@@ -201,7 +201,7 @@ class NamedRecipe:
 RECIPES = {
     'default': NamedRecipe('the best result at 25 epochs; an hour or two on a CPU', Recipe()),
     'quick': NamedRecipe('a good result in minutes on a CPU', Recipe(width=32, epochs=18, augment='crop_alternating')),
-    'demo': NamedRecipe('the drawn shapes, no download', Recipe(data='shapes', width=16, epochs=8, augment='shapes'))}
+    'demo': NamedRecipe('the drawn shapes, no download', Recipe(data='shapes', width=32, epochs=8, augment='shapes'))}
 
 # %% ../nbs/01_recipes.ipynb #420c68be
 ONE_CYCLE = dict(schedule='one_cycle', div=25, div_final=25e4, momentum=0.95, momentum_low=0.85, label_smoothing=0, progressive=0,
