@@ -3,7 +3,7 @@ PYTHON ?= python3
 SETTINGS = settings.ini setup.py pyproject.toml
 ENVIRONMENT = .venv/bin/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test faults notebooks clean
+.PHONY: demo test faults audit notebooks clean
 
 demo: .venv/installed
 	.venv/bin/python -m cifar_fastai.train --recipe demo
@@ -14,6 +14,11 @@ test: .venv/installed-dev
 # Kills, full disks, damaged and hostile files, done to real processes; the table goes to tests/faults/RESULTS.md.
 faults: .venv/installed-dev
 	.venv/bin/python -W ignore tests/faults full
+
+# What is known against the libraries that are installed; needs the network.
+audit: .venv/installed
+	$(ENVIRONMENT) pip-audit
+	.venv/bin/python -m pip_audit
 
 # The modules, written anew from the notebooks.
 notebooks: .venv/installed-dev

@@ -1,6 +1,5 @@
 "Fuzzing with hypothesis: whatever goes in, a value comes out or one clean message"
 import json
-import random
 
 from hypothesis import HealthCheck, Phase, given, settings, strategies as st
 
@@ -83,20 +82,19 @@ def marks(examples):
     import numpy as np
     from cifar_fastai.classified import ClassifiedImages
     from cifar_fastai.marks import COLUMNS, VERDICTS, marks_from_text
-    logits = np.zeros((4, 2), np.float32)
-    kept = ClassifiedImages.from_logits(logits, np.array([0, 1, 0, 1]), np.array(['a', 'b', 'c', 'd']), ('x', 'y')) if hasattr(ClassifiedImages, 'from_logits') else None
+    kept = ClassifiedImages(np.zeros((4, 2), np.float32), np.array([0, 1, 0, 1]), np.array(['a', 'b', 'c', 'd']), ('x', 'y'))
     rows = st.lists(st.tuples(st.integers(-2, 6).map(str) | st.text(max_size=4), st.sampled_from('abcd') | st.text(max_size=4), st.sampled_from('xy') | st.text(max_size=3),
         st.sampled_from('xy') | st.text(max_size=3), st.sampled_from(list(VERDICTS)) | st.text(max_size=5), st.sampled_from(['', 'x', 'y']) | st.text(max_size=4)), max_size=4)
     text = rows.map(lambda rows: '\r\n'.join([','.join(COLUMNS), *(','.join(row) for row in rows)]) + '\r\n') | st.text(max_size=200)
-    return hypothesised(examples, text, lambda text: clean(lambda: marks_from_text(text, kept) if kept is not None else marks_from_text(text)))
+    return hypothesised(examples, text, lambda text: clean(lambda: marks_from_text(text, kept)))
 
 
-@timed('fuzzed with hypothesis: recipes, recipe files, command lines, the files of a run: a value or one clean message')
+@timed('fuzzed with hypothesis: recipes, recipe files, command lines, the files of a run, marks: a value or one clean message')
 def fuzzed(row, bench, examples):
     folder = bench.place()
     folder.mkdir()
     works = {'recipes': recipes(examples), 'recipe files': recipe_files(examples, folder), 'command lines': command_lines(examples),
-             'run files': run_files(examples, bench.whole, folder)}
+             'run files': run_files(examples, bench.whole, folder), 'marks': marks(examples)}
     for name, work in works.items():
         ended = forked(work, bench.folder, limit=600.)
         done = int(ended.out.rpartition('examples ')[2] or 0) if 'examples ' in ended.out else 0

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -190,7 +191,7 @@ def full_by_tmpfs(row, bench, fillings):
             def fill(pid, started):
                 while not (out/'run'/'checkpoint').exists() and alive(pid): time.sleep(0.01)
                 room = os.statvfs(out)
-                (out/'filling').write_bytes(bytes(max(0, room.f_bavail*room.f_frsize - free)))
+                with suppress(OSError): (out/'filling').write_bytes(bytes(max(0, room.f_bavail*room.f_frsize - free)))  # the run writes too
             ended = forked(bench.command(out), bench.folder, fill)
             wrong = 'a traceback' if ended.traceback else '' if ended.status in (0, 1) else f'status {ended.status}'
             wrong = wrong or half_written(out/'run')
