@@ -236,7 +236,7 @@ def no_permission(row, bench, places):
         ended = forked(bench.command(out), bench.folder, lose, before=drop)
         wrong = 'a traceback' if ended.traceback else '' if ended.status in (0, 1) else f'status {ended.status}'
         if ended.status == 0 and place != 'checkpoint': wrong = wrong or 'ended as if nothing were wrong'
-        (out/'run'/place).chmod(0o700)
+        if (out/'run'/place).exists(): (out/'run'/place).chmod(0o700)
         wrong = wrong or half_written(out/'run') or bench.goes_on(out)
         row.add(not wrong, f'{place}: {wrong}\n{ended.err[-500:]}')
         bench.done(out)
