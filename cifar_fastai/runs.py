@@ -201,7 +201,7 @@ def read_history(
         raise BadInput(f"'{path}' is not a history: its columns are not numbers called {', '.join(COLUMNS)}")
     return table
 
-# %% ../nbs/13_runs.ipynb #59effbc6
+# %% ../nbs/13_runs.ipynb #729114ba
 def read_run(
     path:str|Path, # A run folder
 )->RunRecord:
@@ -213,7 +213,7 @@ def read_run(
     check_file(path/'metrics.json')
     metrics = read_json(path/'metrics.json')
     if not isinstance(metrics.get('fingerprints', {}), dict): raise BadInput(f"'{path}/metrics.json' is not what a run wrote")
-    if metrics.get('status') == 'complete' and not (path/MANIFEST).exists():
+    if metrics.get('status') == 'complete' and not (path/MANIFEST).exists() and not (path/'checkpoint').exists(): # it goes when the manifest is there
         notice(f"'{path}' has no {MANIFEST}: whether its files are what the run wrote is not known")
     return RunRecord(path, recipe, about, metrics, read_history(path/'history.csv'))
 

@@ -60,8 +60,8 @@ class LargeMatrix {
     this.counts.forEach((count, i) => {
       if (!count) return;
       const row = Math.floor(i / this.side), column = i % this.side;
-      paint.globalAlpha = row === column ? 1 : 0.25 + 0.75 * Math.sqrt(count / this.most);
-      paint.fillStyle = colour(row === column ? '--calm' : '--wrong');
+      paint.globalAlpha = row === column ? 0.5 : 0.25 + 0.75 * Math.sqrt(count / this.most);
+      paint.fillStyle = colour(row === column ? '--right' : '--wrong');
       paint.fillRect(column * this.cell, row * this.cell, this.cell - 1, this.cell - 1);
     });
     paint.globalAlpha = 1;
