@@ -200,6 +200,10 @@ def test_keys_walk_open_and_return(page):
     assert shown(page)[0] not in first and focused(page) == shown(page)[0]
     press(page, Keys.ENTER)
     assert find(page, 'dialog').get_attribute('open')
+    page.get(page.current_url.split('#')[0] + '#image-7')
+    page.refresh()
+    wait(page, lambda: find(page, 'dialog').get_attribute('open'))
+    assert 'Image 7 ' in find(page, '.about').text
 
 
 def test_a_picture_its_probabilities_and_its_heat(page, said, run):

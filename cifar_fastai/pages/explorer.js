@@ -79,8 +79,8 @@ class Explorer {
     this.form.reset();
     for (const [name, value] of Object.entries(values)) this.form.elements[name].value = value;
     this.filter();
-    this.root.scrollIntoView();
-    this.gallery.step(0);
+    this.root.querySelector('.count').scrollIntoView();
+    this.gallery.step(0, true);
   }
 
   open(row) { this.box.open(row); }

@@ -102,13 +102,13 @@ class Gallery {
     this.step(place - this.start);
   }
 
-  step(to) {
+  step(to, still = false) {
     const tiles = this.tiles.querySelectorAll('.tile');
     if (!tiles[to]) return;
     tiles[this.current].tabIndex = -1;
     this.current = to;
     tiles[to].tabIndex = 0;
-    tiles[to].focus();
+    tiles[to].focus({ preventScroll: still });
   }
 
   key(event) {
