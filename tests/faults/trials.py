@@ -95,15 +95,18 @@ def moments(bench, count, first=0.15):
 def kills(row, bench, count):
     places = {}
     for moment in moments(bench, count):
-        out = bench.place()
-        def hit(pid, started):
-            after(moment, signal.SIGKILL)(pid, started)
-            return phase(out/'run')
-        ended = forked(bench.command(out), bench.folder, hit)
+        while True:
+            out = bench.place()
+            def hit(pid, started):
+                after(moment, signal.SIGKILL)(pid, started)
+                return phase(out/'run')
+            ended = forked(bench.command(out), bench.folder, hit)
+            if ended.status == -9: break
+            moment *= 0.8  # it had ended already
         places[ended.at] = places.get(ended.at, 0) + 1
         wrong = half_written(out/'run') if (out/'run').exists() else ''
         wrong = wrong or bench.goes_on(out)
-        row.add(not wrong and ended.status in (-9, 0), f'at {moment:.2f} s, {ended.at}: {wrong}')
+        row.add(not wrong, f'at {moment:.2f} s, {ended.at}: {wrong}')
         bench.done(out)
     row.what += f" ({', '.join(f'{count} {place}' for place, count in sorted(places.items()))})"
 
@@ -116,6 +119,14 @@ def repeated_kills(row, bench, count):
         wrong = bench.goes_on(out)
         row.add(not wrong, wrong)
         bench.done(out)
+
+
+def in_training(out, steps=5):
+    "A hit: SIGTERM when so many checkpoints have been written"
+    def hit(pid, started):
+        while alive(pid) and not [path for path in (out/'run'/'checkpoint').glob('*.json') if path.stem.isdigit() and int(path.stem) >= steps]: time.sleep(0.005)
+        os.kill(pid, signal.SIGTERM)
+    return hit
 
 
 def signalled(row, bench, count, status, signals):
@@ -356,7 +367,7 @@ def rebuilt(row, bench, names=None):
 @timed('each file of a checkpoint truncated, emptied, random, one bit flipped, removed: refused, or begun again where none is left')
 def checkpoints(row, bench):
     stopped = bench.place()
-    forked(bench.command(stopped), bench.folder, after(bench.seconds*0.5, signal.SIGTERM))
+    forked(bench.command(stopped), bench.folder, in_training(stopped))
     for path in sorted((stopped/'run'/'checkpoint').iterdir()):
         for how in HOW:
             out = bench.place()
@@ -373,7 +384,7 @@ def checkpoints(row, bench):
 @timed('--resume with a changed recipe, changed data, raised epochs: refused, and what differs is named')
 def other_runs(row, bench):
     stopped = bench.place()
-    forked(bench.command(stopped), bench.folder, after(bench.seconds*0.5, signal.SIGTERM))
+    forked(bench.command(stopped), bench.folder, in_training(stopped))
     data = bench.folder/'other'/'cifar-10-batches-bin'
     if not data.exists():
         shutil.copytree(bench.data, data)
