@@ -5,8 +5,11 @@
 # %% auto #0
 __all__ = []
 
-# %% ../nbs/90_all.ipynb #d4e22550
-from fastai.vision.all import *
+# %% ../nbs/90_all.ipynb #1e01c365
+import warnings
+with warnings.catch_warnings():
+    warnings.filterwarnings('ignore', message='.*torch.jit.script', category=FutureWarning)  # of a library at its import
+    from fastai.vision.all import *
 from .analysis import check_interpretation, interpret_run, interpretation_files
 from .augment import augmentation_transforms
 from .callbacks import *

@@ -64,7 +64,7 @@ def file_controls(path):
         path=Text(value=str(path), description='marks file', tooltip='A CSV file', layout=Layout(width='340px'), style=dict(description_width='76px')),
         save=button('save marks', 'Write all marks to the file'), load=button('load marks', 'Take the marks of the file'))
 
-# %% ../nbs/23b_controls.ipynb #6c853f13
+# %% ../nbs/23b_controls.ipynb #2f727a24
 class Tile:
     "One place on a page"
     def __init__(self,
@@ -72,8 +72,8 @@ class Tile:
         marked, # Called with an index, a verdict and a suggested label
     ):
         self.index, self.quiet = None, False
-        self.picture, self.open = HTML(), button('open', 'See this image large, with its probabilities', '52px')
-        self.mark = Dropdown(options=[(UNMARKED, ('', ''))], tooltip='What is wrong with this image', layout=Layout(width='78px'))
+        self.picture, self.open = HTML(), button('open', 'See this image large, with its probabilities', '60px')
+        self.mark = Dropdown(options=[(UNMARKED, ('', ''))], tooltip='What is wrong with this image', layout=Layout(width='70px'))
         self.widget = VBox([self.picture, HBox([self.open, self.mark])], layout=Layout(width='138px', margin='0 0 8px 0'))
         self.open.on_click(lambda _: opened(self.index))
         self.mark.observe(lambda change: self.quiet or marked(self.index, *change['new']), 'value')
