@@ -3,7 +3,7 @@ PYTHON ?= python3
 SETTINGS = settings.ini setup.py pyproject.toml
 ENVIRONMENT = .venv/bin/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test faults audit notebooks clean
+.PHONY: demo test faults audit notebooks tutorials clean
 
 demo: .venv/installed
 	.venv/bin/python -m cifar_fastai.train --recipe demo
@@ -24,6 +24,11 @@ audit: .venv/installed
 notebooks: .venv/installed-dev
 	.venv/bin/nbdev-export
 	.venv/bin/nbdev-clean
+
+# The tutorials, run and kept with what they show.
+tutorials: .venv/installed-dev
+	.venv/bin/nbdev-test nbs/tutorials --save --n-workers 0
+	.venv/bin/nbdev-clean --fname nbs/tutorials
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
