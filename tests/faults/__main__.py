@@ -1,8 +1,10 @@
 """The fault suite: `python tests/faults [short|full] [--only NAME,…]`
 
-Prints a line for each kind of trial with its counts, then the table of bad input; the exit status is 0 where every trial passed. `full` also writes
-tests/faults/RESULTS.md."""
+Prints a line for each kind of trial with its counts; the exit status is 0 where every trial passed. `full` also writes tests/faults/RESULTS.md, with every
+message that bad input met, from what all parts of it have found (`--only` does a part)."""
 import argparse
+import dataclasses
+import json
 import os
 import platform
 import shutil
@@ -58,14 +60,26 @@ def shown(row):
     return f'{row.passed:5}/{row.count:<5} {well:12} {row.seconds:6.0f} s  {row.what}' + ''.join(f'\n      {note}' for note in row.notes[:12])
 
 
-def page(rows, lines, seconds):
+def kept_results(found, lines):
+    "The results of the full form so far: each part replaces what an earlier one found"
+    path = HERE/'results.json'
+    kept = json.loads(path.read_text()) if path.exists() else {}
+    kept |= {name: [dataclasses.asdict(row) for row in rows] for name, rows in found.items()}
+    if lines: kept['messages'] = lines
+    path.write_text(json.dumps(kept, indent=1, ensure_ascii=False), encoding='utf-8')
+    rows = [trials.Row(**row) for name in (*FULL, 'bad_input') for row in kept.get(name, ())]
+    (HERE/'RESULTS.md').write_text(page(rows, kept.get('messages', [])), encoding='utf-8')
+
+
+def page(rows, lines):
     "The results as Markdown"
     cell = lambda text: str(text).replace('|', '\\|').replace('\n', '<br>').replace('<br><br>', '<br>')
     table = '\n'.join(f"| {cell(row.what)} | {row.count:,} | {row.passed:,} | {row.seconds:.0f} |" for row in rows)
     bad = '\n'.join(f"| {cell(name)} | {status} | {seconds:.1f} | {cell(text)} |" for name, status, seconds, text in lines)
     return f"""# What `make faults` found
 
-Written by `make faults`, on {platform.system()} {platform.machine()} with {os.cpu_count()} processors, Python {platform.python_version()}, in {seconds/60:.0f} minutes.
+Written by `make faults`, on {platform.system()} {platform.machine()} with {os.cpu_count()} processors, Python {platform.python_version()}: {sum(row.count for row in rows):,} trials,
+{sum(row.passed for row in rows):,} passed, {sum(row.seconds for row in rows)/60:.0f} minutes in all.
 
 A run here is `{' '.join(map(str, trials.RUN))}` on 360 images; its processes are really killed, signalled and starved. "The same" means: to the last
 bit, in weights, predictions, tables and history (seconds apart), as the run that nothing happened to.
@@ -95,20 +109,20 @@ def main():
     try:
         bench = trials.Bench(folder, options.seed)
         print(f'a run takes {bench.seconds:.1f} s here', flush=True)
-        rows, lines = [], []
+        found, lines = {}, []
         for name, trial in (SHORT if options.form == 'short' else FULL).items():
             if options.only and name not in options.only: continue
-            found = trial(bench)
-            for row in found if isinstance(found, list) else [found]:
-                rows.append(row)
-                print(shown(row), flush=True)
+            rows = trial(bench)
+            found[name] = rows if isinstance(rows, list) else [rows]
+            for row in found[name]: print(shown(row), flush=True)
+            if options.form == 'full': kept_results(found, lines)
         if not options.only or 'bad_input' in options.only:
             row, lines = judged(bench)
-            rows.append(row)
+            found['bad_input'] = [row]
             print(shown(row), flush=True)
+            if options.form == 'full': kept_results(found, lines)
     finally: shutil.rmtree(folder, ignore_errors=True)
-    if options.form == 'full' and not options.only: (HERE/'RESULTS.md').write_text(page(rows, lines, time.monotonic() - began), encoding='utf-8')
-    if lines and options.only: print('\n\n'.join(f'{name} → {status} in {seconds:.1f} s\n{text}' for name, status, seconds, text in lines))
+    rows = [row for part in found.values() for row in part]
     failed = [row for row in rows if row.passed != row.count]
     print(f"{sum(row.count for row in rows):,} trials, {sum(row.passed for row in rows):,} passed, in {(time.monotonic() - began)/60:.1f} minutes", flush=True)
     return 1 if failed else 0

@@ -57,7 +57,7 @@ def fitted(data, folder, plain=False):
 
 def outcome(data, whole, folder, plain=False):
     ended = forked(lambda: fitted(data, folder, plain), folder)
-    if ended.status: return f"IndexError: {ended.err.strip().splitlines()[-1].strip()[:60]}" if 'IndexError' in ended.err else f'failed: {ended.err[-90:]}'
+    if ended.status: return f"IndexError: {ended.err.strip().splitlines()[-1].strip()[:60]}" if 'IndexError' in ended.err else f'failed: {ended.err.strip().splitlines()[-1][:60]}'
     one, two = torch.load(whole/'result.pth', weights_only=True), torch.load(folder/'result.pth', weights_only=True)
     if all(torch.equal(one[name], two[name]) for name in one): return 'the same weights'
     return f"other weights, by up to {max(float((one[name].float() - two[name].float()).abs().max()) for name in one):.2g}"
