@@ -101,13 +101,14 @@ def readable(
         raise BadInput(f"{path} cannot be read: {reason}\n"
                        "It may be cut short or damaged: get it again, or name another path.") from error
 
-# %% ../nbs/02_archives.ipynb #f84a0c96
+# %% ../nbs/02_archives.ipynb #83c177d9
 class TarFiles(Files):
     "The visible files of a tar archive, compressed or not"
     kind = 'archive'
     def _list(self):
         with tarfile.open(self.path) as archive:
             for member in archive:
+                archive.members.clear()  # tarfile keeps them all: half a gigabyte for a million
                 name = safe_name(member.name, self.path)
                 if member.isfile(): self._add(name, member.size)
                 elif not member.isdir():

@@ -104,6 +104,7 @@ def main():
     parser.add_argument('--only', type=lambda text: text.split(','))
     parser.add_argument('--seed', type=int, default=0)
     options = parser.parse_args()
+    if options.form == 'full' and not options.only: (HERE/'results.json').unlink(missing_ok=True)
     began, folder = time.monotonic(), Path(tempfile.mkdtemp(prefix='faults-'))
     folder.chmod(0o755)
     try:
