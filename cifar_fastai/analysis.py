@@ -81,7 +81,7 @@ def interpretation_files(
         else: save_figure(figure, folder/'figures'/f'{name}.png')
     return metric_additions(interpretation)
 
-# %% ../nbs/17d_analysis.ipynb #2539a0c8
+# %% ../nbs/17d_analysis.ipynb #7901fa12
 def interpret_run(
     path, # A run folder
     out=None, # Another folder for the files; the run's own if left out
@@ -89,11 +89,12 @@ def interpret_run(
     methods='gradcam', # One or more heatmap methods
     layers=None, # One or more layers, or 'all'
     target=('predicted', 'actual'), # What the heatmaps are for
-    checks:bool=True, # Check the heatmaps as well
+    checks:Sequence=PARTS, # Which checks of the heatmaps: pointing, faithfulness, sanity
     sample:int=200, # Images that the checks look at; 0: all
 )->tuple[CifarInterpretation,HeatmapChecks|None]: # What the model said, and what the checks found
     "Make a run's tables and figures again"
     for method in several(methods): one_of(method, METHODS, 'heatmap method')
+    for check in checks: one_of(check, PARTS, 'check')
     interpretation, folder = CifarInterpretation.from_run(path), Path(out or path)
     classes = [*map(str, interpretation.vocab)]
     for name in several(target):
@@ -103,7 +104,7 @@ def interpret_run(
         found = None
         if checks:
             layer = layers if isinstance(layers, str) and layers != 'all' else None
-            found = check_interpretation(interpretation, dict.fromkeys([*QUICK_METHODS, *several(methods)]), sample, layer=layer)
+            found = check_interpretation(interpretation, dict.fromkeys([*QUICK_METHODS, *several(methods)]), sample, layer=layer, parts=checks)
             write_json(folder/'heatmap_checks.json', json_ready(found.to_dict()))
         added = interpretation_files(interpretation, folder, n, methods, layers, target, found)
         if out is None: write_json(folder/'metrics.json', {**read_json(folder/'metrics.json'), **added})

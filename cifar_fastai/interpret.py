@@ -27,7 +27,7 @@ def count(text):
     if number < 0: raise argparse.ArgumentTypeError(f'{text} is not a whole number from 0 (0: all)')
     return number
 
-# %% ../nbs/21_interpret.ipynb #4bfb1ec0
+# %% ../nbs/21_interpret.ipynb #5ea1f1b6
 def interpret_parser()->Parser:
     "The command's options"
     parser = Parser('interpret', 'Tables, galleries, heatmaps and their checks of a run, from its kept predictions.')
@@ -39,11 +39,12 @@ def interpret_parser()->Parser:
     parser.add_argument('--target', type=listed, default=['predicted', 'actual'], metavar='NAME,…',
         help='what the heat is for: predicted, actual, contrast, or a class [predicted,actual]')
     parser.add_argument('--sample', type=count, default=200, metavar='N', help='images that the checks of the heatmaps look at; 0: all [200]')
-    parser.add_argument('--no-checks', action='store_true', help='leave heatmap_checks.json out')
+    parser.add_argument('--checks', type=listed, default=['pointing', 'faithfulness', 'sanity'], metavar='NAME,…',
+        help='checks of the heatmaps: pointing, faithfulness, sanity, or none [pointing,faithfulness,sanity]')
     parser.add_argument('--out', metavar='FOLDER', help='write there instead of into the run')
     return parser
 
-# %% ../nbs/21_interpret.ipynb #83730c8a
+# %% ../nbs/21_interpret.ipynb #8a5c8e8d
 def main(
     words:list[str], # The words of the command
 )->None:
@@ -53,7 +54,7 @@ def main(
     layers = 'all' if options.layer == ['all'] else options.layer
     if layers and len(layers) == 1: layers = layers[0]
     interpretation, checks = interpret_run(options.run, options.out, options.n, options.method, layers, options.target,
-                                           not options.no_checks, options.sample)
+                                           [] if options.checks == ['none'] else options.checks, options.sample)
     confused = ', '.join(f'{actual} → {predicted} {times}' for actual, predicted, times in interpretation.most_confused()[:3])
     print(f"{interpretation.classification_report()}\n{interpretation._repr_markdown_().replace('**', '')}\n"
           f"most confused: {confused or 'nothing'}\n{checks or 'heatmaps: not checked'}\n\nfiles: {options.out or options.run}")

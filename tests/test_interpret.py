@@ -478,7 +478,7 @@ def test_a_runs_galleries_load_its_images_but_not_its_network(run, monkeypatch):
 
 
 def test_the_command_makes_all_of_it_again(run, tmp_path, capsys):
-    assert run_command(main, [str(run), '--n', '3', '--method', 'gradcam', '--layer', 'all', '--no-checks', '--out', str(tmp_path)]) == 0
+    assert run_command(main, [str(run), '--n', '3', '--method', 'gradcam', '--layer', 'all', '--checks', 'none', '--out', str(tmp_path)]) == 0
     assert 'precision' in capsys.readouterr().out
     assert {file.name for file in (tmp_path / 'figures').iterdir()} >= {'confusion_matrix.png', 'misclassified.png', 'gradcam.png', 'per_class.png', 'reliability.png'}
     arrays = np.load(run / 'predictions.npz', allow_pickle=False)

@@ -31,7 +31,7 @@ def test_a_run_ends_with_its_errors_explained(run):
 def test_interpret_makes_the_same_again(run, capfd):
     before = {name: (run.path/name).read_bytes() for name in ('top_losses.csv', 'classification_report.txt')}
     for name in before: (run.path/name).unlink()
-    assert run_command(main, [str(run.path), '--no-checks']) == 0
+    assert run_command(main, [str(run.path), '--checks', 'none']) == 0
     assert {name: (run.path/name).read_bytes() for name in before} == before
     said = np.load(run.path/'predictions.npz')
     report = classification_report(said['target'], said['logits'].argmax(1), target_names=['ant', 'bee', 'cat'], zero_division=0)
@@ -46,7 +46,7 @@ def test_interpret_makes_the_same_again(run, capfd):
     (['RUN', '--target', 'dgo'], 'dgo')])
 def test_what_a_run_does_not_have(run, words, part, capfd, tmp_path):
     words = [str(run.path) if word == 'RUN' else word for word in words]
-    assert run_command(main, [*words, '--no-checks', '--out', str(tmp_path)]) == 1
+    assert run_command(main, [*words, '--checks', 'none', '--out', str(tmp_path)]) == 1
     text = capfd.readouterr().err.strip()
     assert part in text and len(text.splitlines()) <= 5
 
