@@ -30,7 +30,7 @@ def disc_distance(x, y, left=0., top=0., radius=1.):
     "Signed distance of points to a disc"
     return np.sqrt((x-left)**2+(y-top)**2)-radius
 
-# %% ../nbs/04_shapes.ipynb #2d7dd91e
+# %% ../nbs/04_shapes.ipynb #72f68ced
 def star_corners(points, inner):
     "Corners of a star in the unit circle, the first at the top"
     angles = np.pi*np.arange(2*points)/points
@@ -39,6 +39,7 @@ def star_corners(points, inner):
 
 _CROSS = [(-.3,-1), (.3,-1), (.3,-.3), (1,-.3), (1,.3), (.3,.3), (.3,1), (-.3,1), (-.3,.3), (-1,.3), (-1,-.3), (-.3,-.3)]
 _ARROW = [(0,-1), (.85,-.1), (.3,-.1), (.3,1), (-.3,1), (-.3,-.1), (-.85,-.1)]
+_DROP = [(0,-1), (.57,.04), (0,.35), (-.57,.04)]
 _TRIANGLE = [(0,-1), (.95,.75), (-.95,.75)]
 _SQUARE = [(-.8,-.8), (.8,-.8), (.8,.8), (-.8,.8)]
 
@@ -52,8 +53,8 @@ FIGURES = { # name → signed distance, in alphabetical order
     'circle': lambda x, y: disc_distance(x, y, radius=.9),
     'crescent': lambda x, y: np.maximum(disc_distance(x, y), -disc_distance(x, y, .5, 0, .85)),
     'cross': lambda x, y: polygon_distance(x, y, _CROSS),
+    'drop': lambda x, y: np.minimum(disc_distance(x, y, 0, .35, .65), polygon_distance(x, y, _DROP)),
     'heart': heart_distance,
-    'ring': lambda x, y: np.maximum(disc_distance(x, y), -disc_distance(x, y, radius=.52)),
     'semicircle': lambda x, y: np.maximum(disc_distance(x, y, 0, -.4), -.4-y),
     'square': lambda x, y: polygon_distance(x, y, _SQUARE),
     'star': lambda x, y: polygon_distance(x, y, star_corners(5, .42)),

@@ -10,7 +10,7 @@ from cifar_fastai.shapes import FIGURES, draw_shapes, polygon_distance, star_cor
 from cifar_fastai.sources import load_images
 
 
-DIGESTS = ['a0931b37112cfd6a', 'e7826b4fd885a97e', 'f6d5dc47a79aa6ca'] # of images, labels and masks
+DIGESTS = ['3ee6f760e2d60c7e', 'e7826b4fd885a97e', '81f8d854e2eec322'] # of images, labels and masks
 
 
 @pytest.fixture(scope='module')
@@ -46,7 +46,7 @@ def test_masks_are_one_figure_each(shapes):
     holes = np.array([ndimage.label(np.pad(~mask, 1, constant_values=True))[1]-1 for mask in masks])
     pieces = np.array([ndimage.label(mask, np.ones((3, 3)))[1] for mask in masks])
     assert np.mean(pieces == 1) > .99 # the tip of a thin crescent may come off
-    assert np.array_equal(holes, labels == classes.index('ring'))
+    assert not holes.any()
     area = masks.sum((1, 2))
     assert area.min() >= 25 and area.max() <= 500 and .08 < masks.mean() < .2
 
