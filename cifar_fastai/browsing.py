@@ -18,10 +18,11 @@ from .galleries import percent
 from .marks import LABEL, VERDICTS, Mark, written
 from .messages import BadInput, one_of
 
-# %% ../nbs/23a_browsing.ipynb #dd624777
+# %% ../nbs/23a_browsing.ipynb #73d6c9e9
 ORDERS = {**SORTS, 'index': 'in their own order'}
 MARKED = {'any': 'marked or not', 'marked': 'marked', 'not marked': 'not marked'}
 
+# %% ../nbs/23a_browsing.ipynb #eef150d1
 @dataclass(frozen=True, eq=False)
 class Selection:
     "The images that were asked for, page by page"
@@ -85,7 +86,7 @@ def find_image(
     if found: raise BadInput(f"{len(found):,} images have '{text[:80]}' in their name\nGive more of it, or the index")
     raise BadInput(f"there is no image '{text[:80]}'\nGive an index from 0 to {len(kept) - 1}, or a part of a name")
 
-# %% ../nbs/23a_browsing.ipynb #8e5f8db0
+# %% ../nbs/23a_browsing.ipynb #968caa81
 def picture_html(
     image:np.ndarray, # uint8, shape (H, W, 3)
     words:str, # What it shows, for those who do not see it
@@ -105,6 +106,7 @@ def mark_words(
     if mark is None: return ''
     return mark.verdict if mark.verdict != LABEL else f"{LABEL}: {mark.suggested_label or 'none of these'}"
 
+# %% ../nbs/23a_browsing.ipynb #b93a7a6c
 def caption_html(
     kept:ClassifiedImages, # Kept predictions
     index:int, # Which image

@@ -22,7 +22,7 @@ from .interpretation import CifarInterpretation
 from .marks import mark_image, read_marks, write_marks
 from .messages import BadInput
 
-# %% ../nbs/23c_explorer.ipynb #c13ef47a
+# %% ../nbs/23c_explorer.ipynb #1f60c7b1
 class Explorer:
     "A model's images in a notebook: filtered, paged, explained and marked"
     def __init__(self,
@@ -45,19 +45,21 @@ class Explorer:
         if Path(path).exists(): self.told(self.load)
         if len(self.selection.shown): self.open(self.selection.shown[0])
 
-    def laid_out(self):
-        "All widgets in their places"
-        filters, self.large.mark.layout.width, self.large.open.layout.display = self.filters, '230px', 'none'
-        self.large.widget.layout = Layout(width='100%')
-        detail = VBox([row(self.before, self.after), self.large.widget, self.about], layout=Layout(flex='0 1 340px', min_width='260px', padding='0 0 0 8px'))
-        return VBox([
-            row(filters['kind'], filters['sort']), row(filters['actual'], filters['predicted'], filters['marked']),
-            row(filters['confidence'], filters['loss']),
-            row(*self.heat.values()), row(*self.pager.values()), self.status,
-            Box([self.grid, detail], layout=Layout(display='flex', flex_flow='row wrap', align_items='flex-start', margin='6px 0')),
-            row(*self.file.values()), self.message], layout=Layout(padding='4px'))
+# %% ../nbs/23c_explorer.ipynb #5ca2c68b
+@patch
+def laid_out(self:Explorer):
+    "All widgets in their places"
+    filters, self.large.mark.layout.width, self.large.open.layout.display = self.filters, '230px', 'none'
+    self.large.widget.layout = Layout(width='100%')
+    detail = VBox([row(self.before, self.after), self.large.widget, self.about], layout=Layout(flex='0 1 340px', min_width='260px', padding='0 0 0 8px'))
+    return VBox([
+        row(filters['kind'], filters['sort']), row(filters['actual'], filters['predicted'], filters['marked']),
+        row(filters['confidence'], filters['loss']),
+        row(*self.heat.values()), row(*self.pager.values()), self.status,
+        Box([self.grid, detail], layout=Layout(display='flex', flex_flow='row wrap', align_items='flex-start', margin='6px 0')),
+        row(*self.file.values()), self.message], layout=Layout(padding='4px'))
 
-# %% ../nbs/23c_explorer.ipynb #78ac8bf9
+# %% ../nbs/23c_explorer.ipynb #b4247915
 @patch
 def told(self:Explorer, action, *args):
     "Do what was asked; what goes wrong for a reason that a person can mend is said under the pictures"
@@ -70,8 +72,10 @@ def told(self:Explorer, action, *args):
 def say(self:Explorer, words:str, bad:bool=False):
     "A line under the pictures"
     colour = '#b00020' if bad else '#00805a'
-    self.message.value = f'<div role="status" style="white-space:pre-wrap;border-left:4px solid {colour};padding:2px 8px;margin:4px 0">{escape(words)}</div>' if words else ''
+    look = f'white-space:pre-wrap;border-left:4px solid {colour};padding:2px 8px;margin:4px 0'
+    self.message.value = f'<div role="status" style="{look}">{escape(words)}</div>' if words else ''
 
+# %% ../nbs/23c_explorer.ipynb #d8135115
 @patch
 def listen(self:Explorer):
     "Let each widget do what it is for"
@@ -86,7 +90,7 @@ def listen(self:Explorer):
     pressed(self.file['save'], self.save)
     pressed(self.file['load'], self.load)
 
-# %% ../nbs/23c_explorer.ipynb #8a682dc7
+# %% ../nbs/23c_explorer.ipynb #5dbdc934
 @patch
 def ask(self:Explorer, **filters):
     "Show the images that other filters let through, from the first page"
@@ -111,6 +115,7 @@ def step(self:Explorer, by:int):
     place = int(places[0]) + by if len(places) else 0
     if 0 <= place < len(indices): self.turn(place//self.selection.per_page); self.open(indices[place])
 
+# %% ../nbs/23c_explorer.ipynb #05e3d76e
 @patch
 def find(self:Explorer, text:str):
     "Open the image of an index or a name, and turn to its page where the filters let it through"
@@ -121,7 +126,7 @@ def find(self:Explorer, text:str):
     if page is not None: self.turn(page)
     self.open(index)
 
-# %% ../nbs/23c_explorer.ipynb #9aa4924e
+# %% ../nbs/23c_explorer.ipynb #194b6069
 @patch
 def overlays(self:Explorer, indices):
     "The pictures of these images, and the pictures with the heat over them, with a line on each; the plain ones twice without a method"
@@ -144,6 +149,7 @@ def show(self:Explorer):
     for tile, index in zip(self.tiles, shown): self.show_tile(tile, index)
     self.grid.children = [tile.widget for tile in self.tiles[:len(shown)]] or [HTML('<p>There are no such images.</p>')]
 
+# %% ../nbs/23c_explorer.ipynb #79adbca7
 @patch
 def show_tile(self:Explorer, tile:Tile, index:int):
     "Bring one tile up to date"
@@ -157,7 +163,7 @@ def title_words(kept, index, words):
     "What a picture shows, for its alternative text"
     return f'Image {index}: {kept.classes[kept.targets[index]]}, taken for {kept.classes[kept.predicted[index]]}' + (f'; heat {words}' if words else '')
 
-# %% ../nbs/23c_explorer.ipynb #4a677c9d
+# %% ../nbs/23c_explorer.ipynb #7da03dc9
 @patch
 def open(self:Explorer, index:int):
     "Show an image large, with its heat and the probabilities of its classes"
@@ -170,6 +176,7 @@ def open(self:Explorer, index:int):
     self.large.show(self.kept, index, html + caption_html(self.kept, index, self.marks.get(index)), self.marks.get(index))
     self.about.value = details_html(self.kept, index)
 
+# %% ../nbs/23c_explorer.ipynb #5473b3eb
 @patch
 def show_heat(self:Explorer, _=None):
     "Show the heat of another method, layer or target; where there can be none, say why and show the pictures alone"
@@ -196,7 +203,7 @@ def find_layers(self:Explorer):
     self.heat['layer'].options = [("the network's own", ''), *((f'{name} ({size[0]}×{size[1]})', name) for name, size in layers)]
     self.quiet = False
 
-# %% ../nbs/23c_explorer.ipynb #ab0792d1
+# %% ../nbs/23c_explorer.ipynb #fd89a112
 @patch
 def set_mark(self:Explorer, index:int, verdict:str='', suggested_label:str=''):
     "Mark an image, or take its mark away"
@@ -214,6 +221,7 @@ def file_path(self:Explorer):
     if not self.file['path'].value.strip(): raise BadInput('name a marks file, such as marks.csv')
     return Path(self.file['path'].value.strip()).expanduser()
 
+# %% ../nbs/23c_explorer.ipynb #ccfd23a1
 @patch
 def save(self:Explorer):
     "Write the marks to the file that is named"
@@ -238,6 +246,7 @@ def load(self:Explorer):
     stayed = f'; {both:,} of them marked here already, and left as they are here' if both else ''
     self.say(f"{len(found):,} mark{'s'*(len(found) != 1)} loaded from {path}{stayed}")
 
+# %% ../nbs/23c_explorer.ipynb #99706966
 @patch
 def change(self:Explorer)->list[tuple[int, str]]: # As of fastai's `ImageClassifierCleaner`
     "The images whose label should be another class, and which: (index, class)"

@@ -113,7 +113,7 @@ def checked_mark(
         raise BadInput(f'image {index} has the label {shown(classes[kept.targets[index]])}, not {shown(actual)}: the marks are of other data')
     return Mark(index, name, actual, predicted, verdict, suggested_label)
 
-# %% ../nbs/18c_marks.ipynb #1b64d987
+# %% ../nbs/18c_marks.ipynb #8a76021b
 def numbered_rows(text):
     "The rows of a CSV file, each with the line that it begins on; blank lines are left out"
     rows, line = csv.reader(io.StringIO(text, newline=''), strict=True), 1
@@ -139,6 +139,7 @@ def marks_from_text(
         marks[mark.index], lines[mark.index] = mark, line
     return dict(sorted(marks.items()))
 
+# %% ../nbs/18c_marks.ipynb #39b0cbc8
 def read_marks(
     path:str|Path, # A CSV file
     kept:ClassifiedImages, # Kept predictions on the images that it marks
