@@ -427,7 +427,8 @@ def test_a_vision_learner_over_photos_of_224(tmp_path):
 def run(tmp_path_factory):
     "A run on a folder of images, its files written as a training leaves them"
     from cifar_fastai.data import cifar_dataloaders
-    from cifar_fastai.recipes import Recipe, recipe_to_dict
+    from cifar_fastai.recipes import Recipe
+    from cifar_fastai.run_folder import about_run
     from cifar_fastai.runs import (Predictions, arrays_fingerprint, weights_fingerprint, write_json, write_predictions,
                                    write_weights)
     from cifar_fastai.training import cifar_learner
@@ -438,8 +439,7 @@ def run(tmp_path_factory):
     loaders = cifar_dataloaders(recipe)
     learner = cifar_learner(loaders, recipe)
     found = CifarInterpretation.from_learner(learner)
-    write_json(path / 'recipe.json', {'schema': 1, 'recipe': recipe_to_dict(recipe), 'data': {
-        'fingerprints': loaders.data.fingerprints, 'classes': list(loaders.data.classes)}})
+    write_json(path / 'recipe.json', about_run(learner, 0.1, None, 'fp32'))
     predictions = Predictions(found.kept.logits, found.kept.targets, found.kept.losses, found.kept.names)
     write_weights(path / 'model.safetensors', learner.model, {})
     write_predictions(path / 'predictions.npz', predictions)

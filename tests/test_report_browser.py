@@ -64,7 +64,7 @@ def downloads(tmp_path_factory): return tmp_path_factory.mktemp('downloads')
 def browser(downloads):
     options = selenium.ChromeOptions()
     options.binary_location = CHROMIUM
-    for word in ('--headless=new', '--no-sandbox', '--disable-dev-shm-usage', '--disable-gpu', '--window-size=1280,1000'): options.add_argument(word)
+    for word in ('--headless=new', '--no-sandbox', '--disable-dev-shm-usage', '--disable-gpu', '--window-size=1280,1000', '--force-prefers-reduced-motion'): options.add_argument(word)
     options.add_experimental_option('prefs', {'download.default_directory': str(downloads)})
     options.set_capability('goog:loggingPrefs', {'browser': 'ALL', 'performance': 'ALL'})
     driver = selenium.Chrome(options=options, service=selenium.ChromeService(DRIVER))

@@ -126,7 +126,7 @@ def runs(folder, whole):
     yield 'weights with one bit flipped', ['--resume', folder/'bit'], None
     yield 'interpret: weights with one bit flipped', [folder/'bit'], interpret.main
     (copy('gone')/'predictions.npz').unlink()
-    yield 'interpret: predictions that are gone', [folder/'gone', '--no-checks'], interpret.main
+    yield 'interpret: predictions that are gone', [folder/'gone', '--checks', 'none'], interpret.main
     yield 'interpret: no run', [folder/'nowhere'], interpret.main
     yield 'interpret: an unknown method', [whole, '--method', 'gradcamm', '--out', folder/'elsewhere'], interpret.main
     yield 'interpret: an unknown layer', [whole, '--layer', 'nope', '--out', folder/'elsewhere'], interpret.main
