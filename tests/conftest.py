@@ -1,6 +1,8 @@
 "Small data that several tests share; nothing here needs the network, a GPU or CIFAR-10"
 import os
 import tempfile
+from importlib import import_module
+from pathlib import Path
 
 os.environ['FASTAI_HOME'] = tempfile.mkdtemp()  # before fastai is imported: decoded images are not kept in the person's own
 
@@ -55,3 +57,10 @@ def cifar10():
     path = os.environ.get('CIFAR_FASTAI_DATA')
     if not path: pytest.skip('CIFAR_FASTAI_DATA is not set')
     return path
+
+
+@pytest.fixture
+def benchmark_module(monkeypatch):
+    "Imports a script of benchmarks/ by its name"
+    monkeypatch.syspath_prepend(Path(__file__).parents[1]/'benchmarks')
+    return import_module
