@@ -23,8 +23,8 @@ from cifar_fastai.grid import grid_arms, run_key
 from cifar_fastai.history import EarlyStopping, History
 from cifar_fastai.interpretation import CifarInterpretation
 from cifar_fastai.messages import one_of
+from cifar_fastai.named_recipes import GRIDS, RECIPES
 from cifar_fastai.optimizers import optimizer_choice
-from cifar_fastai.recipes import GRIDS, RECIPES
 from cifar_fastai.runs import whole_file
 from cifar_fastai.session import seed_everything
 from cifar_fastai.significance import mcnemar

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = []
 
-# %% ../nbs/90_all.ipynb #1e01c365
+# %% ../nbs/90_all.ipynb #9a421cc0
 import warnings
 with warnings.catch_warnings():
     warnings.filterwarnings('ignore', message='.*torch.jit.script', category=FutureWarning)  # of a library at its import
@@ -29,6 +29,7 @@ from .marks import VERDICTS, Mark, mark_image, read_marks, write_marks
 from .lr_find import Found, find_learning_rate, find_rates, lr_find
 from .messages import BadInput
 from .models import network, networks_table, parameter_count, summary_line
+from .named_recipes import *
 from .optimizers import Muon, NesterovSGD
 from .recipes import *
 from .report_page import write_report, write_run_report

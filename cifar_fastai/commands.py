@@ -6,12 +6,13 @@
 __all__ = ['GROUPS', 'OUT_OF_MEMORY', 'wide_help', 'Parser', 'metavar', 'add_recipe_options', 'recipe_from_options', 'Terminated',
            'terminate', 'failure', 'run_command', 'open_page']
 
-# %% ../nbs/18_commands.ipynb #c3463eae
+# %% ../nbs/18_commands.ipynb #07312411
 import argparse, dataclasses, os, re, shutil, signal, sys, threading, traceback, warnings, webbrowser
 from collections.abc import Callable
 from pathlib import Path
 from .messages import BadInput, BadWords
-from .recipes import RECIPES, Name, Number, Recipe, Switch, named_recipe, recipe_fields
+from .named_recipes import RECIPES, named_recipe
+from .recipes import Name, Number, Recipe, Switch, recipe_fields
 
 # %% ../nbs/18_commands.ipynb #71a2c63b
 GROUPS = {

@@ -6,13 +6,14 @@
 __all__ = ['compare', 'trained', 'runs_of', 'chosen_arms', 'compare_parser', 'whole', 'values_of', 'grid_from_options',
            'show_plan', 'main']
 
-# %% ../nbs/24g_compare.ipynb #692ec901
+# %% ../nbs/24g_compare.ipynb #97fdf10b
 import argparse, dataclasses, shlex, sys
 from collections.abc import Sequence
 from pathlib import Path
 from .commands import Parser, add_recipe_options, run_command
 from .messages import BadInput, BadWords, one_of
-from .recipes import GRIDS, Recipe, named_recipe, recipe_fields
+from .named_recipes import GRIDS, named_recipe
+from .recipes import Recipe, recipe_fields
 
 # %% ../nbs/24g_compare.ipynb #07e13a84
 def compare(

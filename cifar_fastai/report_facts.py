@@ -7,7 +7,7 @@ __all__ = ['MEASURED', 'STATUS', 'written', 'recipe_groups', 'differences', 'com
            'learner_facts', 'learner_history', 'curve_charts', 'finder_chart', 'reliability_chart', 'course_warnings',
            'edge_warning', 'run_warnings', 'headline', 'run_numbers']
 
-# %% ../nbs/18f_report_facts.ipynb #57df30ea
+# %% ../nbs/18f_report_facts.ipynb #7cbc4345
 import dataclasses, math, shlex
 from pathlib import Path
 import numpy as np
@@ -16,7 +16,8 @@ from fastai.learner import Learner
 from .classified import ClassifiedImages, wilson_interval
 from .commands import GROUPS
 from .html_pages import duration, plain, share, thousands
-from .recipes import RECIPES, Recipe, recipe_fields
+from .named_recipes import RECIPES
+from .recipes import Recipe, recipe_fields
 from .runs import RunRecord
 from .vector_charts import Line, line_chart
 

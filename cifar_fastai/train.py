@@ -5,12 +5,13 @@
 # %% auto #0
 __all__ = ['train', 'seconds', 'wanted', 'train_parser', 'main']
 
-# %% ../nbs/20_train.ipynb #3a466fcb
+# %% ../nbs/20_train.ipynb #3e180ace
 import argparse, math, sys
 from pathlib import Path
 from .commands import Parser, add_recipe_options, open_page, recipe_from_options, run_command
 from .messages import BadWords
-from .recipes import Recipe, expectation, read_recipe
+from .named_recipes import expectation, read_recipe
+from .recipes import Recipe
 
 # %% ../nbs/20_train.ipynb #4bc30a3e
 def train(

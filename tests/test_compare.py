@@ -17,7 +17,8 @@ from cifar_fastai.compare import compare, main
 from cifar_fastai.comparison import by_class, compare_runs, image_table, nobody_right
 from cifar_fastai.grid import alone_in, grid_arms, grid_plan, known_runs
 from cifar_fastai.messages import BadInput
-from cifar_fastai.recipes import GRIDS, RECIPES, Recipe, expectation, recipe_to_dict
+from cifar_fastai.named_recipes import GRIDS, RECIPES, expectation
+from cifar_fastai.recipes import Recipe, recipe_to_dict
 from cifar_fastai.runs import Predictions, arrays_fingerprint, write_json, write_predictions
 
 CLASSES = ('ant', 'bee', 'cat')

@@ -6,8 +6,8 @@ import sys
 import pytest
 
 from cifar_fastai.messages import BadInput
-from cifar_fastai.recipes import (ARCHS, AUGMENTATIONS, NORMS, OPTIMIZERS, RECIPES, SCHEDULES, Recipe, named_recipe, read_recipe,
-                                  recipe_fields, recipe_from_dict, recipe_to_dict)
+from cifar_fastai.named_recipes import RECIPES, named_recipe, read_recipe
+from cifar_fastai.recipes import ARCHS, AUGMENTATIONS, NORMS, OPTIMIZERS, SCHEDULES, Recipe, recipe_fields, recipe_from_dict, recipe_to_dict
 
 
 def test_every_named_recipe_survives_json(tmp_path):

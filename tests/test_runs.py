@@ -57,7 +57,7 @@ def test_load_run_predicts_as_the_run_did(run):
 
 
 def test_a_run_can_be_made_again_from_its_recipe(run, tmp_path):
-    from cifar_fastai.recipes import named_recipe
+    from cifar_fastai.named_recipes import named_recipe
     again = train(named_recipe(str(run.path)), tmp_path, 'again')
     one, two = load_file(run.path/'model.safetensors'), load_file(again.path/'model.safetensors')
     assert all(torch.equal(one[name], two[name]) for name in one)

@@ -40,7 +40,7 @@ def recipes(examples):
 
 
 def recipe_files(examples, folder):
-    from cifar_fastai.recipes import read_recipe
+    from cifar_fastai.named_recipes import read_recipe
     path = folder/'fuzzed.json'
     def check(content):
         path.write_bytes(content if isinstance(content, bytes) else json.dumps(content).encode())
