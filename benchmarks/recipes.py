@@ -20,7 +20,7 @@ from cifar_fastai.classified import wilson_interval
 from cifar_fastai.commands import run_command
 from cifar_fastai.data import image_dataloaders
 from cifar_fastai.grid import grid_arms, run_key
-from cifar_fastai.history import EarlyStopping, History
+from cifar_fastai.history import History
 from cifar_fastai.interpretation import CifarInterpretation
 from cifar_fastai.messages import one_of
 from cifar_fastai.named_recipes import GRIDS, RECIPES
@@ -29,6 +29,7 @@ from cifar_fastai.runs import whole_file
 from cifar_fastai.session import seed_everything
 from cifar_fastai.significance import mcnemar
 from cifar_fastai.sources import load_images
+from cifar_fastai.stopping import stopping_callbacks
 from cifar_fastai.training import cifar_learner, fit_recipe
 
 FAULTY = 'published-resnet9-sgd'
@@ -57,8 +58,7 @@ def measured(name, recipe, data):
     seed_everything(recipe.seed)
     learner, history = cifar_learner(image_dataloaders(data, recipe), recipe), History(lambda h: print(f"  epoch {len(h.rows)}: {h.rows[-1]['valid_accuracy']:.2%}", flush=True))
     if name == FAULT: learner.loss_func = SoftmaxFirst(recipe.label_smoothing)
-    stopping = [EarlyStopping(recipe.early_stopping, lambda line: None)] if recipe.early_stopping else []
-    with learner.no_bar(), learner.no_logging(): fit_recipe(learner, recipe, optimizer_choice(recipe)['lr'], [history, *stopping])
+    with learner.no_bar(), learner.no_logging(): fit_recipe(learner, recipe, optimizer_choice(recipe)['lr'], [history, *stopping_callbacks(recipe, lambda line: None)])
     kept = CifarInterpretation.from_learner(learner).kept
     return dict(accuracy=kept.right.mean(), loss=kept.losses.mean(dtype=float), epochs=len(history.rows), seconds=history.train_seconds,
                 images_per_second=history.images_per_second), kept.right

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = []
 
-# %% ../nbs/90_all.ipynb #9a421cc0
+# %% ../nbs/90_all.ipynb #fbb5ae00
 import warnings
 with warnings.catch_warnings():
     warnings.filterwarnings('ignore', message='.*torch.jit.script', category=FutureWarning)  # of a library at its import
@@ -22,7 +22,7 @@ from .gradcam import METHODS, heatmaps, is_dead, layer_names, map_size
 from .compare import compare
 from .comparison import Comparison, compare_runs
 from .heatmap_checks import HeatmapChecks, check_heatmaps
-from .history import EarlyStopping, History
+from .history import History
 from .image_data import ImageData, image_data
 from .interpretation import CifarInterpretation
 from .marks import VERDICTS, Mark, mark_image, read_marks, write_marks
@@ -38,6 +38,7 @@ from .session import Run
 from .shapes import draw_shapes
 from .sources import load_images
 from .splits import balanced_sample, split
+from .stopping import EarlyStopping, UntilAccuracy
 from .train import train
 from .training import CifarLearner, cifar_learner, fit_recipe
 

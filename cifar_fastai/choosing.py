@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['without_test_set', 'trial', 'kept_trial', 'Choice', 'check_choices', 'choose_for', 'with_choice']
 
-# %% ../nbs/24c_choosing.ipynb #00c4017c
+# %% ../nbs/24c_choosing.ipynb #c11efee6
 import dataclasses, hashlib, itertools, time
 from dataclasses import dataclass
 from pathlib import Path
 import numpy as np, pandas as pd
 from .data import image_dataloaders
 from .grid import Arm, named, reason, run_key
-from .history import EarlyStopping, History
+from .history import History
 from .image_data import ImageData, image_data
 from .interpretation import CifarInterpretation
 from .lr_find import find_learning_rate
@@ -22,6 +22,7 @@ from .recipes import Recipe, recipe_fields
 from .runs import read_json, write_json
 from .session import seed_everything
 from .splits import split
+from .stopping import stopping_callbacks
 from .training import cifar_learner, fit_recipe
 
 # %% ../nbs/24c_choosing.ipynb #8df7494b
@@ -36,7 +37,7 @@ def without_test_set(
     places = np.concatenate([train, held])
     return image_data(data.images[places], data.labels[places], data.classes, data.names[places], len(train), name=data.name)
 
-# %% ../nbs/24c_choosing.ipynb #20b38f39
+# %% ../nbs/24c_choosing.ipynb #09637350
 def trial(
     recipe:Recipe, # With the value that is tried
     data:ImageData, # From `without_test_set`
@@ -47,9 +48,8 @@ def trial(
         seed_everything(recipe.seed)
         learner = cifar_learner(image_dataloaders(data, recipe), recipe)
         history = History()
-        stopping = [EarlyStopping(recipe.early_stopping, lambda line: None)] if recipe.early_stopping else []
         lr = find_learning_rate(learner, recipe).lr if recipe.lr == 'find' else optimizer_choice(recipe)['lr']
-        with learner.no_bar(), learner.no_logging(): fit_recipe(learner, recipe, lr, [history, *stopping])
+        with learner.no_bar(), learner.no_logging(): fit_recipe(learner, recipe, lr, [history, *stopping_callbacks(recipe, lambda line: None)])
         kept = CifarInterpretation.from_learner(learner).kept
         result = dict(accuracy=float(kept.right.mean()), loss=float(kept.losses.mean(dtype=float)), lr=float(lr), failed='')
     except BadInput as error: result = dict(accuracy=None, loss=None, lr=None, failed=reason(error).splitlines()[0])

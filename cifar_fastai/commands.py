@@ -14,12 +14,12 @@ from .messages import BadInput, BadWords
 from .named_recipes import RECIPES, named_recipe
 from .recipes import Name, Number, Recipe, Switch, recipe_fields
 
-# %% ../nbs/18_commands.ipynb #71a2c63b
+# %% ../nbs/18_commands.ipynb #376b6bf7
 GROUPS = {
     'data': ('data', 'image_size', 'limit', 'holdout'),
     'network': ('arch', 'width', 'norm'),
     'training': ('epochs', 'batch_size', 'optimizer', 'momentum', 'momentum_low', 'weight_decay', 'decay_norms', 'label_smoothing',
-                 'clip_norm', 'clip_value', 'ema', 'progressive', 'early_stopping'),
+                 'clip_norm', 'clip_value', 'ema', 'progressive', 'early_stopping', 'until_accuracy'),
     'schedule': ('schedule', 'anneal', 'pct_start', 'div', 'div_final', 'lr', 'lr_start', 'lr_end', 'lr_steps', 'lr_suggestion'),
     'augmentation': ('augment', 'mixup', 'cutmix'),
     'machine': ('seed', 'device', 'deterministic', 'precision')}

@@ -136,7 +136,7 @@ def channel_statistics(
     deviation = np.sqrt((share*(level - mean[:, None])**2).sum(1))
     return mean.tolist(), np.maximum(deviation, 1/255).tolist()
 
-# %% ../nbs/07b_data.ipynb #57952769
+# %% ../nbs/07b_data.ipynb #cbc353e9
 class ImageDataLoaders(DataLoaders):
     "fastai's `DataLoaders`, with the test set as a third loader"
     test = property(lambda self: self[2], doc='The loader over the test set')
@@ -145,8 +145,8 @@ def held_out(
     recipe:Recipe,
     count:int, # Training images there are
 )->int: # How many are held out
-    "Early stopping without a hold-out of its own takes a tenth of the training images"
-    if recipe.holdout or not recipe.early_stopping: return recipe.holdout
+    "What stops on a hold-out, and has none of its own, takes a tenth of the training images"
+    if recipe.holdout or not (recipe.early_stopping or recipe.until_accuracy): return recipe.holdout
     return max(1, min(recipe.limit or count, count)//10)
 
 def fitting_batch_size(

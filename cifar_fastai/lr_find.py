@@ -7,7 +7,7 @@ __all__ = ['ONLOOKERS', 'SUGGESTIONS', 'LEAST_POINTS', 'DASHES', 'copied_loader'
            'RateSweep', 'sweep', 'reseed', 'useful_part', 'Found', 'find_rates', 'find_learning_rate', 'draw_lr_find',
            'lr_find']
 
-# %% ../nbs/11d_lr_find.ipynb #2f74b350
+# %% ../nbs/11d_lr_find.ipynb #cbbdbc30
 import copy, threading
 from collections import namedtuple
 from dataclasses import dataclass
@@ -22,13 +22,14 @@ from fastcore.basics import tuplify
 from fastcore.xtras import is_listy
 from matplotlib import pyplot
 from matplotlib.axes import Axes
-from .history import EarlyStopping, History, ProgressLine
+from .history import History, ProgressLine
 from .messages import BadInput, notice
 from .randomness import random_states_kept
 from .recipes import Recipe
+from .stopping import EarlyStopping, UntilAccuracy
 
-# %% ../nbs/11d_lr_find.ipynb #81ee61a2
-ONLOOKERS = (CSVLogger, EarlyStopping, History, ProgressCallback, ProgressLine, TrackerCallback)
+# %% ../nbs/11d_lr_find.ipynb #19aa1f3c
+ONLOOKERS = (CSVLogger, EarlyStopping, History, ProgressCallback, ProgressLine, TrackerCallback, UntilAccuracy)
 
 def copied_loader(loader, memo):
     "A loader that draws what `loader` would draw next; its images are shared"

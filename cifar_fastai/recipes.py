@@ -88,7 +88,7 @@ AUGMENTATIONS = {
     'rand': Augmentation('crop, flip, RandAugment', crop=4, flip='random', policy='rand'),
     'fastai': Augmentation("fastai's own aug_transforms", fastai=True)}
 
-# %% ../nbs/01_recipes.ipynb #27b34039
+# %% ../nbs/01_recipes.ipynb #9a635f1c
 share = Number(low=0, high=1)
 positive = Number(above=0)
 whole = Number(int, low=0)
@@ -130,6 +130,7 @@ class Recipe:
     cutmix:Annotated[float, "cutmix's alpha; 0: none", Number(low=0)] = 0.
     progressive:Annotated[float, 'share of the run after which training images have full size; 0: full size throughout', share] = 0.75
     early_stopping:Annotated[int, 'stop after this many epochs without a better hold-out loss; 0: never', whole] = 0
+    until_accuracy:Annotated[float, 'stop with the first epoch whose hold-out accuracy reaches this share of 1; 0: never', share] = 0.
     seed:Annotated[int, 'decides every random draw', Number(int, low=0, high=2**32-1)] = 0
     device:Annotated[str, 'where to train', Device()] = 'auto'
     deterministic:Annotated[bool, 'on a GPU, only algorithms that give the same numbers each time; a CPU does anyway', Switch()] = False

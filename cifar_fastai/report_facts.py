@@ -161,7 +161,7 @@ def edge_warning(curve, taken):
     return [('A learning rate at the edge', f"{taken:.3g} lies near the {'end' if place > 0.5 else 'start'} of the range that the finder tried, "
              f'{curve.lr.min():.3g} to {curve.lr.max():.3g}: widen it')]
 
-# %% ../nbs/18f_report_facts.ipynb #7f4ca50b
+# %% ../nbs/18f_report_facts.ipynb #09c477c0
 STATUS = dict(interrupted='The run was interrupted', failed='The run failed', running='The run is not complete: it is still going, or its process died')
 
 def run_warnings(
@@ -177,6 +177,10 @@ def run_warnings(
                       + (f": {metrics['message']}" if metrics.get('message') else '')))
     if metrics.get('selected') == 'best_on_holdout':
         found.append(('Chosen on the hold-out', 'the weights are those of the epoch with the lowest hold-out loss; its hold-out accuracy flatters, the test accuracy does not'))
+    until = metrics.get('until')
+    if isinstance(until, dict) and until.get('reached'):
+        found.append(('Stopped at an accuracy', f"the training ended with the first epoch whose hold-out accuracy reached {record.recipe.until_accuracy:.2%}; that "
+                      'accuracy flatters, the test accuracy does not'))
     jpeg = sum(str(name).lower().endswith(('.jpg', '.jpeg')) for name in names)
     if data.get('name') == 'cifar10' and jpeg:
         found.append(('Re-encoded pictures', 'this CIFAR-10 was read from JPEG files, which the official images are not: published numbers are not comparable'))

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SAMPLES', 'SLOW', 'introduction', 'about_run', 'write_samples', 'training_figures', 'RunFolder', 'refusals_noted']
 
-# %% ../nbs/18i_run_folder.ipynb #3bd9719e
+# %% ../nbs/18i_run_folder.ipynb #4052d963
 import shutil
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +23,7 @@ from .recipes import recipe_to_dict
 from .runs import (SCHEMA, Predictions, arrays_fingerprint, read_about, read_history, weights_fingerprint, write_predictions,
                                write_weights)
 from .safe_files import whole_file, write_json, write_manifest
+from .stopping import until_reached
 from .training import CifarLearner
 
 # %% ../nbs/18i_run_folder.ipynb #6826e9cd
@@ -93,7 +94,7 @@ def training_figures(
     found = pd.read_csv(path/'lr_find.csv')
     save_figure(plot_lr_find(found, about['resolved']['suggestions'], about['resolved']['suggestion']), folder/'lr_find.png')
 
-# %% ../nbs/18i_run_folder.ipynb #a54fc154
+# %% ../nbs/18i_run_folder.ipynb #8dfe7289
 SLOW = 1800  # seconds of training from which a run names the recipe that takes less
 
 class RunFolder:
@@ -141,7 +142,8 @@ class RunFolder:
                  'image_size': data.image_size, 'mean': loaders.statistics[0], 'deviation': loaders.statistics[1]}
         self.rows(history)
         write_weights(self.path/'model.safetensors', self.learner.model, about)
-        self.update(epochs=len(history.rows), train_seconds=history.train_seconds, train_images_per_second=history.images_per_second)
+        until = {'until': until_reached(history.rows, recipe.until_accuracy, history.train_seconds)} if recipe.until_accuracy else {}
+        self.update(epochs=len(history.rows), train_seconds=history.train_seconds, train_images_per_second=history.images_per_second, **until)
 
     def predictions(self):
         "The one inference pass over the test set"

@@ -6,7 +6,7 @@
 __all__ = ['Run', 'seed_everything', 'tensorboard_callback', 'peak_learning_rate', 'fit_session', 'explain', 'last_page',
            'summary', 'finished', 'started', 'recorded_end', 'trained', 'train_session']
 
-# %% ../nbs/19_session.ipynb #992f1881
+# %% ../nbs/19_session.ipynb #30f0c7ba
 import random, signal, threading
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ from .analysis import check_interpretation, interpretation_files, json_ready
 from .checkpoints import Checkpoints, Stops, read_checkpoint, resumed
 from .data import cifar_dataloaders
 from .devices import choose_device, choose_precision, compute_deterministically
-from .history import EarlyStopping, History, ProgressLine
+from .history import History, ProgressLine
 from .interpretation import CifarInterpretation
 from .lr_find import find_learning_rate
 from .messages import BadInput, notice
@@ -31,6 +31,7 @@ from .resume import check_identity, check_recipe, identity, is_extension, is_fin
 from .run_folder import RunFolder, about_run, introduction, refusals_noted, training_figures, write_samples
 from .runs import RunRecord, check_place, load_run, new_run_folder, read_about, read_run
 from .safe_files import LOST, MANIFEST, clear_partial, faults, locked, read_json, write_json
+from .stopping import stopping_callbacks, until_line
 from .training import CifarLearner, cifar_learner, fit_recipe
 
 # %% ../nbs/19_session.ipynb #202cc4c4
@@ -63,7 +64,7 @@ def seed_everything(
     np.random.seed(seed)
     torch.manual_seed(seed)
 
-# %% ../nbs/19_session.ipynb #37990db4
+# %% ../nbs/19_session.ipynb #beb7de49
 def tensorboard_callback(
     path:Path, # The run folder
 )->Callback: # fastai's, writing into `tensorboard` in the run folder
@@ -96,15 +97,14 @@ def fit_session(
     "Fit; the folder fills meanwhile"
     recipe = learner.recipe
     history, progress = History(folder.epoch), ProgressLine(recipe.progressive, folder.estimate)
-    cbs = [history, progress, checkpoints, *cbs]
-    if recipe.early_stopping: cbs.append(EarlyStopping(recipe.early_stopping, folder.say))
+    cbs = [history, progress, checkpoints, *stopping_callbacks(recipe, folder.say), *cbs]
     with ExitStack() as around:
         around.enter_context(checkpoints.stops)
         if not IN_NOTEBOOK: [around.enter_context(part) for part in (learner.no_logging(), learner.no_bar())]
         fit_recipe(learner, recipe, lr, cbs)
     return history
 
-# %% ../nbs/19_session.ipynb #248df611
+# %% ../nbs/19_session.ipynb #bc4617af
 def explain(
     run:Run, # Its weights and predictions are kept already
     folder:RunFolder,
@@ -132,7 +132,8 @@ def summary(
     right = round(metrics['test_accuracy']*metrics['test_images'])
     worst = run.interpretation.class_accuracy().accuracy.dropna().nsmallest(3)
     confused = [f'{actual} → {predicted} {times}' for actual, predicted, times in run.interpretation.most_confused()[:3]]
-    return (f"test     {metrics['test_accuracy']:.2%} ({right}/{metrics['test_images']}), loss {metrics['test_loss']:.4f}; "
+    until = f"until    {until_line(metrics['until'])}\n" if 'until' in metrics else ''
+    return (f"{until}test     {metrics['test_accuracy']:.2%} ({right}/{metrics['test_images']}), loss {metrics['test_loss']:.4f}; "
             f"{format_time(metrics['train_seconds'])} of training at {metrics['train_images_per_second']:,.0f} images/s\n"
             f"worst    {', '.join(f'{name} {share:.1%}' for name, share in worst.items())}\n"
             f"confused {', '.join(confused) or 'nothing'}\n"

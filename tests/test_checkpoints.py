@@ -11,9 +11,10 @@ from fastai.callback.core import Callback
 
 from cifar_fastai.checkpoints import Checkpoints, Stops, checkpoint_numbers, read_checkpoint, resumed
 from cifar_fastai.data import image_dataloaders
-from cifar_fastai.history import EarlyStopping, History
+from cifar_fastai.history import History
 from cifar_fastai.messages import BadInput
 from cifar_fastai.session import train_session
+from cifar_fastai.stopping import stopping_callbacks
 from cifar_fastai.training import cifar_learner, fit_recipe
 
 
@@ -41,9 +42,8 @@ def fit(data, recipe, cbs=(), state=None):
     random.seed(1), np.random.seed(1), torch.manual_seed(1)
     learner, history, draws = cifar_learner(image_dataloaders(data, recipe), recipe), History(), Draws()
     if state: learner.go_on = resumed(state)
-    own = [EarlyStopping(recipe.early_stopping, say=lambda text: None)] if recipe.early_stopping else []
     with learner.no_bar(), learner.no_logging():
-        try: fit_recipe(learner, recipe, 0.05, [history, draws, *own, *cbs])
+        try: fit_recipe(learner, recipe, 0.05, [history, draws, *stopping_callbacks(recipe, lambda text: None), *cbs])
         except KeyboardInterrupt: pass
     return learner, history, draws
 
@@ -66,6 +66,26 @@ def test_stopped_and_gone_on_is_not_stopped(tiny_data, tiny_recipe, tmp_path, fi
     assert same(whole, again) and whole.recorder.lrs == again.recorder.lrs and draws.seen[-1] == again_draws.seen[-1]
     assert history.table.drop(columns='seconds').equals(again_history.table.drop(columns='seconds'))
     assert again_history.steps == history.steps and again_history.train_seconds > 0
+
+
+def test_a_fit_that_reached_its_accuracy_and_was_stopped_ends_there_too(tiny_data, tiny_recipe, tmp_path):
+    recipe = dataclasses.replace(tiny_recipe, epochs=6, batch_size=20, optimizer='adam', holdout=20)
+    rows = fit(tiny_data, recipe)[1].rows
+    recipe = dataclasses.replace(recipe, until_accuracy=max(row['valid_accuracy'] for row in rows[:4]))
+    whole, history, _ = fit(tiny_data, recipe)
+    last = len(history.rows) - 1
+    assert last < 4
+    fit(tiny_data, recipe, [Checkpoints(tmp_path, {}, stops=Ends()), StopAt(last, 0, False)])
+    again, again_history, _ = fit(tiny_data, recipe, state=read_checkpoint(tmp_path, {}))
+    assert same(whole, again) and history.table.drop(columns='seconds').equals(again_history.table.drop(columns='seconds'))
+
+
+def test_a_run_says_when_it_reached_its_accuracy(tiny_folder, tiny_recipe, tmp_path):
+    lines = []
+    run = train(dataclasses.replace(tiny_recipe, data=str(tiny_folder), epochs=3, until_accuracy=0.01, batch_size=20), tmp_path, say=lines.append)
+    until = run.metrics['until']
+    assert run.metrics['epochs'] == until['epochs'] == len(run.history) == 1 and until['reached'] and until['train_seconds'] == run.metrics['train_seconds']
+    assert run.metrics['valid_is'] == 'holdout' and any(line.startswith('until    1.00% of the held-out images reached in epoch 1') for line in lines)
 
 
 def test_other_draws_and_loader_processes_change_nothing(tiny_data, tiny_recipe):

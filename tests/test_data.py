@@ -39,6 +39,7 @@ def test_holdout_is_balanced_and_apart(tiny_data, tiny_recipe):
     assert np.bincount(tiny_data.labels[sorted(valid)]).tolist() == [10, 10, 10]
     assert loaders.valid_is == 'holdout' and loaders_of(tiny_data, tiny_recipe).valid_is == 'test'
     assert len(loaders_of(tiny_data, tiny_recipe, early_stopping=2).positions['valid']) == 12
+    assert len(loaders_of(tiny_data, tiny_recipe, until_accuracy=0.9).positions['valid']) == 12
 
 
 def orders(loaders, epoch):

@@ -3,6 +3,7 @@ import dataclasses
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from fastai.callback.schedule import ParamScheduler
@@ -14,12 +15,13 @@ from torch.nn import functional as F
 
 from cifar_fastai.callbacks import AverageWeights, ClassificationLoss, MixImages
 from cifar_fastai.data import image_dataloaders
-from cifar_fastai.history import EarlyStopping, History
+from cifar_fastai.history import History
 from cifar_fastai.lr_find import find_learning_rate
 from cifar_fastai.messages import BadInput
 from cifar_fastai.optimizers import Muon, NesterovSGD, orthogonalised
 from cifar_fastai.recipes import Recipe
 from cifar_fastai.schedules import cost_share, schedule, training_size
+from cifar_fastai.stopping import EarlyStopping, UntilAccuracy, until_reached
 from cifar_fastai.training import cifar_learner, fit_recipe
 from cifar_fastai.inference import answers, steady
 
@@ -212,6 +214,19 @@ def test_early_stopping_brings_the_best_epoch_back(tiny_data, tiny_recipe):
     logits, target = (torch.from_numpy(found) for found in answers(learner.model, steady(learner.dls.valid)))
     assert F.cross_entropy(logits, target).item() == pytest.approx(losses.min(), rel=1e-4)
     assert lines[0].startswith('  saved: lowest hold-out loss so far') and len(lines) == len(losses)
+
+
+def test_a_fit_until_an_accuracy_ends_with_the_epoch_that_reaches_it(tiny_data, tiny_recipe):
+    fields, lines = dict(epochs=8, holdout=30, optimizer='adam'), []
+    whole = fitted(tiny_data, tiny_recipe, **fields)[1].table
+    wanted = float(whole.valid_accuracy.iloc[4])
+    first = int((whole.valid_accuracy >= wanted).to_numpy().argmax()) + 1
+    _, history = fitted(tiny_data, tiny_recipe, [UntilAccuracy(wanted, lines.append)], **fields)
+    pd.testing.assert_frame_equal(history.table.drop(columns='seconds'), whole.head(first).drop(columns='seconds'))  # the schedule is that of 8 epochs
+    assert len(lines) == 1 and until_reached(history.rows, wanted, 9.) == {
+        'accuracy': wanted, 'reached': True, 'epochs': first, 'train_seconds': 9., 'best': history.rows[-1]['valid_accuracy'], 'best_epoch': first}
+    never = until_reached(whole.to_dict('records'), 1.1, 9.)
+    assert not never['reached'] and never['epochs'] is None and never['best'] == whole.valid_accuracy.max()
 
 
 def test_mixed_targets_are_counted_by_the_heavier_label(tiny_data, tiny_recipe):
