@@ -1,7 +1,7 @@
 """Images a second while training: the usual fastai way, ours, and the leanest PyTorch loop.
 
-    python benchmarks/training_speed.py
-    python benchmarks/training_speed.py --width 16
+    python benchmarks/training_speed.py                                        # four networks and the loaders alone
+    python benchmarks/training_speed.py --arch resnet18,resnet9:16 --layers    # NETWORK:WIDTH; layer by layer too
 
 The arms take turns, each round in a fresh process, on the same network, batch size and machine:
 
@@ -12,22 +12,41 @@ lean   a hand-written loop: data in memory, the same augmentation, bf16 where th
 The first and the last train the network in the order in which it is published: `resnet9` pools after its ReLU there.
 Ours pools before it, which gives the same answers from a quarter of the ReLUs' work.
 
-Ratios are taken within a round; their median, lowest and highest are printed.
+Ratios are taken within a round; their median, lowest and highest are printed. The share of the peak is the network's
+operations a second over those of a large matrix product in the same arithmetic, the fastest that the arms of the round saw.
 """
-import argparse, json, resource, statistics, subprocess, sys, tempfile, time
+import argparse
+import statistics
+import sys
+import tempfile
+import time
 from pathlib import Path
+
+from common import fresh, in_turn, machine, ratios, say, spread, wait
+
+from cifar_fastai.commands import run_command
+from cifar_fastai.messages import BadInput, one_of
+from cifar_fastai.recipes import ARCHS, Recipe
+
+NETWORKS = 'resnet9,resnet18,wrn16_4,resnet9:16'
+WARM_UP = 3  # steps that don't count
+SIDE = 32
+
+
+def usual_loaders(recipe, folder, workers):
+    from fastai.vision.all import (CategoryBlock, DataBlock, ImageBlock, Normalize, RandomSplitter, aug_transforms, get_image_files,
+                                   parent_label)
+    block = DataBlock(blocks=(ImageBlock, CategoryBlock), get_items=get_image_files, get_y=parent_label, splitter=RandomSplitter(0.01),
+                      batch_tfms=[*aug_transforms(size=SIDE), Normalize.from_stats([0.5]*3, [0.25]*3)])
+    return block.dataloaders(folder, bs=recipe.batch_size, num_workers=workers, device=device(recipe))
 
 
 def usual(recipe, folder, seconds, workers):
     "fastai as its tutorials have it"
     from functools import partial
-    from fastai.vision.all import (SGD, CategoryBlock, DataBlock, ImageBlock, Learner, Normalize, RandomSplitter, aug_transforms,
-                                   get_image_files, parent_label)
-    block = DataBlock(blocks=(ImageBlock, CategoryBlock), get_items=get_image_files, get_y=parent_label, splitter=RandomSplitter(0.01),
-                      batch_tfms=[*aug_transforms(size=32), Normalize.from_stats([0.5]*3, [0.25]*3)])
-    loaders = block.dataloaders(folder, bs=recipe.batch_size, num_workers=workers, device=device(recipe))
+    from fastai.vision.all import SGD, Learner
     from torch import nn
-    learner = Learner(loaders, published(recipe), nn.CrossEntropyLoss(), opt_func=partial(SGD, mom=0.9, wd=5e-4))
+    learner = Learner(usual_loaders(recipe, folder, workers), published(recipe), nn.CrossEntropyLoss(), opt_func=partial(SGD, mom=0.9, wd=5e-4))
     return timed_fit(learner, seconds)
 
 
@@ -53,13 +72,13 @@ def lean(recipe, folder, seconds):
     model = published(recipe).to(where, memory_format=torch.channels_last).train()
     stepper = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, nesterov=True, weight_decay=5e-4)
     bf16 = choose_precision('auto', where) == 'bf16'
-    side, size = torch.arange(32, device=where), recipe.batch_size
+    side, size = torch.arange(SIDE, device=where), recipe.batch_size
 
     def step():
         chosen = torch.randint(len(labels), (size,), device=where)
         up, left, corner_y, corner_x = torch.randint(0, 9, (4, size, 1), device=where)
         mirror = torch.rand(size, 1, device=where) < 0.5
-        rows, columns = up + side, torch.where(mirror, 31 - side, side) + left
+        rows, columns = up + side, torch.where(mirror, SIDE - 1 - side, side) + left
         images = padded[chosen[:, None, None], rows[:, :, None], columns[:, None, :]]
         hole = ((side - corner_y*3).abs() < 4)[:, :, None] & ((side - corner_x*3).abs() < 4)[:, None, :]
         images = images.masked_fill(hole[..., None], 0).permute(0, 3, 1, 2)
@@ -79,24 +98,17 @@ def lean(recipe, folder, seconds):
 def loader(recipe, folder, seconds):
     "Our loader alone, augmentation and normalisation included"
     from cifar_fastai.data import cifar_dataloaders
-    train = cifar_dataloaders(recipe).train
-    for _ in train: break
-    started, count = time.perf_counter(), 0
-    while time.perf_counter() - started < seconds/2: count += sum(len(y) for _, y in train)
-    return count/(time.perf_counter() - started)
+    return timed_loader(cifar_dataloaders(recipe).train, seconds)
 
 
-WARM_UP = 3
+def files(recipe, folder, seconds, workers):
+    "The usual loader alone"
+    return timed_loader(usual_loaders(recipe, folder, workers).train, seconds)
 
 
 def device(recipe):
     from cifar_fastai.devices import choose_device
     return choose_device(recipe.device)
-
-
-def wait(where):
-    import torch
-    if where.type == 'cuda': torch.cuda.synchronize()
 
 
 def published(recipe):
@@ -130,72 +142,113 @@ def timed_fit(learner, seconds):
     return clock.rate
 
 
-def one(arguments):
-    "One arm in this process; prints a line of JSON"
-    from cifar_fastai.recipes import Recipe
-    recipe = Recipe(arch=arguments.arch, width=arguments.width, batch_size=arguments.batch_size, data=arguments.data, optimizer='sgd',
-                    augment='crop_flip_cutout8', progressive=0, device=arguments.device)
-    arm, _, workers = arguments.arm.partition('-')
+def timed_loader(loader, seconds):
+    "Images a second of a loader alone, from its second batch, for `seconds`"
+    batches = (len(batch[1]) for _ in iter(int, 1) for batch in loader)
+    next(batches)
+    started, count = time.perf_counter(), 0
+    while time.perf_counter() - started < seconds: count += next(batches)
+    return count/(time.perf_counter() - started)
+
+
+def machine_and_network(recipe):
+    "Operations a second of a large matrix product, and those of the network for an image, forward and backward"
+    from cifar_fastai.models import network
+    from cifar_fastai.peak import matrix_peak, step_flops
+    return {'peak': matrix_peak(device(recipe)), 'flops': sum(step_flops(network(recipe.arch, width=recipe.width), (1, 3, SIDE, SIDE)))}
+
+
+def layer_table(recipe):
+    "The layers of our network, as a table in Markdown"
+    from cifar_fastai.devices import keep_freed_memory, memory_format
+    from cifar_fastai.layer_profile import profile_layers
+    from cifar_fastai.models import network
+    where = device(recipe)
+    if where.type == 'cpu': keep_freed_memory()
+    return str(profile_layers(network(recipe.arch, width=recipe.width).to(where, memory_format=memory_format(where)), (recipe.batch_size, 3, SIDE, SIDE)))
+
+
+def one(options):
+    "One arm in this process"
+    arch, _, width = options.arch.partition(':')
+    recipe = Recipe(arch=arch, width=width or 'auto', batch_size=options.batch_size, data=options.data, image_size=SIDE, optimizer='sgd',
+                    augment='crop_flip_cutout8', progressive=0, device=options.device)
+    arm, _, workers = options.arm.partition('-')
+    if arm == 'layers': return say({'table': layer_table(recipe)})
     more = {'workers': int(workers)} if workers else {}
-    rate = {'usual': usual, 'ours': ours, 'lean': lean, 'loader': loader}[arm](recipe, arguments.folder, arguments.seconds, **more)
-    print(json.dumps({'rate': rate, 'memory': resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/2**20}))
+    rate = {'usual': usual, 'ours': ours, 'lean': lean, 'loader': loader, 'files': files}[arm](recipe, options.folder, options.seconds, **more)
+    say({'rate': rate, **(machine_and_network(recipe) if arm in ('ours', 'lean') else {})})
 
 
 def write_files(data, folder, count=6000):
-    "The first images of each class as PNG files, for the usual way"
+    "Some images of each class as PNG files, for the usual way"
     from PIL import Image
     from cifar_fastai.sources import load_images
     from cifar_fastai.splits import balanced_sample
-    source = load_images(data)
-    for position in balanced_sample(source.labels[:source.train_count], count):
+    source = load_images(data, SIDE)
+    for position in balanced_sample(source.labels[:source.train_count], min(count, source.train_count)):
         place = Path(folder)/source.classes[source.labels[position]]/f'{position}.png'
         place.parent.mkdir(exist_ok=True)
         Image.fromarray(source.images[position]).save(place)
 
 
-def measure(arm, folder, words):
-    "One arm in a process of its own"
-    done = subprocess.run([sys.executable, __file__, '--arm', arm, '--folder', folder, *words], capture_output=True, text=True)
-    if done.returncode: sys.exit(f'{arm} failed:\n{done.stderr}')
-    return json.loads(done.stdout.splitlines()[-1])
+def network_row(name, results):
+    "What the rounds say of a network, as cells of a table"
+    arm = lambda which: f'{name} {which}'
+    best = [{**done, 'usual': max(done[arm('usual-0')], done[arm('usual-2')], key=lambda result: result['rate'])} for done in results]
+    peaks = [max(done[arm(which)]['peak'] for which in ('ours', 'lean')) for done in results]
+    def of_peak(which):
+        return spread([done[arm(which)]['rate']*done[arm(which)]['flops']/peak for done, peak in zip(results, peaks)], '{:.0%}')
+    memory = lambda which: f"{max(done[arm(which)]['memory'] for done in results):.2f}"
+    return (name, spread(ratios(results, arm('ours'), arm('lean'))), spread(ratios(best, arm('ours'), 'usual')),
+            spread([done[arm('ours')]['rate'] for done in results], '{:,.0f}'), of_peak('ours'), of_peak('lean'),
+            f"{memory('ours')} / {memory('lean')}", f'{statistics.median(peaks)/1e9:,.0f}')
 
 
-def spread(values, form='{:.2f}'):
-    text = [form.format(value) for value in (statistics.median(values), min(values), max(values))]
-    return f'{text[0]} ({text[1]}…{text[2]}, n = {len(values)})'
+HEADER = ('network', 'ours / lean', 'ours / usual', 'images/s, ours', 'of the peak, ours', 'of the peak, lean', 'GiB, ours / lean', 'peak, GFLOP/s')
 
 
-def main():
+def networks(text):
+    "The names between commas, checked"
+    names = text.split(',')
+    for name in names:
+        arch, colon, width = name.partition(':')
+        one_of(arch, ARCHS, 'network')
+        if colon and not (width.isdigit() and int(width)): raise BadInput(f"'{name}' names no width\nWrite NETWORK or NETWORK:CHANNELS, such as resnet9:16")
+    return names
+
+
+def main(words):
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
-    parser.add_argument('--arch', default='resnet9')
-    parser.add_argument('--width', default='auto')
+    parser.add_argument('--arch', default=NETWORKS, help=f'networks, each with a width after a colon where it is not its own [{NETWORKS}]')
     parser.add_argument('--batch-size', type=int, default=512)
     parser.add_argument('--data', default='cifar10', help='cifar10 or shapes')
     parser.add_argument('--device', default='auto')
     parser.add_argument('--rounds', type=int, default=3)
     parser.add_argument('--seconds', type=float, default=15, help='how long each arm is timed in each round')
+    parser.add_argument('--layers', action='store_true', help='layer by layer too, with the share of the peak of each')
+    parser.add_argument('--traceback', action='store_true')
     parser.add_argument('--arm', help=argparse.SUPPRESS)
     parser.add_argument('--folder', help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.arm: return one(arguments)
-    import torch
-    from cifar_fastai.devices import choose_device, choose_precision, environment
-    where = choose_device(arguments.device)
-    print(', '.join(f'{key} {value}' for key, value in environment(where, choose_precision('auto', where)).items()))
-    words = [f'--{name}={getattr(arguments, name.replace("-", "_"))}' for name in ('arch', 'width', 'batch-size', 'data', 'device', 'seconds')]
-    arms, results = ['usual-0', 'usual-2', 'ours', 'lean', 'loader'], []
+    options = parser.parse_args(words)
+    if options.arm: return one(options)
+    names = networks(options.arch)
+    print(machine(options.device), flush=True)
+    from cifar_fastai.models import Listing
+    loaders = ('loader', 'files-0', 'files-2')
+    arms = [f'{name} {arm}' for name in names for arm in ('usual-0', 'usual-2', 'ours', 'lean')] + list(loaders)
     with tempfile.TemporaryDirectory() as folder:
-        write_files(arguments.data, folder)
-        for number in range(arguments.rounds):
-            results.append({arm: measure(arm, folder, words) for arm in arms})
-            print(f'round {number + 1}: ' + ', '.join(f"{arm} {done['rate']:,.0f}" for arm, done in results[-1].items()), flush=True)
-    best = [max(done['usual-0']['rate'], done['usual-2']['rate']) for done in results]
-    print(f"\n{arguments.arch}, width {arguments.width}, batch {arguments.batch_size}: images a second, median (lowest…highest)")
-    for arm in arms:
-        print(f"  {arm:8} {spread([done[arm]['rate'] for done in results], '{:,.0f}'):32} "
-              f"peak memory {max(done[arm]['memory'] for done in results):.2f} GiB")
-    print(f"  ours / lean   {spread([done['ours']['rate']/done['lean']['rate'] for done in results])}")
-    print(f"  ours / usual  {spread([done['ours']['rate']/rate for done, rate in zip(results, best)])}")
+        write_files(options.data, folder)
+        def measure(arm):
+            network, _, which = arm.rpartition(' ')
+            words = ('batch-size', 'data', 'device', 'seconds')
+            return fresh(__file__, [*(f'--{word}={getattr(options, word.replace("-", "_"))}' for word in words), f'--arch={network or names[0]}',
+                                    f'--arm={which}', f'--folder={folder}'])
+        results = in_turn(arms, options.rounds, measure)
+        title = f'Images a second while training, batches of {options.batch_size}: median (lowest…highest, rounds)'
+        print(f'\n{Listing(title, HEADER, tuple(network_row(name, results) for name in names))}\n')
+        for arm in loaders: print(f"{arm:8} {spread([done[arm]['rate'] for done in results], '{:,.0f}')} images/s alone")
+        for name in names if options.layers else (): print(f"\n{measure(f'{name} layers')['table']}")
 
 
-if __name__ == '__main__': main()
+if __name__ == '__main__': sys.exit(run_command(main))

@@ -11,12 +11,13 @@ from importlib import import_module
 from .commands import run_command
 from .messages import BadInput, BadWords, one_of
 
-# %% ../nbs/22_cli.ipynb #fd6f4225
+# %% ../nbs/22_cli.ipynb #25b5460b
 COMMANDS = {
     'train': 'train an image classifier',
     'interpret': "make a run's tables, galleries and heatmaps again",
     'report': "make a run's page again",
-    'compare': 'compare runs, training those that are missing'}
+    'compare': 'compare runs, training those that are missing',
+    'profile': 'say where the time of a training step goes'}
 
 def dispatch(
     words:list[str], # The words of the command, its name first

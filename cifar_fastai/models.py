@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['NETWORKS', 'Network', 'named_parts', 'custom_resnet', 'stages_of', 'resnet', 'preact_resnet', 'initialize', 'Choice',
-           'he_resnet', 'wide_resnet', 'network', 'parameter_count', 'summary_line', 'Listing', 'describe',
+           'he_resnet', 'wide_resnet', 'network', 'parameter_count', 'summary_line', 'shown', 'Listing', 'describe',
            'networks_table']
 
 # %% ../nbs/08b_models.ipynb #afb1da53
@@ -168,18 +168,28 @@ def summary_line(
     "A model in one line"
     return f"{getattr(model, 'title', type(model).__name__)}: {parameter_count(model):,} parameters"
 
-# %% ../nbs/08b_models.ipynb #12ea0ab8
+# %% ../nbs/08b_models.ipynb #38ead46a
+def shown(
+    cell, # A number, text or None
+)->str: # Such as `1,024`, `98.7`, `0.0123`
+    "A cell of a table as text"
+    if isinstance(cell, float): return f'{cell:,.0f}' if abs(cell) >= 99.95 else f'{cell:.3g}'
+    return '' if cell is None else f'{cell:,}' if isinstance(cell, int) else str(cell)
+
 @dataclass(frozen=True)
 class Listing:
     "A titled table that displays itself"
     title:str # One line
     header:tuple # Names of the columns
-    rows:tuple # One tuple a row; whole numbers are shown with commas
+    rows:tuple # One tuple a row; numbers stand at the right, those with a point are shown to three figures
 
     def _repr_markdown_(self):
-        shown = lambda cell: f'{cell:,}' if isinstance(cell, int) else str(cell)
-        lines = [self.header, ['---:' if isinstance(cell, int) else '---' for cell in self.rows[0]], *self.rows]
-        return '\n'.join([self.title, '', *('| ' + ' | '.join(map(shown, line)) + ' |' for line in lines)])
+        lines = [[shown(cell) for cell in row] for row in (self.header, *self.rows)]
+        right = [any(isinstance(cell, (int, float)) for cell in column) for column in zip(*self.rows)]
+        widths = [max(map(len, column)) for column in zip(*lines)]
+        rule = ['-'*max(width - 1, 2) + (':' if number else '-') for width, number in zip(widths, right)]
+        put = lambda cell, width, number: cell.rjust(max(width, 3)) if number else cell.ljust(max(width, 3))
+        return '\n'.join([self.title, '', *('| ' + ' | '.join(map(put, line, widths, right)) + ' |' for line in (lines[0], rule, *lines[1:]))])
 
     __str__ = _repr_markdown_
 
