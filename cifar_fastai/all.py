@@ -26,11 +26,14 @@ from .history import History
 from .image_data import ImageData, image_data
 from .interpretation import CifarInterpretation
 from .marks import VERDICTS, Mark, mark_image, read_marks, write_marks
+from .layer_profile import LayerProfile, profile_layers
 from .lr_find import Found, find_learning_rate, find_rates, lr_find
 from .messages import BadInput
 from .models import network, networks_table, parameter_count, summary_line
 from .named_recipes import *
 from .optimizers import Muon, NesterovSGD
+from .peak import matrix_peak
+from .profile import profile_recipe
 from .recipes import *
 from .report_page import write_report, write_run_report
 from .runs import load_run, read_predictions, read_run
@@ -39,6 +42,7 @@ from .shapes import draw_shapes
 from .sources import load_images
 from .splits import balanced_sample, split
 from .stopping import EarlyStopping, UntilAccuracy
+from .step_profile import StepProfile, profile_step
 from .train import train
 from .training import CifarLearner, cifar_learner, fit_recipe
 
