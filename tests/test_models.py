@@ -7,7 +7,7 @@ from cifar_fastai.messages import BadInput
 from cifar_fastai.models import NETWORKS, describe, network, networks_table, parameter_count, summary_line
 
 PARAMETERS = {
-    'resnet9': 6_573_130, 'resnet18': 11_173_962, 'resnet34': 21_282_122, 'resnet50': 23_520_842,
+    'resnet9': 6_573_130, 'cifarnet': 1_972_802, 'resnet18': 11_173_962, 'resnet34': 21_282_122, 'resnet50': 23_520_842,
     'preact_resnet18': 11_172_170, 'resnet20': 269_722, 'resnet56': 853_018, 'resnet110': 1_727_962,
     'wrn28_10': 36_479_194}
 
@@ -148,6 +148,27 @@ class PlainResNet9(nn.Module):
 def test_resnet9_twin(): assert_twins(network('resnet9'), PlainResNet9())
 
 
+class PaperCifarnet(nn.Module):
+    "Jordan 2024, figure 4 and listing, with ReLU and the pooling after it"
+    def __init__(self):
+        super().__init__()
+        widths = [(24, 64), (64, 64), (64, 256), (256, 256), (256, 256), (256, 256)]
+        self.first = nn.Conv2d(3, 24, 2)
+        self.layers = nn.ModuleList([nn.ModuleList([nn.Conv2d(i, o, 3, padding='same', bias=False), nn.BatchNorm2d(o)]) for i, o in widths])
+        self.out = nn.Linear(256, 10)
+
+    def forward(self, x):
+        x = F.relu(self.first(x))
+        for number, (convolution, norm) in enumerate(self.layers):
+            x = convolution(x)
+            if number % 2 == 0: x = x.unfold(2, 2, 2).unfold(3, 2, 2).amax((4, 5))
+            x = F.relu(norm(x))
+        return self.out(x.amax((2, 3)))
+
+
+def test_cifarnet_twin(): assert_twins(network('cifarnet'), PaperCifarnet())
+
+
 # ---- every width, norm and size
 
 @pytest.mark.parametrize('norm', ['batch', 'group', 'layer'])
@@ -167,7 +188,7 @@ def test_widths_and_norms(arch, norm):
         assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
 
 
-@pytest.mark.parametrize('arch', ['resnet9', 'resnet18', 'resnet50', 'preact_resnet18', 'resnet20', 'wrn16_4'])
+@pytest.mark.parametrize('arch', ['resnet9', 'cifarnet', 'resnet18', 'resnet50', 'preact_resnet18', 'resnet20', 'wrn16_4'])
 def test_nothing_is_dead(arch):
     "After a step, each parameter has a gradient: zero weights at the start pass the second step"
     torch.manual_seed(0)
@@ -207,13 +228,13 @@ def test_stages_are_maps(arch):
         model.get_submodule(name).register_forward_hook(lambda m, i, o, name=name: seen.update({name: o.shape[2:]}))
     with torch.no_grad(): model(torch.randn(1, 3, 32, 32))
     sides = [seen[name][0] for name in model.stages.values()]
-    assert sides == ([32, 32, 16, 8] if arch.startswith('wrn') or arch in ('resnet20', 'resnet56', 'resnet110') else [32, 16, 8, 4])
+    assert sides == ([31, 15, 7, 3] if arch == 'cifarnet' else [32, 32, 16, 8] if arch.startswith('wrn') or arch in ('resnet20', 'resnet56', 'resnet110') else [32, 16, 8, 4])
     assert seen[model.heatmap_layer][0] == sides[-1]
 
 
 @pytest.mark.parametrize('classes,size', [(1, 8), (2, 9), (100, 32), (10, 96)])
 def test_classes_and_sizes(classes, size):
-    for arch in ('resnet9', 'resnet50', 'resnet20', 'wrn16_4'):
+    for arch in ('resnet9', 'cifarnet', 'resnet50', 'resnet20', 'wrn16_4'):
         model = network(arch, classes, width=8, image_size=size).eval()
         with torch.no_grad(): assert model(torch.randn(1, 3, size, size)).shape == (1, classes)
 

@@ -1,0 +1,97 @@
+"""How right a recipe is at its end, and how long that took: seeds in turn, beside the leanest loop on the same machine.
+
+    python benchmarks/time_to_accuracy.py                                       # `speed`, three seeds
+    python benchmarks/time_to_accuracy.py --recipe speed --epochs 3 --accuracy 0.85
+    python benchmarks/time_to_accuracy.py --recipe speed-long --device cuda
+
+Each seed is the command `cifar_fastai.train` in a process of its own. The recipe's length is fixed before: it is run to its end, its last weights
+are the result, and they meet the test set once. No test-time augmentation is in any figure but the one that says so.
+
+training  seconds inside training steps, augmentation included; evaluation, files and imports left out
+wall      seconds of the whole command: imports, data, training, an evaluation each epoch, predictions and files
+
+Machines differ, and one machine from hour to hour. So before each seed, the lean arm of `training_speed.py` (ResNet-9 of width 64, batch 512, bf16 where
+the device has it) is timed; the median of its rates says what one pass over 50,000 images takes it, and that is the unit that both times are given in.
+"""
+import argparse
+import dataclasses
+import json
+import statistics
+import sys
+import tempfile
+from pathlib import Path
+
+from common import fresh, machine, say, spread
+
+IMAGES = 50_000  # in an epoch of the unit, whatever the recipe trains on
+LEAN = Path(__file__).with_name('training_speed.py')
+
+
+def wanted(options):
+    "The recipe that the words ask for, without its seed"
+    from cifar_fastai.named_recipes import named_recipe
+    recipe = named_recipe(options.recipe)
+    changes = {name: getattr(options, name) for name in ('epochs', 'limit', 'data', 'width') if getattr(options, name) is not None}
+    return dataclasses.replace(recipe, device=options.device, **changes)
+
+
+def one(options):
+    "A training in this process; says its metrics"
+    from cifar_fastai.session import train_session
+    with tempfile.TemporaryDirectory() as folder:
+        run = train_session(dataclasses.replace(wanted(options), seed=options.seed), folder, say=lambda line: print(line, file=sys.stderr), explained=False)
+        say(run.metrics)
+
+
+def measured(options, words, seed):
+    "The lean loop's images a second, then a run"
+    lean = fresh(LEAN, ['--arm=lean', f'--seconds={options.seconds}', f'--device={options.device}', f'--data={options.data or "cifar10"}'])
+    run = fresh(__file__, ['--arm=run', f'--seed={seed}', *words])
+    print(f"seed {seed}: test {run['test_accuracy']:.2%}, training {run['train_seconds']:,.1f} s, wall {run['wall_seconds']:,.1f} s, "
+          f"{run['train_images_per_second']:,.0f} images/s; lean loop {lean['rate']:,.0f} images/s", flush=True)
+    return {'lean': lean['rate'], **run}
+
+
+def report(options, runs):
+    "What the seeds have in common"
+    accuracies = [run['test_accuracy'] for run in runs]
+    mean, deviation = statistics.mean(accuracies), statistics.stdev(accuracies) if len(runs) > 1 else float('nan')
+    epoch = IMAGES/statistics.median(run['lean'] for run in runs)
+    lines = [f'test accuracy at the end: mean {mean:.2%}, standard deviation {deviation:.2%} ({min(accuracies):.2%}…{max(accuracies):.2%}, n = {len(runs)})']
+    if all('tta' in run for run in runs):
+        lines.append(f"with test-time augmentation ({runs[0]['tta']['kind']}): mean {statistics.mean(run['tta']['test_accuracy'] for run in runs):.2%}")
+    lines.append(f"a lean ResNet-9 epoch takes {epoch:,.1f} s: {spread([run['lean'] for run in runs], '{:,.0f}')} images/s")
+    for name, key in (('training', 'train_seconds'), ('wall', 'wall_seconds')):
+        seconds = [run[key] for run in runs]
+        lines.append(f"{name:8} {spread(seconds, '{:,.1f}')} s = {spread([value/epoch for value in seconds])} lean epochs")
+    if options.accuracy: lines.append(f"{options.accuracy:.1%} as a mean of {len(runs)} seeds: {'reached' if mean >= options.accuracy else 'not reached'}")
+    return '\n'.join(lines)
+
+
+def main(words=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--recipe', default='speed', help='name or recipe.json [speed]')
+    parser.add_argument('--epochs', type=int, help="another length than the recipe's")
+    parser.add_argument('--width', type=int, help="another width than the recipe's")
+    parser.add_argument('--limit', type=int, help='train on at most this many images')
+    parser.add_argument('--data', help='other data than CIFAR-10')
+    parser.add_argument('--seeds', type=int, default=3, help='how many runs, from seed 0 [3]')
+    parser.add_argument('--device', default='auto')
+    parser.add_argument('--seconds', type=float, default=15, help='how long the lean loop is timed before each seed [15]')
+    parser.add_argument('--accuracy', type=float, help='say whether the mean at the end reaches this share, such as 0.90')
+    parser.add_argument('--out', type=Path, help='a JSON file for the metrics of each seed')
+    parser.add_argument('--arm', help=argparse.SUPPRESS)
+    parser.add_argument('--seed', type=int, help=argparse.SUPPRESS)
+    options = parser.parse_args(words)
+    if options.arm: return one(options)
+    print(machine(options.device))
+    recipe = wanted(options)
+    print(f"{options.recipe}: {recipe.arch}, width {recipe.width}, {recipe.epochs} epochs, batch {recipe.batch_size}, {recipe.optimizer}, "
+          f"{recipe.augment}, test-time augmentation: {recipe.tta}", flush=True)
+    passed = [f'--{name}={getattr(options, name)}' for name in ('recipe', 'epochs', 'width', 'limit', 'data', 'device') if getattr(options, name) is not None]
+    runs = [measured(options, passed, seed) for seed in range(options.seeds)]
+    print(report(options, runs))
+    if options.out: options.out.write_text(json.dumps(runs, indent=1))
+
+
+if __name__ == '__main__': main()
