@@ -18,6 +18,7 @@ from .data import ImageDataLoaders, cifar_dataloaders, image_dataloaders
 from .devices import choose_device, choose_precision
 from .explore import explore
 from .figures import plot_curves, plot_images, plot_lr_find, save_figure
+from .freezing import FreezeParts
 from .gradcam import METHODS, heatmaps, is_dead, layer_names, map_size
 from .compare import compare
 from .comparison import Comparison, compare_runs
@@ -27,6 +28,7 @@ from .image_data import ImageData, image_data
 from .interpretation import CifarInterpretation
 from .marks import VERDICTS, Mark, mark_image, read_marks, write_marks
 from .layer_profile import LayerProfile, profile_layers
+from .lookahead import Lookahead
 from .lr_find import Found, find_learning_rate, find_rates, lr_find
 from .messages import BadInput
 from .models import network, networks_table, parameter_count, summary_line
@@ -45,5 +47,7 @@ from .stopping import EarlyStopping, UntilAccuracy
 from .step_profile import StepProfile, profile_step
 from .train import train
 from .training import CifarLearner, cifar_learner, fit_recipe
+from .tta import SeveralViews
+from .whitening import whiten, whitening_filters
 
 __all__ = [name for name in globals() if not name.startswith('_')]

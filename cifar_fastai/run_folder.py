@@ -11,9 +11,11 @@ from contextlib import contextmanager
 from pathlib import Path
 import numpy as np, pandas as pd, torch
 from fastcore.imports import IN_NOTEBOOK
+from torch.nn import functional as F
 from .devices import device_name, environment
 from .figures import plot_curves, plot_images, plot_lr_find, save_figure
 from .history import epoch_line
+from .inference import answers, steady
 from .interpretation import CifarInterpretation
 from .lr_find import Found
 from .messages import notice
@@ -25,6 +27,7 @@ from .runs import (SCHEMA, Predictions, arrays_fingerprint, read_about, read_his
 from .safe_files import whole_file, write_json, write_manifest
 from .stopping import until_reached
 from .training import CifarLearner
+from .tta import SeveralViews
 
 # %% ../nbs/18i_run_folder.ipynb #6826e9cd
 def introduction(
@@ -152,6 +155,14 @@ class RunFolder:
         write_predictions(self.path/'predictions.npz', predictions)
         self.update(fingerprints={'weights': weights_fingerprint(self.learner.model), 'predictions': arrays_fingerprint(vars(predictions))},
                     test_accuracy=float(kept.right.mean()), test_loss=float(kept.losses.mean(dtype=np.float64)))
+        if self.learner.recipe.tta != 'none': self.several_views()
+
+    def several_views(self):
+        "The accuracy under test-time augmentation, beside the network's own"
+        kind = self.learner.recipe.tta
+        logits, targets = answers(SeveralViews(self.learner.model, kind), steady(self.learner.dls.test))
+        self.update(tta={'kind': kind, 'test_accuracy': float((logits.argmax(1) == targets).mean()),
+                         'test_loss': float(F.cross_entropy(torch.from_numpy(logits).double(), torch.from_numpy(targets)))})
 
     def complete(self, keep_checkpoint):
         "The last of all: what the files are is written down, and what resume needed goes"

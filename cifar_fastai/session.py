@@ -133,8 +133,10 @@ def summary(
     worst = run.interpretation.class_accuracy().accuracy.dropna().nsmallest(3)
     confused = [f'{actual} → {predicted} {times}' for actual, predicted, times in run.interpretation.most_confused()[:3]]
     until = f"until    {until_line(metrics['until'])}\n" if 'until' in metrics else ''
+    views = metrics.get('tta')
+    several = f"tta      {views['test_accuracy']:.2%} with test-time augmentation ({views['kind']}), which the figure above is without\n" if views else ''
     return (f"{until}test     {metrics['test_accuracy']:.2%} ({right}/{metrics['test_images']}), loss {metrics['test_loss']:.4f}; "
-            f"{format_time(metrics['train_seconds'])} of training at {metrics['train_images_per_second']:,.0f} images/s\n"
+            f"{format_time(metrics['train_seconds'])} of training at {metrics['train_images_per_second']:,.0f} images/s\n{several}"
             f"worst    {', '.join(f'{name} {share:.1%}' for name, share in worst.items())}\n"
             f"confused {', '.join(confused) or 'nothing'}\n"
             f"look at  {page}")
