@@ -14,14 +14,14 @@ from .messages import BadInput, BadWords
 from .named_recipes import RECIPES, named_recipe
 from .recipes import Name, Number, Recipe, Switch, recipe_fields
 
-# %% ../nbs/18_commands.ipynb #376b6bf7
+# %% ../nbs/18_commands.ipynb #f71aaf62
 GROUPS = {
     'data': ('data', 'image_size', 'limit', 'holdout'),
-    'network': ('arch', 'width', 'norm'),
+    'network': ('arch', 'width', 'norm', 'whiten', 'dirac'),
     'training': ('epochs', 'batch_size', 'optimizer', 'momentum', 'momentum_low', 'weight_decay', 'decay_norms', 'label_smoothing',
-                 'clip_norm', 'clip_value', 'ema', 'progressive', 'early_stopping', 'until_accuracy'),
+                 'clip_norm', 'clip_value', 'ema', 'lookahead', 'freeze', 'progressive', 'early_stopping', 'until_accuracy'),
     'schedule': ('schedule', 'anneal', 'pct_start', 'div', 'div_final', 'lr', 'lr_start', 'lr_end', 'lr_steps', 'lr_suggestion'),
-    'augmentation': ('augment', 'mixup', 'cutmix'),
+    'augmentation': ('augment', 'mixup', 'cutmix', 'tta'),
     'machine': ('seed', 'device', 'deterministic', 'precision')}
 
 def wide_help(prog):
