@@ -6,23 +6,12 @@ from pathlib import Path
 
 os.environ['FASTAI_HOME'] = tempfile.mkdtemp()  # before fastai is imported: decoded images are not kept in the person's own
 
-import numpy as np
 import pytest
-from PIL import Image
+
+from drawn import CLASSES, coloured, write_images
 
 from cifar_fastai.image_data import image_data
 from cifar_fastai.recipes import Recipe
-
-CLASSES = ('ant', 'bee', 'cat')
-
-
-def coloured(count, size, seed):
-    "Images whose class is their colour, and their labels"
-    random = np.random.default_rng(seed)
-    labels = np.arange(count) % len(CLASSES)
-    images = random.integers(0, 120, (count, size, size, 3))
-    images[np.arange(count), ..., labels] += 100
-    return images.astype(np.uint8), labels
 
 
 @pytest.fixture(scope='session')
@@ -36,13 +25,7 @@ def tiny_data():
 @pytest.fixture(scope='session')
 def tiny_folder(tmp_path_factory):
     "The same kind of images as files: train/ and test/, a sub-folder a class"
-    folder = tmp_path_factory.mktemp('images')
-    for part, count, seed in (('train', 60, 1), ('test', 15, 2)):
-        for i, (image, label) in enumerate(zip(*coloured(count, 16, seed))):
-            place = folder/part/CLASSES[label]/f'{i:03}.png'
-            place.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(image).save(place)
-    return folder
+    return write_images(tmp_path_factory.mktemp('images'), {'train': (60, 1), 'test': (15, 2)}, 16)
 
 
 @pytest.fixture(scope='session')

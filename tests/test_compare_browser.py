@@ -1,20 +1,19 @@
 "The page of a comparison in a real browser, against a second count of the predictions, without a request to anywhere"
 import json
-import shutil
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from browsers import MARKS, started
 from cifar_fastai.compare import compare
 from cifar_fastai.recipes import Recipe, recipe_to_dict
 from cifar_fastai.runs import Predictions, arrays_fingerprint, write_json, write_predictions
 from cifar_fastai.sources import load_images
 
-CHROMIUM, DRIVER = shutil.which('chromium') or shutil.which('google-chrome'), shutil.which('chromedriver')
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(not (CHROMIUM and DRIVER), reason='chromium and chromedriver are not installed')]
+pytestmark = MARKS
 axe = pytest.importorskip('axe_core_python.selenium')
-selenium = pytest.importorskip('selenium.webdriver')
+pytest.importorskip('selenium.webdriver')
 from selenium.webdriver.common.by import By  # noqa: E402
 from selenium.webdriver.common.keys import Keys  # noqa: E402
 from selenium.webdriver.support.ui import WebDriverWait  # noqa: E402
@@ -54,11 +53,7 @@ def comparison(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def browser():
-    options = selenium.ChromeOptions()
-    options.binary_location = CHROMIUM
-    for word in ('--headless=new', '--no-sandbox', '--disable-dev-shm-usage', '--disable-gpu', '--window-size=1280,1000', '--force-prefers-reduced-motion'): options.add_argument(word)
-    options.set_capability('goog:loggingPrefs', {'browser': 'ALL', 'performance': 'ALL'})
-    driver = selenium.Chrome(options=options, service=selenium.ChromeService(DRIVER))
+    driver = started()
     yield driver
     driver.quit()
 

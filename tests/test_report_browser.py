@@ -3,7 +3,6 @@ import csv
 import io
 import json
 import re
-import shutil
 
 import numpy as np
 import pandas as pd
@@ -11,6 +10,7 @@ import pytest
 from PIL import Image
 from scipy.special import softmax
 
+from browsers import MARKS, started
 from cifar_fastai.classified import ClassifiedImages
 from cifar_fastai.marks import marks_from_text, read_marks
 from cifar_fastai.messages import BadInput
@@ -18,10 +18,9 @@ from cifar_fastai.recipes import Recipe
 from cifar_fastai.report_page import write_report
 from cifar_fastai.train import train
 
-CHROMIUM, DRIVER = shutil.which('chromium') or shutil.which('google-chrome'), shutil.which('chromedriver')
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(not (CHROMIUM and DRIVER), reason='chromium and chromedriver are not installed')]
+pytestmark = MARKS
 axe = pytest.importorskip('axe_core_python.selenium')
-selenium = pytest.importorskip('selenium.webdriver')
+pytest.importorskip('selenium.webdriver')
 from selenium.webdriver.common.by import By  # noqa: E402
 from selenium.webdriver.common.keys import Keys  # noqa: E402
 from selenium.webdriver.support.ui import Select, WebDriverWait  # noqa: E402
@@ -62,12 +61,7 @@ def downloads(tmp_path_factory): return tmp_path_factory.mktemp('downloads')
 
 @pytest.fixture(scope='module')
 def browser(downloads):
-    options = selenium.ChromeOptions()
-    options.binary_location = CHROMIUM
-    for word in ('--headless=new', '--no-sandbox', '--disable-dev-shm-usage', '--disable-gpu', '--window-size=1280,1000', '--force-prefers-reduced-motion'): options.add_argument(word)
-    options.add_experimental_option('prefs', {'download.default_directory': str(downloads)})
-    options.set_capability('goog:loggingPrefs', {'browser': 'ALL', 'performance': 'ALL'})
-    driver = selenium.Chrome(options=options, service=selenium.ChromeService(DRIVER))
+    driver = started(**{'download.default_directory': str(downloads)})
     yield driver
     driver.quit()
 

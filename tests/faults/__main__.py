@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 HERE = Path(__file__).parent
-sys.path[:0] = [str(HERE), str(HERE.parents[1])]
+sys.path[:0] = [str(HERE), str(HERE.parent), str(HERE.parents[1])]
 os.umask(0o022)
 os.environ['FASTAI_HOME'] = tempfile.mkdtemp()
 os.chmod(os.environ['FASTAI_HOME'], 0o777)  # for the children that are nobody; decoded images are not kept in the person's own

@@ -12,28 +12,22 @@ import zlib
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from harness import Row, forked
-from trials import CLASSES, coloured, timed, write_binary
+from drawn import CLASSES, coloured, write_images
+from trials import HARD, timed, write_binary
 
 SECONDS = 10  # that one reading may take
 
 
-def write_folder(folder, form='png'):
-    for part, count, seed in (('train', 12, 1), ('test', 6, 2)):
-        for number, (image, label) in enumerate(zip(*coloured(count, 16, seed))):
-            place = folder/part/CLASSES[label]/f'{number}.{form}'
-            place.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(image).save(place)
-    return folder
+def write_folder(folder, form='png'): return write_images(folder, {'train': (12, 1), 'test': (6, 2)}, 16, form, **HARD)
 
 
 def write_python(folder, fine=False):
     folder.mkdir(parents=True)
     label_key, meta = ('fine_labels', 'meta') if fine else ('labels', 'batches.meta')
     for name, count, seed in (('train' if fine else 'data_batch_1', 9, 1), ('test' if fine else 'test_batch', 3, 2)):
-        images, labels = coloured(count, 32, seed)
+        images, labels = coloured(count, 32, seed, **HARD)
         held = {'data': images.transpose(0, 3, 1, 2).reshape(count, -1).copy(), label_key: labels.tolist()}
         (folder/name).write_bytes(pickle.dumps(held, 2))
     (folder/meta).write_bytes(pickle.dumps({'fine_label_names' if fine else 'label_names': list(CLASSES)}, 2))
@@ -183,7 +177,7 @@ def large_png(folder, side=50_000):
     write_folder(folder)
     def chunk(kind, data): return struct.pack('>I', len(data)) + kind + data + struct.pack('>I', zlib.crc32(kind + data))
     content = b'\x89PNG\r\n\x1a\n' + chunk(b'IHDR', struct.pack('>IIBBBBB', side, side, 8, 2, 0, 0, 0)) + chunk(b'IDAT', zlib.compress(bytes(1000))) + chunk(b'IEND', b'')
-    (folder/'train'/'ant'/'0.png').write_bytes(content)
+    (folder/'train'/'ant'/'000.png').write_bytes(content)
     return folder
 
 
@@ -220,7 +214,7 @@ def malicious(folder, members):
     yield 'zip: 10 GB of zeros, truly said', zip_bomb(place('a.zip'), 2**32-1), 'too many files or bytes'
     yield 'zip: 10 GB of zeros that claim to be 100 bytes', zip_bomb(place('a.zip'), 100), 'a.zip'
     yield f'tar: {members:,} members', many_members(place('a.tgz'), members), 'a.tgz'
-    yield 'PNG of 50,000×50,000', large_png(place('images')), 'ant/0.png'
+    yield 'PNG of 50,000×50,000', large_png(place('images')), 'ant/000.png'
 
 
 @timed('malicious data: pickles, archives, pictures: refused with a message, nothing run, nothing written, under 400 MB more memory')

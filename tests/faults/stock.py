@@ -11,7 +11,7 @@ from collections import Counter
 from pathlib import Path
 
 HERE = Path(__file__).parent
-sys.path[:0] = [str(HERE), str(HERE.parents[1])]
+sys.path[:0] = [str(HERE), str(HERE.parent), str(HERE.parents[1])]
 os.environ['FASTAI_HOME'] = tempfile.mkdtemp()
 os.environ['OMP_NUM_THREADS'] = '1'
 
@@ -23,21 +23,16 @@ from fastai.vision.all import ImageDataLoaders, Learner, accuracy
 import fastai.callback.schedule  # gives `Learner` its `fit_one_cycle`
 
 from cifar_fastai.models import network
+from drawn import CLASSES, write_images
 from harness import after, forked
-from trials import CLASSES, Bench, coloured, kills
+from trials import HARD, Bench, kills
 
 EPOCHS = 4
 
 
 def images(folder):
     "The bench's images as files, as fastai usually has them"
-    from PIL import Image
-    for part, count, seed in (('train', 360, 1), ('valid', 45, 2)):
-        for number, (image, label) in enumerate(zip(*coloured(count, 32, seed))):
-            place = folder/part/CLASSES[label]/f'{number:03}.png'
-            place.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(image).save(place)
-    return folder
+    return write_images(folder, {'train': (360, 1), 'valid': (45, 2)}, 32, **HARD)
 
 
 def fitted(data, folder, plain=False):

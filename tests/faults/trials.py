@@ -8,31 +8,24 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
+from drawn import CLASSES, coloured
 from harness import NOBODY, Row, after, alive, command, difference, forked, half_written, limit_file_size, phase
 
-CLASSES = ('ant', 'bee', 'cat')
+HARD = dict(noise=160, tint=12)  # so that an epoch changes something
 RUN = ['--arch', 'resnet9', '--width', '16', '--schedule', 'one_cycle', '--early-stopping', '2', '--ema', '0.9', '--cutmix', '1',
        '--epochs', '4', '--batch-size', '60', '--device', 'cpu', '--lr', '0.05', '--checkpoint-every', '0.05']
-
-
-def coloured(count, size, seed):
-    "Images whose class is their colour, and their labels"
-    numbers = np.random.default_rng(seed)
-    labels = np.arange(count) % len(CLASSES)
-    images = numbers.integers(0, 160, (count, size, size, 3))
-    images[np.arange(count), ..., labels] += 12
-    return images.astype(np.uint8), labels
 
 
 def write_binary(folder, train=360, test=15, size=32):
     "The official binary version of CIFAR-10, of our own images"
     folder.mkdir(parents=True)
     for name, count, seed in (('data_batch_1.bin', train, 1), ('test_batch.bin', test, 2)):
-        images, labels = coloured(count, size, seed)
+        images, labels = coloured(count, size, seed, **HARD)
         rows = [bytes([label]) + image.transpose(2, 0, 1).tobytes() for image, label in zip(images, labels)]
         (folder/name).write_bytes(b''.join(rows))
     (folder/'batches.meta.txt').write_text('\n'.join(CLASSES))
@@ -187,50 +180,42 @@ def full_by_limit(row, bench, sizes):
         bench.done(out)
 
 
-def mounted(folder, megabytes):
-    "A small file system of its own, where this machine lets one be made"
-    folder.mkdir(parents=True)
-    return subprocess.run(['mount', '-t', 'tmpfs', '-o', f'size={megabytes}m', 'tmpfs', str(folder)], capture_output=True).returncode == 0
+def on_small_disk(row, bench, trials):
+    "Each trial, (label, what happens meanwhile, what ends it), on a file system of its own; then the same command"
+    for label, meanwhile, mend in trials:
+        out = bench.place()
+        out.mkdir(parents=True)
+        if subprocess.run(['mount', '-t', 'tmpfs', '-o', 'size=64m', 'tmpfs', str(out)], capture_output=True).returncode:
+            row.notes.append('no file system can be mounted here: not done')
+            return
+        try:
+            ended = forked(bench.command(out), bench.folder, lambda pid, started: meanwhile(out, pid))
+            wrong = 'a traceback' if ended.traceback else '' if ended.status in (0, 1) else f'status {ended.status}'
+            if (out/'run').exists(): wrong = wrong or half_written(out/'run')
+            mend(out)
+            wrong = wrong or bench.goes_on(out)
+            row.add(not wrong, f'{label}: {wrong}\n{ended.err[-500:]}')
+        finally: subprocess.run(['umount', '-l', str(out)], capture_output=True)
+        bench.done(out)
 
 
 @timed('a file system that fills up (tmpfs), then the same command with room')
 def full_by_tmpfs(row, bench, fillings):
-    for free in fillings:
-        out = bench.place()
-        if not mounted(out, 64): row.notes.append('no file system can be mounted here: not done'); return
-        try:
-            def fill(pid, started):
-                while not (out/'run'/'checkpoint').exists() and alive(pid): time.sleep(0.01)
-                room = os.statvfs(out)
-                with suppress(OSError): (out/'filling').write_bytes(bytes(max(0, room.f_bavail*room.f_frsize - free)))  # the run writes too
-            ended = forked(bench.command(out), bench.folder, fill)
-            wrong = 'a traceback' if ended.traceback else '' if ended.status in (0, 1) else f'status {ended.status}'
-            wrong = wrong or half_written(out/'run')
-            (out/'filling').unlink()
-            wrong = wrong or bench.goes_on(out)
-            row.add(not wrong, f'{free} bytes left: {wrong}\n{ended.err[-500:]}')
-        finally: subprocess.run(['umount', '-l', str(out)], capture_output=True)
-        bench.done(out)
+    def fill(free, out, pid):
+        while not (out/'run'/'checkpoint').exists() and alive(pid): time.sleep(0.01)
+        room = os.statvfs(out)
+        with suppress(OSError): (out/'filling').write_bytes(bytes(max(0, room.f_bavail*room.f_frsize - free)))  # the run writes too
+    on_small_disk(row, bench, [(f'{free} bytes left', partial(fill, free), lambda out: (out/'filling').unlink()) for free in fillings])
 
 
 @timed('a file system that turns read-only during the run (tmpfs), then the same command')
 def read_only(row, bench, count):
-    for _ in range(count):
-        out = bench.place()
-        if not mounted(out, 64): row.notes.append('no file system can be mounted here: not done'); return
-        try:
-            moment = bench.random.uniform(0.5, bench.seconds*0.9)
-            def turn(pid, started):
-                time.sleep(moment)
-                while alive(pid) and subprocess.run(['mount', '-o', 'remount,ro', str(out)], capture_output=True).returncode: time.sleep(0.005)
-            ended = forked(bench.command(out), bench.folder, turn)
-            wrong = 'a traceback' if ended.traceback else '' if ended.status in (0, 1) else f'status {ended.status}'
-            if (out/'run').exists(): wrong = wrong or half_written(out/'run')
-            subprocess.run(['mount', '-o', 'remount,rw', str(out)], check=True)
-            wrong = wrong or bench.goes_on(out)
-            row.add(not wrong, f'at {moment:.2f} s: {wrong}\n{ended.err[-500:]}')
-        finally: subprocess.run(['umount', '-l', str(out)], capture_output=True)
-        bench.done(out)
+    def remounted(out, how): return subprocess.run(['mount', '-o', f'remount,{how}', str(out)], capture_output=True).returncode
+    def turn(moment, out, pid):
+        time.sleep(moment)
+        while alive(pid) and remounted(out, 'ro'): time.sleep(0.005)
+    moments = [bench.random.uniform(0.5, bench.seconds*0.9) for _ in range(count)]
+    on_small_disk(row, bench, [(f'at {moment:.2f} s', partial(turn, moment), lambda out: remounted(out, 'rw')) for moment in moments])
 
 
 @timed('a run folder that loses its permissions during the run, then the same command with them')

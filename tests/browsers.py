@@ -1,0 +1,19 @@
+"A real browser for the tests of the pages; they are skipped, saying so, where there is none"
+import shutil
+
+import pytest
+
+CHROMIUM, DRIVER = shutil.which('chromium') or shutil.which('google-chrome'), shutil.which('chromedriver')
+WORDS = '--headless=new', '--no-sandbox', '--disable-dev-shm-usage', '--disable-gpu', '--window-size=1280,1000', '--force-prefers-reduced-motion'
+MARKS = [pytest.mark.slow, pytest.mark.skipif(not (CHROMIUM and DRIVER), reason='chromium and chromedriver are not installed')]
+
+
+def started(**preferences):
+    "A headless Chromium that logs its console and its requests"
+    selenium = pytest.importorskip('selenium.webdriver')
+    options = selenium.ChromeOptions()
+    options.binary_location = CHROMIUM
+    for word in WORDS: options.add_argument(word)
+    options.add_experimental_option('prefs', preferences)
+    options.set_capability('goog:loggingPrefs', {'browser': 'ALL', 'performance': 'ALL'})
+    return selenium.Chrome(options=options, service=selenium.ChromeService(DRIVER))
