@@ -81,7 +81,7 @@ def wait(driver, until): return WebDriverWait(driver, 10).until(lambda _: until(
 def find(driver, selector): return driver.find_element(By.CSS_SELECTOR, selector)
 def shown(driver):
     "The images on show, by index, in their order"
-    labels = driver.execute_script("return [...document.querySelectorAll('.tile')].map(tile => tile.getAttribute('aria-label'))")
+    labels = driver.execute_script("return [...document.querySelectorAll('.tile[aria-label]')].map(tile => tile.getAttribute('aria-label'))")
     return [int(re.match(r'Image (\d+):', label)[1]) for label in labels]
 
 
@@ -188,7 +188,7 @@ def test_keys_walk_open_and_return(page):
     assert focused(page) == first[2]
     press(page, Keys.ARROW_DOWN)
     below = shown(page).index(focused(page))
-    tops = page.execute_script("return [...document.querySelectorAll('.tile')].map(tile => [tile.offsetTop, tile.offsetLeft])")
+    tops = page.execute_script("return [...document.querySelectorAll('.tile[aria-label]')].map(tile => [tile.offsetTop, tile.offsetLeft])")
     assert below > 2 and tops[below][1] == tops[2][1] and tops[below][0] > tops[2][0]
     press(page, Keys.PAGE_DOWN)
     assert shown(page)[0] not in first and focused(page) == shown(page)[0]
