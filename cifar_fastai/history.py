@@ -30,7 +30,7 @@ def not_finite(
     wrong = next((name for name, value in state.items() if not value.isfinite().all()), None)  # a norm can be too large for fp32
     return f"the weight '{wrong}' became {'nan' if state[wrong].isnan().any() else 'infinite'}" if wrong else ''
 
-# %% ../nbs/11b_history.ipynb #e1ea546f
+# %% ../nbs/11b_history.ipynb #2d71cb09
 class History(Callback):
     "A row for each epoch, and how long the training steps took"
     order = 40
@@ -77,9 +77,10 @@ class History(Callback):
         wrong = not_finite(loss, self.model)
         if not wrong: return
         rate = self.opt.hypers[-1]['lr']
+        lower = f'{rate/10:.2g}' if rate <= 10 else 'auto'  # a tenth of what nobody meant is no advice
         raise BadInput(f'{wrong} in epoch {self.epoch + 1}, step {self.iter + 1}, at learning rate {rate:.3g}\n'
                        f'Likely the learning rate is too high, or the arithmetic too coarse\n'
-                       f'Try --lr {rate/10:.2g}, --clip-norm 1, or --precision fp32')
+                       f'Try --lr {lower}, --clip-norm 1, or --precision fp32')
 
     def after_train(self):
         self.trained, self.inside = self.checkpoint_state(), False
