@@ -5,11 +5,10 @@
 # %% auto #0
 __all__ = ['BatchAugment', 'CropFlip', 'Rotate', 'Jitter', 'Policy', 'Cutout', 'augmentation_transforms']
 
-# %% ../nbs/06f_augment.ipynb #708a26b5
+# %% ../nbs/06f_augment.ipynb #90799208
 import torch
 from torch import Tensor
 from fastai.torch_core import TensorImage
-from fastai.vision.augment import aug_transforms
 from fasttransform import Transform
 from .messages import one_of
 from .recipes import AUGMENTATIONS
@@ -114,7 +113,7 @@ class Cutout(BatchAugment):
         self.fill = self.fill.to(images)
         return cut_out(images, rows, columns, self.side, self.fill)
 
-# %% ../nbs/06f_augment.ipynb #863d10e4
+# %% ../nbs/06f_augment.ipynb #147fa707
 def augmentation_transforms(
     name:str, # A name in `AUGMENTATIONS`
     image_size:int, # Side of the images in pixels
@@ -123,7 +122,9 @@ def augmentation_transforms(
 )->list[Transform]: # For the batch, in the order in which they apply
     "The batch transforms of a named augmentation"
     chosen = AUGMENTATIONS[one_of(name, AUGMENTATIONS, 'augmentation')]
-    if chosen.fastai: return aug_transforms()
+    if chosen.fastai:
+        from fastai.vision.augment import aug_transforms  # and with it torchvision
+        return aug_transforms()
     scaled = lambda pixels: max(1, round(pixels*image_size/32)) if pixels else 0
     transforms = []
     if chosen.crop or chosen.flip: transforms.append(CropFlip(random, scaled(chosen.crop), chosen.pad_mode, chosen.flip))

@@ -46,10 +46,11 @@ def set_random_states(
     if 'cuda' in states and torch.cuda.is_available(): torch.cuda.set_rng_state_all(states['cuda'])
     if 'mps' in states and torch.backends.mps.is_available(): torch.mps.set_rng_state(states['mps'])
 
-# %% ../nbs/13b_checkpoints.ipynb #ce82066d
+# %% ../nbs/13b_checkpoints.ipynb #de188613
 def recorded(learner):
     "What fastai's Recorder and scheduler hold, lists of numbers as tensors"
     recorder = learner.recorder
+    recorder.fetch()
     state = {'lrs': torch.tensor(recorder.lrs, dtype=torch.float64), 'losses': torch.tensor([float(loss) for loss in recorder.losses]),
              'iters': list(recorder.iters), 'values': [[None if value is None else float(value) for value in row] for row in recorder.values],
              'smooth': [torch.as_tensor(recorder.smooth_loss.val), recorder.smooth_loss.count]}

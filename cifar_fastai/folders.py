@@ -5,13 +5,16 @@
 # %% auto #0
 __all__ = ['folder_roots', 'plain', 'classed', 'read_folder']
 
-# %% ../nbs/03c_folders.ipynb #8d1b4bc6
+# %% ../nbs/03c_folders.ipynb #cac7fd9b
 import unicodedata
+from collections.abc import Callable
+
+import numpy as np
 
 from .archives import EXPECTED, Files
 from .image_data import ImageData, image_data
 from .messages import BadInput
-from .pictures import is_image, read_pictures
+from .pictures import empty_images, is_image, read_pictures
 
 # %% ../nbs/03c_folders.ipynb #b4373395
 def folder_roots(
@@ -41,11 +44,12 @@ def classed(
         else: others += 1
     return found, others
 
-# %% ../nbs/03c_folders.ipynb #324be49a
+# %% ../nbs/03c_folders.ipynb #076551fa
 def read_folder(
     files:Files, # The files
     root:str='', # The folder that holds `train`
     image_size:str|int='auto', # Side in pixels
+    room:Callable[[int,int],np.ndarray]=empty_images, # Where the images go, for so many of that size
 )->ImageData: # Training images first, class by class
     "An image folder as `ImageData`"
     names = list(files.sizes)
@@ -64,7 +68,7 @@ def read_folder(
                        f"Give train/ images of it, or take it out of {split}/.")
     label_of = {title: label for label, title in enumerate(classes)}
     order = [(name, label_of[title]) for part in (train, test) for title in sorted(part) for name in part[title]]
-    images, notes = read_pictures(files, [name for name, _ in order], image_size)
+    images, notes = read_pictures(files, [name for name, _ in order], image_size, room)
     if others+other: notes += (f'left out {others+other:,} files that are not images in a class folder',)
     start = len(root)+1 if root else 0
     return image_data(images, [label for _, label in order], classes, [plain(name[start:]) for name, _ in order],

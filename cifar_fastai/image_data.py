@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['fingerprint', 'ImageData', 'image_data']
 
-# %% ../nbs/03a_image_data.ipynb #1e2372ec
+# %% ../nbs/03a_image_data.ipynb #99454767
 import hashlib
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -23,7 +24,7 @@ def fingerprint(
     digest.update(np.ascontiguousarray(labels, dtype='<i8'))
     return digest.hexdigest()
 
-# %% ../nbs/03a_image_data.ipynb #4ff0f493
+# %% ../nbs/03a_image_data.ipynb #03e75263
 @dataclass(frozen=True, eq=False)
 class ImageData:
     "Images of one size in one array, with labels, names and fingerprints"
@@ -36,6 +37,7 @@ class ImageData:
     name:str='' # `cifar10`, `shapes`, or what the path is called
     notes:tuple[str,...]=() # What was converted or left out, a line each
     masks:np.ndarray|None=None # bool (N, H, W), where the figure is, if the source knows
+    folder:Path|None=None # Where its arrays are kept, if they are mapped from there
 
     @property
     def train_positions(self)->np.ndarray: return np.arange(self.train_count)

@@ -7,8 +7,9 @@ __all__ = ['SIDE', 'PIXELS', 'VERSIONS', 'from_planes', 'PickledArray', 'Pickled
            'python_rows', 'binary_rows', 'python_classes', 'binary_classes', 'official_roots', 'official_files',
            'read_official']
 
-# %% ../nbs/03d_official.ipynb #60678229
+# %% ../nbs/03d_official.ipynb #7115878a
 import io, pickle, re
+from collections.abc import Callable
 from pathlib import PurePosixPath
 
 import numpy as np
@@ -16,7 +17,7 @@ import numpy as np
 from .archives import Files
 from .image_data import ImageData, image_data
 from .messages import BadInput
-from .pictures import resized
+from .pictures import empty_images, resized
 
 # %% ../nbs/03d_official.ipynb #3963cff0
 SIDE = 32
@@ -165,12 +166,13 @@ def official_files(
     names = {paths[name]: name for name in (*batches, test, meta)}
     return [*batches, test], {names[path]: data for path, data in files.read(list(names))}
 
-# %% ../nbs/03d_official.ipynb #b56661a6
+# %% ../nbs/03d_official.ipynb #117ad165
 def read_official(
     files:Files, # The files
     root:str, # The folder that holds the batches
     version:tuple, # A row of `VERSIONS`
     image_size:str|int='auto', # Side in pixels; 32 is their own
+    room:Callable[[int,int],np.ndarray]=empty_images, # Where the images go, for so many of that size
 )->ImageData: # In the official order
     "An official version as `ImageData`"
     _, _, meta, fine, read_rows, read_classes = version
@@ -187,5 +189,9 @@ def read_official(
         rows.append(pixels)
         labels.append(numbers)
         names += [f"{batch.removesuffix('.bin')}/{row}" for row in range(len(pixels))]
-    images = resized(np.ascontiguousarray(from_planes(np.concatenate(rows))), SIDE if image_size == 'auto' else image_size)
+    size, start = SIDE if image_size == 'auto' else image_size, 0
+    images = room(len(names), size)
+    for pixels in rows:
+        images[start:start+len(pixels)] = resized(from_planes(pixels), size)
+        start += len(pixels)
     return image_data(images, np.concatenate(labels), classes, names, sum(map(len, labels[:-1])), name=files.path.name)

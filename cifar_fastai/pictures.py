@@ -147,18 +147,19 @@ def empty_images(
         raise BadInput(f"{count:,} images of {size}×{size} need {count*size*size*3/2**30:.0f} GiB of memory: "
                        "try a smaller --image-size") from error
 
-# %% ../nbs/03b_pictures.ipynb #8f422c90
+# %% ../nbs/03b_pictures.ipynb #b1b5743c
 def read_pictures(
     files:Files, # Where the files are
     names:list[str], # Which of them, in the wanted order
     image_size:str|int='auto', # Side in pixels
+    room:Callable[[int,int],np.ndarray]=empty_images, # Where the images go, for so many of that size
 )->tuple[np.ndarray,tuple[str,...]]: # uint8 (N, size, size, 3), and what was converted in one line, or none
     "The pictures called `names` in one array"
     with warnings.catch_warnings():
         warnings.simplefilter('ignore') # Pillow's, on odd metadata and on sizes that are refused here anyway
         shapes = dict(decoded(files, names, lambda picture: picture.size, 'measuring'))
         size = auto_size(min(shape) for shape in shapes.values()) if image_size == 'auto' else image_size
-        images, kinds = empty_images(len(names), size), Counter()
+        images, kinds = room(len(names), size), Counter()
         def convert(picture):
             picture, kind = to_rgb(picture)
             return to_square(picture, size), kind

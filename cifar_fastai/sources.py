@@ -6,25 +6,30 @@
 __all__ = ['CIFAR10', 'USUAL', 'NO_DATA', 'PUBLISHED', 'read_files', 'cifar10_path', 'download', 'differs_from_published',
            'read_whole', 'load_images', 'check_cifar10', 'shapes_data']
 
-# %% ../nbs/05c_sources.ipynb #50e29e29
-import hashlib, os, re, sys
+# %% ../nbs/05c_sources.ipynb #d4b4d7c6
+import os, re, sys
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from http.client import HTTPException
 from pathlib import Path
 
+import numpy as np
+
 from .archives import EXPECTED, Files, open_files, readable
-from .cache import cached, fastai_folder
+from .cache import cached, fastai_folder, remembered
 from .folders import folder_roots, plain, read_folder
 from .image_data import ImageData, image_data
 from .messages import BadInput, notice
 from .official import official_roots, read_official
-from .pictures import is_image
+from .pictures import empty_images, is_image
 from .shapes import draw_shapes
 
-# %% ../nbs/05c_sources.ipynb #34373a3a
+# %% ../nbs/05c_sources.ipynb #9987787f
 def read_files(
     files:Files, # A folder or an archive
     image_size:str|int='auto', # Side in pixels
+    room:Callable[[int,int],np.ndarray]=empty_images, # Where the images go, for so many of that size
 )->ImageData: # Whatever the layout
     "The images in `files`, by the layout that is found"
     names = list(files.sizes)
@@ -39,7 +44,7 @@ def read_files(
     if len(roots) > 1:
         raise BadInput(f"--data {files.path} holds {len(roots)} data sets: {', '.join(map(plain, roots[:9]))}\nName the path of one of them.")
     reader, *version = found[roots[0]]
-    return reader(files, roots[0], *version, image_size=image_size)
+    return reader(files, roots[0], *version, image_size=image_size, room=room)
 
 # %% ../nbs/05c_sources.ipynb #f88fac5e
 CIFAR10 = ('airplane', 'automobile', 'bird', 'cat', 'deer', 'dog', 'frog', 'horse', 'ship', 'truck')
@@ -79,7 +84,7 @@ def download(
         for left in path.parent.glob(f'{part.name}*'): left.unlink()
     return path
 
-# %% ../nbs/05c_sources.ipynb #ebd6d009
+# %% ../nbs/05c_sources.ipynb #c75ad6e3
 PUBLISHED = {
     'cifar-10-python.tar.gz': 'c58f30108f718f92721af3b95e74349a', 'cifar-10-binary.tar.gz': 'c32a1d4ab5d03f1284b67883e8d87530',
     'cifar-100-python.tar.gz': 'eb9058c3a382ffc7106e4002c42a8d85', 'cifar-100-binary.tar.gz': '03b5dce01913d631647c71ecec9e9cb8'}
@@ -89,23 +94,22 @@ def differs_from_published(
 )->str: # One line; '' where it is as published, or no such file
     "Whether a file that is called like an official archive is another"
     if path.name not in PUBLISHED or not path.is_file(): return ''
-    digest = hashlib.md5(usedforsecurity=False)
-    with readable(path), path.open('rb') as file:
-        while block := file.read(2**22): digest.update(block)
-    return '' if digest.hexdigest() == PUBLISHED[path.name] else f'{path.name} is not the archive that is published under this name: its MD5 is {digest.hexdigest()}'
+    with readable(path): md5 = remembered(path, 'md5')
+    return '' if md5 == PUBLISHED[path.name] else f'{path.name} is not the archive that is published under this name: its MD5 is {md5}'
 
 def read_whole(
     path:Path, # A folder or an archive
     image_size:str|int, # As it was asked for
+    room:Callable[[int,int],np.ndarray]=empty_images, # Where the images go, for so many of that size
 )->ImageData:
     "The images at `path`; a refusal of a file that differs from the published one says so"
-    try: return read_files(open_files(path), image_size)
+    try: return read_files(open_files(path), image_size, room)
     except BadInput as error:
         other = differs_from_published(path)
         if other: raise BadInput(f'{error}\n{other}') from error
         raise
 
-# %% ../nbs/05c_sources.ipynb #63104a77
+# %% ../nbs/05c_sources.ipynb #ade5e66f
 def load_images(
     data:str|Path='cifar10', # `cifar10`, `shapes`, or the path of a folder or an archive
     image_size:str|int='auto', # Side in pixels; `auto`: the median shorter side, at most 128
@@ -117,7 +121,7 @@ def load_images(
     if data == 'shapes': return shapes_data(32 if image_size == 'auto' else image_size)
     path = cifar10_path() if data == 'cifar10' else Path(data).expanduser()
     if not path.exists(): open_files(path) # says so
-    found = cached(path, image_size, lambda: read_whole(path, image_size), cache)
+    found = cached(path, image_size, partial(read_whole, path, image_size), cache)
     found = replace(found, name='cifar10' if data == 'cifar10' else re.sub(r'\.(tgz|tar\.gz|tar|zip)$', '', path.resolve().name))
     if data == 'cifar10': check_cifar10(found, path)
     for note in found.notes: notice(f'{found.name}: {note}')

@@ -134,7 +134,7 @@ def test_a_wheel_holds_the_pages(tmp_path):
 
 def test_a_page_that_fails_costs_the_run_nothing(tiny_folder, tiny_recipe, tmp_path, monkeypatch, capfd):
     def full(*args): raise OSError(28, 'No space left on device')
-    monkeypatch.setattr(session, 'write_run_report', full)
+    monkeypatch.setattr('cifar_fastai.report_page.write_run_report', full)
     found = train(dataclasses.replace(tiny_recipe, data=str(tiny_folder), epochs=1), tmp_path)
     assert found.metrics['status'] == 'complete' and not (found.path/'report.html').exists()
     said = capfd.readouterr()

@@ -48,7 +48,7 @@ def same(data, other):
             and np.array_equal(data.labels, other.labels) and data.classes == other.classes and data.notes == other.notes)
 
 
-def never(*_): raise AssertionError('read again')
+def never(*_, **__): raise AssertionError('read again')
 
 
 # ---- the cache ---------------------------------------------------------------------------------------------------
@@ -80,13 +80,14 @@ def test_what_changes_is_read_again(home, tmp_path):
 
 def test_a_damaged_cache_is_never_believed(home, tmp_path, capsys):
     path = write_folder(tmp_path/'pets')
-    first = load_images(path)
+    first = load_images(path, cache=False)
+    assert same(load_images(path), first)
     kept, = (home/'data'/'cifar_fastai').iterdir()
-    assert sorted(os.listdir(kept)) == ['about.json', 'images.npy']
+    assert sorted(os.listdir(kept)) == ['about.json', 'images.npy', 'labels.npy', 'names.npy', 'stamps.json']
     random = np.random.default_rng(0)
-    for name in ('images.npy', 'about.json'):
+    for name in sorted(os.listdir(kept)):
         whole = (kept/name).read_bytes()
-        places = [*range(0, 128, 4), len(whole)//2, len(whole)-2] if name == 'images.npy' else random.integers(0, len(whole), 30)
+        places = [*range(0, 128, 4 if name == 'images.npy' else 16), len(whole)//2, len(whole)-2] if name.endswith('.npy') else random.integers(0, len(whole), 20)
         for place in places: # one bit each
             data = bytearray(whole)
             data[place] ^= 1 << int(random.integers(8))
@@ -104,7 +105,7 @@ def test_a_damaged_cache_is_never_believed(home, tmp_path, capsys):
     again = load_images(path)
     assert same(again, first) and again.images.dtype == np.uint8
     about = json.loads((kept/'about.json').read_text())
-    about['about']['names'][0] = 'other'
+    about['about']['classes'][0] = 'other'
     (kept/'about.json').write_text(json.dumps(about))
     assert same(load_images(path), first)
     assert sorted(os.listdir(kept.parent)) == [kept.name] # nothing half-written stays
