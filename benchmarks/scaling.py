@@ -57,7 +57,7 @@ def forget(folder):
 
 def one(options):
     "One size in this process"
-    from fastai.callback.core import Callback, CancelFitException
+    from fastai.callback.core import Callback, CancelFitException, CancelValidException
     from cifar_fastai.cache import fetch
     from cifar_fastai.data import image_dataloaders
     from cifar_fastai.recipes import Recipe
@@ -70,6 +70,7 @@ def one(options):
 
     class Clock(Callback):
         run_valid, steps = False, 0
+        def before_validate(self): raise CancelValidException
         def after_batch(self):
             self.steps += 1
             last = self.steps > 2 and time.perf_counter() - self.started > options.seconds

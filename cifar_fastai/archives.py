@@ -6,8 +6,8 @@
 __all__ = ['MOST_FILES', 'MOST_BYTES', 'MOST_BYTES_A_FILE', 'EXPECTED', 'safe_name', 'is_hidden', 'visible_files', 'Files',
            'readable', 'TarFiles', 'ZipFiles', 'open_files']
 
-# %% ../nbs/02_archives.ipynb #10ec67be
-import lzma, os, re, stat, struct, tarfile, zipfile, zlib
+# %% ../nbs/02_archives.ipynb #9fb9c5e7
+import errno, lzma, os, re, stat, struct, tarfile, zipfile, zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,23 +32,33 @@ def is_hidden(
     "Whether a part of `name` starts with a dot, or is macOS's `__MACOSX`"
     return any(part.startswith('.') or part == '__MACOSX' for part in name.split('/'))
 
-# %% ../nbs/02_archives.ipynb #b401a27e
+# %% ../nbs/02_archives.ipynb #6af40e3b
 MOST_FILES, MOST_BYTES, MOST_BYTES_A_FILE = 2_000_000, 2**36, 2**30
 
 def visible_files(
     folder:Path, # Where to look
-)->Iterator[Path]: # Paths of files, in order
+)->Iterator[tuple[str,os.stat_result]]: # Names relative to it, and what the system says of each, in order
     "The visible files under `folder`, through links, each folder once"
-    seen = set()
+    seen, start = set(), len(os.path.join(folder, ''))
     for place, folders, names in os.walk(folder, followlinks=True, onerror=_stop):
         real = os.path.realpath(place)
         folders[:] = sorted(name for name in folders if not is_hidden(name)) if real not in seen else []
         seen.add(real)
-        yield from (path for name in sorted(names) if not is_hidden(name) and (path := Path(place, name)).is_file())
+        for name in sorted(names):
+            path = os.path.join(place, name)
+            if is_hidden(name) or not stat.S_ISREG((about := _about(path)).st_mode): continue
+            yield path[start:].replace(os.sep, '/'), about
+
+def _about(path):
+    "`os.stat`, also of a link that leads nowhere"
+    try: return os.stat(path)
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP): return os.lstat(path)
+        raise
 
 def _stop(error): raise error
 
-# %% ../nbs/02_archives.ipynb #cc7e2863
+# %% ../nbs/02_archives.ipynb #a06c2b9f
 class Files:
     "The visible files under a folder: their names, relative to it, and their bytes"
     kind = 'folder'
@@ -72,7 +82,10 @@ class Files:
         self.sizes[name] = size
 
     def _list(self):
-        for path in visible_files(self.path): self._add(path.relative_to(self.path).as_posix(), path.stat().st_size)
+        self.times = {}
+        for name, about in visible_files(self.path):
+            self._add(name, about.st_size)
+            self.times[name] = about.st_mtime_ns
 
     def read(self,
         names:Iterable[str], # Which files, of `self.sizes`

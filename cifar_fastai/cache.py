@@ -71,7 +71,7 @@ def write_small(
     part.write_text(text)
     part.replace(path)
 
-# %% ../nbs/05b_cache.ipynb #2331ff3f
+# %% ../nbs/05b_cache.ipynb #272b7e3d
 VERSION = 2 # of how images are decoded and kept: raise it when a rule changes
 
 def source_key(
@@ -82,9 +82,9 @@ def source_key(
     digest = hashlib.sha256(repr((VERSION, image_size)).encode())
     with readable(path):
         if path.is_dir():
-            for name in sorted(Files(path).sizes):
-                about = (path/name).stat()
-                digest.update(repr((name, about.st_size, about.st_mtime_ns)).encode('utf8', 'backslashreplace'))
+            files = Files(path)
+            for name in sorted(files.sizes):
+                digest.update(repr((name, files.sizes[name], files.times[name])).encode('utf8', 'backslashreplace'))
         else: digest.update(remembered(path, 'sha256').encode())
     return digest.hexdigest()[:32]
 
