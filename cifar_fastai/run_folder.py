@@ -16,7 +16,6 @@ from .devices import device_name, environment
 from .figures import plot_curves, plot_images, plot_lr_find, save_figure
 from .history import epoch_line
 from .inference import answers, steady
-from .interpretation import CifarInterpretation
 from .lr_find import Found
 from .messages import notice
 from .models import parameter_count
@@ -150,6 +149,7 @@ class RunFolder:
 
     def predictions(self):
         "The one inference pass over the test set"
+        from cifar_fastai.interpretation import CifarInterpretation
         kept = CifarInterpretation.from_learner(self.learner).kept
         predictions = Predictions(kept.logits, kept.targets, kept.losses, kept.names)
         write_predictions(self.path/'predictions.npz', predictions)

@@ -16,17 +16,14 @@ import numpy as np, torch
 from fastai.callback.core import Callback
 from fastcore.imports import IN_NOTEBOOK
 from fastprogress.fastprogress import format_time
-from .analysis import check_interpretation, interpretation_files, json_ready
 from .checkpoints import Checkpoints, Stops, read_checkpoint, resumed
 from .data import cifar_dataloaders
 from .devices import choose_device, choose_precision, compute_deterministically
 from .history import History, ProgressLine
-from .interpretation import CifarInterpretation
 from .lr_find import find_learning_rate
 from .messages import BadInput, notice
 from .optimizers import optimizer_choice
 from .recipes import Recipe, recipe_from_dict, recipe_to_dict
-from .report_page import write_run_report
 from .resume import check_identity, check_recipe, identity, is_extension, is_finished, run_to_resume
 from .run_folder import RunFolder, about_run, introduction, refusals_noted, training_figures, write_samples
 from .runs import RunRecord, check_place, load_run, new_run_folder, read_about, read_run
@@ -34,7 +31,7 @@ from .safe_files import LOST, MANIFEST, clear_partial, faults, locked, read_json
 from .stopping import stopping_callbacks, until_line
 from .training import CifarLearner, cifar_learner, fit_recipe
 
-# %% ../nbs/19_session.ipynb #202cc4c4
+# %% ../nbs/19_session.ipynb #cac8cefd
 @dataclass(eq=False)
 class Run:
     "A finished training: its Learner, its folder, and what the folder says"
@@ -44,7 +41,10 @@ class Run:
     @cached_property
     def record(self)->RunRecord: return read_run(self.path)
     @cached_property
-    def interpretation(self)->CifarInterpretation: return CifarInterpretation.from_run(self.path, self.learner)
+    def interpretation(self):
+        "The `CifarInterpretation` of its test set"
+        from cifar_fastai.interpretation import CifarInterpretation
+        return CifarInterpretation.from_run(self.path, self.learner)
     recipe = property(lambda self: self.record.recipe, doc='The recipe')
     metrics = property(lambda self: self.record.metrics, doc='metrics.json')
     history = property(lambda self: self.record.history, doc='history.csv, a row each epoch')
@@ -110,6 +110,7 @@ def explain(
     folder:RunFolder,
 )->None:
     "top_losses.csv, classification_report.txt, heatmap_checks.json and the figures of the errors"
+    from cifar_fastai.analysis import check_interpretation, interpretation_files, json_ready
     checks = check_interpretation(run.interpretation, seed=run.learner.recipe.seed)
     write_json(run.path/'heatmap_checks.json', json_ready(checks.to_dict()))
     folder.update(**interpretation_files(run.interpretation, run.path, checks=checks))
@@ -118,7 +119,9 @@ def last_page(
     run:Run, # Complete
 )->Path: # report.html; where it could not be written, the figures, and a notice says why
     "The run's page, which may fail without harm to the run"
-    try: return write_run_report(run.path, run.interpretation)
+    try:
+        from cifar_fastai.report_page import write_run_report
+        return write_run_report(run.path, run.interpretation)
     except Exception as error:
         notice(f'the page was not written ({type(error).__name__}: {error}); the run is complete\npython -m cifar_fastai.report {run.path} tries again')
         return run.path/'figures'

@@ -26,6 +26,7 @@ from .lr_find import lr_find
 from .models import Network, network
 from .optimizers import optimizer_choice, optimizer_function
 from .randomness import random_states_kept
+from .recorder import on_device, unhurried
 from .recipes import OPTIMIZERS, Recipe
 from .schedules import schedule
 from .splits import balanced_sample
@@ -41,12 +42,21 @@ class GradientValueClip(Callback):
         self.limit = limit
     def before_step(self): nn.utils.clip_grad_value_(self.model.parameters(), self.limit)
 
-# %% ../nbs/12_training.ipynb #eb784d52
+# %% ../nbs/12_training.ipynb #a2d20a24
 class CifarLearner(Learner):
     "A `Learner` made from a recipe"
     recipe = None # The recipe it was made from
     go_on = None # Called with the Learner when the next fit begins, returns its first epoch: `checkpoints.resumed`
     before_batches = None # Called once, when the next pass over the batches begins
+
+    def add_cb(self, cb): return super().add_cb(unhurried(cb))
+
+    @property
+    def metrics(self): return self._metrics
+    @metrics.setter
+    def metrics(self, metrics):
+        Learner.metrics.fset(self, metrics)
+        self._metrics = self._metrics.map(on_device)
 
     def _do_fit(self):
         first = self.go_on(self) if self.go_on else 0
