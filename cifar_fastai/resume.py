@@ -15,7 +15,7 @@ from .recipes import Recipe, recipe_from_dict, recipe_to_dict
 from .runs import read_about
 from .safe_files import MANIFEST, read_json
 
-# %% ../nbs/13c_resume.ipynb #3aa66ead
+# %% ../nbs/13c_resume.ipynb #b3a4cdba
 def status(
     path:Path, # A run folder
 )->str: # running, complete, interrupted, failed, or '' where it does not say
@@ -25,9 +25,9 @@ def status(
 
 def is_finished(
     path:Path, # A run folder
-)->bool: # False too where it was stopped between its last page and its manifest, and has what it needs to go on
+)->bool: # The manifest is a run's last file, and goes before it is gone on with; an older run has none, and no checkpoint either
     "Whether there is nothing left to do for a run"
-    return status(path) == 'complete' and ((path/MANIFEST).exists() or not checkpoint_numbers(path/'checkpoint'))
+    return (path/MANIFEST).exists() or status(path) == 'complete' and not checkpoint_numbers(path/'checkpoint')
 
 def runs_of(
     recipe:Recipe,
