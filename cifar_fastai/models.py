@@ -190,7 +190,7 @@ def summary_line(
     "A model in one line"
     return f"{getattr(model, 'title', type(model).__name__)}: {parameter_count(model):,} parameters"
 
-# %% ../nbs/08b_models.ipynb #38ead46a
+# %% ../nbs/08b_models.ipynb #83a4b9ea
 def shown(
     cell, # A number, text or None
 )->str: # Such as `1,024`, `98.7`, `0.0123`
@@ -203,11 +203,11 @@ class Listing:
     "A titled table that displays itself"
     title:str # One line
     header:tuple # Names of the columns
-    rows:tuple # One tuple a row; numbers stand at the right, those with a point are shown to three figures
+    rows:tuple # One tuple a row; numbers and percentages stand at the right, floats to three figures
 
     def _repr_markdown_(self):
         lines = [[shown(cell) for cell in row] for row in (self.header, *self.rows)]
-        right = [any(isinstance(cell, (int, float)) for cell in column) for column in zip(*self.rows)]
+        right = [any(isinstance(cell, (int, float)) or str(cell).endswith('%') for cell in column) for column in zip(*self.rows)]
         widths = [max(map(len, column)) for column in zip(*lines)]
         rule = ['-'*max(width - 1, 2) + (':' if number else '-') for width, number in zip(widths, right)]
         put = lambda cell, width, number: cell.rjust(max(width, 3)) if number else cell.ljust(max(width, 3))

@@ -12,9 +12,9 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from .devices import choose_precision
 
-# %% ../nbs/12c_peak.ipynb #a3c85d7a
+# %% ../nbs/12c_peak.ipynb #8c350b81
 DTYPES = {'fp32': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float16}
-SIDES = {'cuda': 8192, 'mps': 4096, 'cpu': 2048} # of the matrices: large enough that a larger one is no faster
+SIDES = {'cuda': (4096, 8192), 'mps': (2048, 4096), 'cpu': (1024, 2048)} # of the matrices: the fastest ones, larger are no faster
 
 def wait(
     device:torch.device,
@@ -26,20 +26,21 @@ def matrix_peak(
     device:torch.device,
     precision:str='auto', # fp32, bf16 or fp16; auto: the fastest that `device` has instructions for
     seconds:float=1., # How long it is tried
-    side:int|None=None, # Of the matrices; large if left out
+    sides:tuple=(), # Of the matrices; large ones if left out
 )->float: # Floating-point operations a second, the fastest that was seen
     "How fast `device` multiplies large matrices"
-    dtype, side = DTYPES[choose_precision(precision, device)], side or SIDES[device.type]
-    a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
-    product, at_once = torch.empty_like(a), 1 if device.type == 'cpu' else 20  # a wait is not free
-    torch.mm(a, b, out=product)
-    best, ends = 0., time.perf_counter() + seconds
-    while not best or time.perf_counter() < ends:
-        wait(device)
-        started = time.perf_counter()
-        for _ in range(at_once): torch.mm(a, b, out=product)
-        wait(device)
-        best = max(best, at_once*2*side**3/(time.perf_counter() - started))
+    dtype, best = DTYPES[choose_precision(precision, device)], 0.
+    at_once = 1 if device.type == 'cpu' else 20  # a wait is not free
+    for side in sides or SIDES[device.type]:
+        a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
+        product, ends = torch.mm(a, b), time.perf_counter() + seconds/2
+        while True:
+            wait(device)
+            started = time.perf_counter()
+            for _ in range(at_once): torch.mm(a, b, out=product)
+            wait(device)
+            best = max(best, at_once*2*side**3/(time.perf_counter() - started))
+            if time.perf_counter() > ends: break
     return best
 
 # %% ../nbs/12c_peak.ipynb #8a32607f

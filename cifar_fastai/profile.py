@@ -39,7 +39,7 @@ def profile_parser()->Parser:
     measured.add_argument('--json', metavar='FILE', help='keep the numbers')
     return parser
 
-# %% ../nbs/21c_profile.ipynb #74f27f15
+# %% ../nbs/21c_profile.ipynb #dca849a7
 def profile_recipe(
     recipe:Recipe|None=None, # What would be trained; the default recipe if left out
     steps:int=10, # Steps that are timed
@@ -76,8 +76,8 @@ def main(
     print(step)
     if layers:
         alone, inside = layers.seconds, step.of('forward') + step.of('backward')
-        print(f'\n{layers}\n\nThe layers by themselves take {alone*1e3:,.0f} ms, forward and backward in the step {inside*1e3:,.0f}: '
-              'between them lie sums, casts and the loop.')
+        print(f'\n{layers}\n\nAll layers, each by itself, take {alone*1e3:,.0f} ms; forward and backward of the step, sums and casts between them '
+              f'too, {inside*1e3:,.0f}.')
     if not options.json: return
     from cifar_fastai.devices import choose_device, environment
     from cifar_fastai.safe_files import write_json

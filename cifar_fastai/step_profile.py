@@ -6,8 +6,8 @@
 __all__ = ['GROUPS', 'AFTER', 'WAITS', 'ASKS', 'PREFIX', 'PARTS', 'Turns', 'part_of', 'Timed', 'Mark', 'timed', 'AtShare',
            'timed_fit', 'Trace', 'part_around', 'waits', 'StepProfile', 'clock', 'middle_half', 'profile_step']
 
-# %% ../nbs/12d_step_profile.ipynb #db398516
-import dataclasses, time
+# %% ../nbs/12d_step_profile.ipynb #c74bbf59
+import dataclasses, os, time
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -143,7 +143,7 @@ def timed_fit(
         fit_recipe(learner, recipe, learner.lr, [place, *history])
     return place.shape
 
-# %% ../nbs/12d_step_profile.ipynb #1b92f65e
+# %% ../nbs/12d_step_profile.ipynb #66f95974
 WAITS = {'cuda': ('cudaStreamSynchronize', 'cudaDeviceSynchronize', 'cudaEventSynchronize')}
 ASKS = ('aten::_local_scalar_dense',)
 PREFIX = 'part of a step: '
@@ -174,6 +174,7 @@ def waits(
 )->tuple[dict[str, float], float]: # By part: how many in a step; and their seconds in a step
     "How often in a step Python waits for the device, and how long"
     device, trace = learner.dls.device, Trace()
+    os.environ.setdefault('KINETO_LOG_LEVEL', '99')  # else the tracer talks to standard error
     names = WAITS.get(device.type, ASKS)
     with profile(activities=[ProfilerActivity.CPU] + [ProfilerActivity.CUDA]*(device.type == 'cuda')) as traced:
         timed_fit(learner, Turns(trace, steps), share)
