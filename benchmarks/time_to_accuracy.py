@@ -23,14 +23,19 @@ from pathlib import Path
 
 from common import fresh, machine, say, spread
 
+from cifar_fastai.commands import run_command
+from cifar_fastai.messages import BadInput
+from cifar_fastai.named_recipes import named_recipe
+
 IMAGES = 50_000  # in an epoch of the unit, whatever the recipe trains on
 LEAN = Path(__file__).with_name('training_speed.py')
 
 
 def wanted(options):
     "The recipe that the words ask for, without its seed"
-    from cifar_fastai.named_recipes import named_recipe
     recipe = named_recipe(options.recipe)
+    if recipe.holdout or recipe.early_stopping or recipe.until_accuracy:
+        raise BadInput(f"the recipe '{options.recipe}' holds images out or stops by them\nA recipe whose length is fixed is timed here")
     changes = {name: getattr(options, name) for name in ('epochs', 'limit', 'data', 'width') if getattr(options, name) is not None}
     return dataclasses.replace(recipe, device=options.device, **changes)
 
@@ -45,7 +50,7 @@ def one(options):
 
 def measured(options, words, seed):
     "The lean loop's images a second, then a run"
-    lean = fresh(LEAN, ['--arm=lean', f'--seconds={options.seconds}', f'--device={options.device}', f'--data={options.data or "cifar10"}'])
+    lean = fresh(LEAN, ['--arm=lean', '--arch=resnet9', f'--seconds={options.seconds}', f'--device={options.device}', f'--data={options.data or "cifar10"}'])
     run = fresh(__file__, ['--arm=run', f'--seed={seed}', *words])
     print(f"seed {seed}: test {run['test_accuracy']:.2%}, training {run['train_seconds']:,.1f} s, wall {run['wall_seconds']:,.1f} s, "
           f"{run['train_images_per_second']:,.0f} images/s; lean loop {lean['rate']:,.0f} images/s", flush=True)
@@ -68,7 +73,7 @@ def report(options, runs):
     return '\n'.join(lines)
 
 
-def main(words=None):
+def main(words):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--recipe', default='speed', help='name or recipe.json [speed]')
     parser.add_argument('--epochs', type=int, help="another length than the recipe's")
@@ -80,12 +85,14 @@ def main(words=None):
     parser.add_argument('--seconds', type=float, default=15, help='how long the lean loop is timed before each seed [15]')
     parser.add_argument('--accuracy', type=float, help='say whether the mean at the end reaches this share, such as 0.90')
     parser.add_argument('--out', type=Path, help='a JSON file for the metrics of each seed')
+    parser.add_argument('--traceback', action='store_true')
     parser.add_argument('--arm', help=argparse.SUPPRESS)
     parser.add_argument('--seed', type=int, help=argparse.SUPPRESS)
     options = parser.parse_args(words)
     if options.arm: return one(options)
-    print(machine(options.device))
     recipe = wanted(options)
+    if options.seeds < 1: raise BadInput(f'--seeds {options.seeds}: name at least one')
+    print(machine(options.device))
     print(f"{options.recipe}: {recipe.arch}, width {recipe.width}, {recipe.epochs} epochs, batch {recipe.batch_size}, {recipe.optimizer}, "
           f"{recipe.augment}, test-time augmentation: {recipe.tta}", flush=True)
     passed = [f'--{name}={getattr(options, name)}' for name in ('recipe', 'epochs', 'width', 'limit', 'data', 'device') if getattr(options, name) is not None]
@@ -94,4 +101,4 @@ def main(words=None):
     if options.out: options.out.write_text(json.dumps(runs, indent=1))
 
 
-if __name__ == '__main__': main()
+if __name__ == '__main__': sys.exit(run_command(main))

@@ -1,0 +1,62 @@
+"The benchmark of a recipe's accuracy and time: what it runs, and its arithmetic by hand"
+import json
+
+import pytest
+
+from cifar_fastai.messages import BadInput
+from cifar_fastai.recipes import Recipe, recipe_to_dict
+
+
+@pytest.fixture
+def benchmark(benchmark_module): return benchmark_module('time_to_accuracy')
+
+
+@pytest.fixture
+def recipe_file(tmp_path, tiny_folder):
+    recipe = Recipe(data=str(tiny_folder), arch='cifarnet', width=4, epochs=3, batch_size=20, whiten=True, tta='mirror', precision='fp32')
+    path = tmp_path/'recipe.json'
+    path.write_text(json.dumps(recipe_to_dict(recipe)))
+    return path
+
+
+def test_a_seed_is_a_run_to_its_end(benchmark, recipe_file, capsys):
+    "The arm in this process; the seed, the device and the length are those of the words"
+    benchmark.main(['--arm=run', '--seed=5', f'--recipe={recipe_file}', '--epochs=2', '--device=cpu'])
+    said = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert said['status'] == 'complete' and said['seed'] == 5 and said['epochs'] == 2 and said['selected'] == 'last' and said['test_images'] == 15
+    assert 0 < said['train_seconds'] < said['cpu_seconds']*16 and 0 <= said['test_accuracy'] <= 1 and said['tta']['kind'] == 'mirror'
+
+
+def test_both_arms_in_turn_and_the_table(benchmark, recipe_file, monkeypatch, capsys, tmp_path):
+    "Two seeds of made-up results: a lean loop of 250 and 500 images a second, so that its epoch takes 50,000 / 375 s"
+    called = []
+    def fresh(script, words):
+        called.append((str(script).rpartition('/')[2], [word for word in words if word.startswith(('--arm', '--arch', '--seed=', '--epochs'))]))
+        number = sum('--arm=run' in words for _, words in called) - 1
+        if '--arm=lean' in words: return {'rate': (250, 500)[number + 1], 'wall_seconds': 20.}
+        return {'test_accuracy': (0.89, 0.92)[number], 'train_seconds': (100., 300.)[number], 'wall_seconds': (200., 400.)[number],
+                'train_images_per_second': 900., 'tta': {'kind': 'mirror', 'test_accuracy': (0.9, 0.94)[number]}}
+    monkeypatch.setattr(benchmark, 'fresh', fresh)
+    benchmark.main([f'--recipe={recipe_file}', '--seeds=2', '--device=cpu', '--accuracy=0.905', f'--out={tmp_path/"out.json"}'])
+    told = capsys.readouterr().out
+    lean, run = ('training_speed.py', ['--arm=lean', '--arch=resnet9']), 'time_to_accuracy.py'
+    assert called == [lean, (run, ['--arm=run', '--seed=0']), lean, (run, ['--arm=run', '--seed=1'])]
+    for line in ('mean 90.50%, standard deviation 2.12% (89.00%…92.00%, n = 2)', 'with test-time augmentation (mirror): mean 92.00%',
+                 'takes 133.3 s: 375 (250…500, n = 2) images/s', 'training 200.0 (100.0…300.0, n = 2) s = 1.50 (0.75…2.25, n = 2) lean epochs',
+                 'wall     300.0 (200.0…400.0, n = 2) s = 2.25 (1.50…3.00, n = 2) lean epochs', '90.5% as a mean of 2 seeds: reached'):
+        assert line in told, told
+    assert [run['test_accuracy'] for run in json.loads((tmp_path/'out.json').read_text())] == [0.89, 0.92]
+    called.clear()
+    benchmark.main([f'--recipe={recipe_file}', '--seeds=1', '--device=cpu', '--accuracy=0.95'])
+    assert '95.0% as a mean of 1 seeds: not reached' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('words,said', [(['--recipe=sped'], "did you mean 'speed'"), (['--seeds=0'], '--seeds 0'), (['--epochs=0'], 'epochs 0')])
+def test_words_that_make_no_sense(benchmark, words, said):
+    with pytest.raises(BadInput, match=said): benchmark.main(words)
+
+
+def test_a_recipe_that_stops_by_held_out_images_is_refused(benchmark, tmp_path):
+    path = tmp_path/'recipe.json'
+    path.write_text(json.dumps(recipe_to_dict(Recipe(early_stopping=3))))
+    with pytest.raises(BadInput, match='length is fixed'): benchmark.main([f'--recipe={path}'])
