@@ -7,7 +7,7 @@ __all__ = ['ONLOOKERS', 'SUGGESTIONS', 'LEAST_POINTS', 'DASHES', 'copied_loader'
            'RateSweep', 'sweep', 'reseed', 'useful_part', 'Found', 'find_rates', 'find_learning_rate', 'draw_lr_find',
            'lr_find']
 
-# %% ../nbs/11d_lr_find.ipynb #cbbdbc30
+# %% ../nbs/11d_lr_find.ipynb #a6af9fa1
 import copy, threading
 from collections import namedtuple
 from dataclasses import dataclass
@@ -22,14 +22,15 @@ from fastcore.basics import tuplify
 from fastcore.xtras import is_listy
 from matplotlib import pyplot
 from matplotlib.axes import Axes
+from .compiling import CompileModel
 from .history import History, ProgressLine
 from .messages import BadInput, notice
 from .randomness import random_states_kept
 from .recipes import Recipe
 from .stopping import EarlyStopping, UntilAccuracy
 
-# %% ../nbs/11d_lr_find.ipynb #19aa1f3c
-ONLOOKERS = (CSVLogger, EarlyStopping, History, ProgressCallback, ProgressLine, TrackerCallback, UntilAccuracy)
+# %% ../nbs/11d_lr_find.ipynb #31516d62
+ONLOOKERS = (CompileModel, CSVLogger, EarlyStopping, History, ProgressCallback, ProgressLine, TrackerCallback, UntilAccuracy)
 
 def copied_loader(loader, memo):
     "A loader that draws what `loader` would draw next; its images are shared"

@@ -96,7 +96,7 @@ def training_figures(
     found = pd.read_csv(path/'lr_find.csv')
     save_figure(plot_lr_find(found, about['resolved']['suggestions'], about['resolved']['suggestion']), folder/'lr_find.png')
 
-# %% ../nbs/18i_run_folder.ipynb #8dfe7289
+# %% ../nbs/18i_run_folder.ipynb #26fb298b
 SLOW = 1800  # seconds of training from which a run names the recipe that takes less
 
 class RunFolder:
@@ -111,7 +111,7 @@ class RunFolder:
         self.metrics = {
             'schema': SCHEMA, 'status': 'running', 'test_accuracy': None, 'test_loss': None, 'epochs': 0, 'seed': learner.recipe.seed,
             'test_images': len(loaders.positions['test']), 'parameters': parameter_count(learner.model), 'train_images_per_second': None,
-            'train_seconds': 0., 'selected': 'best_on_holdout' if learner.recipe.early_stopping else 'last', 'valid_is': loaders.valid_is}
+            'train_seconds': 0., 'compile_seconds': 0., 'selected': 'best_on_holdout' if learner.recipe.early_stopping else 'last', 'valid_is': loaders.valid_is}
 
     def update(self, **values):
         self.metrics.update(values)
@@ -144,8 +144,10 @@ class RunFolder:
                  'image_size': data.image_size, 'mean': loaders.statistics[0], 'deviation': loaders.statistics[1]}
         self.rows(history)
         write_weights(self.path/'model.safetensors', self.learner.model, about)
+        compiling = getattr(self.learner, 'compile_model', None)
+        compiled = {'compiled': compiling.used, 'compile_seconds': compiling.seconds} if compiling else {}
         until = {'until': until_reached(history.rows, recipe.until_accuracy, history.train_seconds)} if recipe.until_accuracy else {}
-        self.update(epochs=len(history.rows), train_seconds=history.train_seconds, train_images_per_second=history.images_per_second, **until)
+        self.update(epochs=len(history.rows), train_seconds=history.train_seconds, train_images_per_second=history.images_per_second, **until, **compiled)
 
     def predictions(self):
         "The one inference pass over the test set"

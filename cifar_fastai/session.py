@@ -6,7 +6,7 @@
 __all__ = ['Run', 'seed_everything', 'tensorboard_callback', 'peak_learning_rate', 'fit_session', 'explain', 'last_page',
            'summary', 'finished', 'started', 'recorded_end', 'trained', 'train_session']
 
-# %% ../nbs/19_session.ipynb #30f0c7ba
+# %% ../nbs/19_session.ipynb #56a1b2ae
 import random, signal, threading
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -21,6 +21,7 @@ from .data import cifar_dataloaders
 from .devices import choose_device, choose_precision, compute_deterministically
 from .history import History, ProgressLine
 from .lr_find import find_learning_rate
+from .memory import check_memory, memory_named
 from .messages import BadInput, notice
 from .optimizers import optimizer_choice
 from .recipes import Recipe, recipe_from_dict, recipe_to_dict
@@ -104,7 +105,7 @@ def fit_session(
         fit_recipe(learner, recipe, lr, cbs)
     return history
 
-# %% ../nbs/19_session.ipynb #bc4617af
+# %% ../nbs/19_session.ipynb #e73d2b7a
 def explain(
     run:Run, # Its weights and predictions are kept already
     folder:RunFolder,
@@ -135,11 +136,12 @@ def summary(
     right = round(metrics['test_accuracy']*metrics['test_images'])
     worst = run.interpretation.class_accuracy().accuracy.dropna().nsmallest(3)
     confused = [f'{actual} → {predicted} {times}' for actual, predicted, times in run.interpretation.most_confused()[:3]]
+    compiling = f"; {format_time(metrics['compile_seconds'])} of compiling beside it" if metrics['compile_seconds'] else ''
     until = f"until    {until_line(metrics['until'])}\n" if 'until' in metrics else ''
     views = metrics.get('tta')
     several = f"tta      {views['test_accuracy']:.2%} with test-time augmentation ({views['kind']}), which the figure above is without\n" if views else ''
     return (f"{until}test     {metrics['test_accuracy']:.2%} ({right}/{metrics['test_images']}), loss {metrics['test_loss']:.4f}; "
-            f"{format_time(metrics['train_seconds'])} of training at {metrics['train_images_per_second']:,.0f} images/s\n{several}"
+            f"{format_time(metrics['train_seconds'])} of training at {metrics['train_images_per_second']:,.0f} images/s{compiling}\n{several}"
             f"worst    {', '.join(f'{name} {share:.1%}' for name, share in worst.items())}\n"
             f"confused {', '.join(confused) or 'nothing'}\n"
             f"look at  {page}")
@@ -169,7 +171,7 @@ def finished(
     say(f"run      complete, there is nothing to go on with; {run._repr_markdown_().replace('**', '')}")
     return run
 
-# %% ../nbs/19_session.ipynb #dcfb6e86
+# %% ../nbs/19_session.ipynb #aa2f930e
 def started(
     recipe:Recipe|None, # What is asked for; with `path`, the run's own if left out
     out:str|Path, # Folder of runs
@@ -187,13 +189,14 @@ def started(
     if recipe.deterministic: compute_deterministically(device)
     seed_everything(recipe.seed)
     learner = cifar_learner(cifar_dataloaders(recipe), recipe)
+    check_memory(learner)
     now = about_run(learner, about['resolved']['lr'] if path else optimizer_choice(recipe)['lr'], None, precision)
     if path: check_identity(path, about, now)
     else: path, about = new_run_folder(out, name, recipe, now), now
     learner.path = path
     return learner, path, {**about, 'recipe': recipe_to_dict(recipe)}
 
-# %% ../nbs/19_session.ipynb #cc099801
+# %% ../nbs/19_session.ipynb #6e1d1f1a
 @contextmanager
 def recorded_end(
     folder:RunFolder,
@@ -260,7 +263,8 @@ def train_session(
         state = read_checkpoint(path/'checkpoint', identity(about))
         say(introduction(learner, path, about['resolved']['precision']))
         held.enter_context(recorded_end(folder))
-        history = trained(learner, folder, about, state, checkpoint_every, [tensorboard_callback(path)] if tensorboard else [])
+        with memory_named(learner):
+            history = trained(learner, folder, about, state, checkpoint_every, [tensorboard_callback(path)] if tensorboard else [])
         folder.result(history)
         folder.predictions()
         run = Run(learner, path)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['WHITENED', 'GradientValueClip', 'CifarLearner', 'recipe_callbacks', 'first_network', 'cifar_learner', 'fit_recipe']
 
-# %% ../nbs/12_training.ipynb #36b9d9a4
+# %% ../nbs/12_training.ipynb #e7616937
 import fastai.callback.hook  # gives `Learner` its `summary`
 import fastai.callback.schedule  # gives `Learner` its `fit_one_cycle`
 import fastai.callback.progress  # gives `Learner` its progress bar and `no_bar`
@@ -17,7 +17,8 @@ from fastai.learner import Learner
 from fastai.metrics import accuracy
 from fastcore.meta import delegates
 from torch import nn
-from .callbacks import AverageWeights, ClassificationLoss, EpochNumber, LossMode, MixImages, ShrinkImages, precision_callback
+from .callbacks import Autocast, AverageWeights, ClassificationLoss, EpochNumber, LossMode, MixImages, ShrinkImages, precision_callback
+from .compiling import CompileModel
 from .data import ImageDataLoaders
 from .devices import choose_precision, keep_freed_memory, memory_format
 from .freezing import FreezeParts
@@ -42,7 +43,7 @@ class GradientValueClip(Callback):
         self.limit = limit
     def before_step(self): nn.utils.clip_grad_value_(self.model.parameters(), self.limit)
 
-# %% ../nbs/12_training.ipynb #a2d20a24
+# %% ../nbs/12_training.ipynb #bd874655
 class CifarLearner(Learner):
     "A `Learner` made from a recipe"
     recipe = None # The recipe it was made from
@@ -68,12 +69,18 @@ class CifarLearner(Learner):
         self.before_batches, self.n_iter = None, len(self.dl)
         for numbered in enumerate(self.dl, getattr(self.dl, 'skipped', 0)): self.one_batch(*numbered)
 
+    def one_batch(self, i, b):
+        try: super().one_batch(i, b)
+        finally:  # after an error too: autocast left on would go on with the weights as they were
+            for part in self.cbs:
+                if isinstance(part, Autocast): part.leave()
+
     @delegates(lr_find)
     def lr_find(self, *args, **kwargs):
         "`lr_find.lr_find`: fastai's, without a trace"
         return lr_find(self, *args, **kwargs)
 
-# %% ../nbs/12_training.ipynb #e70c13cf
+# %% ../nbs/12_training.ipynb #dd2256a1
 def recipe_callbacks(
     recipe:Recipe,
     precision:str, # fp32, bf16 or fp16
@@ -84,6 +91,7 @@ def recipe_callbacks(
     if recipe.progressive: cbs.append(ShrinkImages(recipe.progressive))
     if recipe.clip_norm: cbs.append(GradientClip(recipe.clip_norm))
     if recipe.clip_value: cbs.append(GradientValueClip(recipe.clip_value))
+    if recipe.compile != 'no': cbs.append(CompileModel(recipe.compile))
     if recipe.ema: cbs.append(AverageWeights(recipe.ema))
     if recipe.lookahead: cbs.append(Lookahead(recipe.lookahead))
     if recipe.freeze: cbs.append(FreezeParts(recipe.freeze))

@@ -257,6 +257,30 @@ def test_bf16_keeps_fp32_weights_and_the_loss_near(tiny_data, tiny_recipe):
     assert reduced[1].rows[0]['train_loss'] != full.rows[0]['train_loss']
 
 
+def test_an_error_in_a_batch_leaves_no_autocast_behind(tiny_data, tiny_recipe):
+    from fastai.callback.core import Callback
+    class Fails(Callback):
+        order = 20
+        def before_batch(self): raise KeyError('on purpose')
+    with pytest.raises(KeyError): fitted(tiny_data, tiny_recipe, [Fails()], precision='bf16')
+    assert not torch.is_autocast_enabled('cpu') and torch.autocast_decrement_nesting() == -1
+    torch.autocast_increment_nesting()
+
+
+def test_emulated_bf16_is_warned_of_once_with_what_it_costs(monkeypatch, capfd):
+    from cifar_fastai import devices, messages
+    cpu, state = torch.device('cpu'), torch.get_rng_state()
+    devices.emulation_cost.cache_clear()
+    cost = devices.emulation_cost(cpu)
+    assert 0.01 < cost < 100 and devices.emulation_cost(cpu) == cost and torch.equal(torch.get_rng_state(), state)
+    monkeypatch.setattr(messages, '_said', set())
+    monkeypatch.setattr(devices, 'bf16_is_native', lambda device: False)
+    for _ in range(2): assert devices.choose_precision('bf16', cpu) == 'bf16'
+    text = capfd.readouterr().err
+    assert text.count('emulated') == 1 and f'takes {cost:.1f} times as long as in fp32' in text and '--precision auto' in text
+    assert devices.choose_precision('auto', cpu) == 'fp32' and not capfd.readouterr().err
+
+
 def test_decay_spares_norms_and_biases_on_request(tiny_data, tiny_recipe):
     for decay, spared in ((True, False), (False, True)):
         learner = learner_of(tiny_data, tiny_recipe, decay_norms=decay)
