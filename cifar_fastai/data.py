@@ -232,7 +232,7 @@ def image_block(
     return PositionsBlock(len(train), blocks=(ImageBlock, CategoryBlock(vocab=list(data.classes), sort=False)), dl_type=ImageLoader,
                           get_x=ImageAt(data), get_y=LabelAt(data), batch_tfms=[*transforms, Normalize.from_stats(mean, deviation)])
 
-# %% ../nbs/07b_data.ipynb #b44a52ac
+# %% ../nbs/07b_data.ipynb #5f19d7a5
 def image_dataloaders(
     data:ImageData, # The images
     recipe:Recipe,
@@ -242,12 +242,12 @@ def image_dataloaders(
     "The loaders of a recipe over images already read"
     train, holdout = split(data, limit=recipe.limit, holdout=held_out(recipe, data.train_count), seed=recipe.seed)
     test = data.test_positions
-    valid = holdout if len(holdout) else test
+    items = np.concatenate([train, holdout if len(holdout) else test])
+    train, valid = items[:len(train)], items[len(train):]  # the same memory
     random = BatchRandom(recipe.seed)
     device, size = choose_device(recipe.device), fitting_batch_size(recipe, len(train))
     both = image_block(data, recipe, train, random).dataloaders(
-        np.concatenate([train, valid]), path=path, bs=size, val_bs=evaluation_batch_size(size, data, device), device=device,
-        array=Places(data, device, place), random=random)
+        items, path=path, bs=size, val_bs=evaluation_batch_size(size, data, device), device=device, array=Places(data, device, place), random=random)
     loaders = ImageDataLoaders(both.train, both.valid, both.test_dl(test, with_labels=True), path=path, device=device)
     loaders.data, loaders.valid_is = data, 'holdout' if len(holdout) else 'test'
     loaders.positions = {'train': train, 'valid': valid, 'test': test}

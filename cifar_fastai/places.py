@@ -34,9 +34,10 @@ def control_group_memory(
         return float('inf') if limit == 'max' else max(0, int(limit) - int(used) + int(files['inactive_file']) + int(files['active_file']))
     except (OSError, ValueError, KeyError): return float('inf')
 
-# %% ../nbs/07ab_places.ipynb #44e2ba95
+# %% ../nbs/07ab_places.ipynb #4decb58f
 class RowsOnDisk:
     "Rows of a `.npy` file, read when they are asked for"
+    file = None # The open file's number
     def __init__(self,
         array:np.memmap, # The file, mapped
     ):
@@ -45,7 +46,8 @@ class RowsOnDisk:
         self.ask(0, 0, 'RANDOM')
 
     def __len__(self): return self.shape[0]
-    def __del__(self): os.close(self.file)
+    def __del__(self):
+        if self.file is not None: os.close(self.file)
 
     def ask(self, offset, length, advice):
         if hasattr(os, 'posix_fadvise'): os.posix_fadvise(self.file, offset, length, getattr(os, f'POSIX_FADV_{advice}'))
