@@ -7,7 +7,7 @@ __all__ = ['ImageAt', 'LabelAt', 'ImageLoader', 'channel_statistics', 'kept_stat
            'fitting_batch_size', 'evaluation_batch_size', 'PositionsBlock', 'image_block', 'image_dataloaders',
            'cifar_dataloaders']
 
-# %% ../nbs/07b_data.ipynb #a75bd7c8
+# %% ../nbs/07b_data.ipynb #c9cde799
 import hashlib, json
 from contextlib import suppress
 from pathlib import Path
@@ -24,7 +24,7 @@ from .cache import about_sum, write_small
 from .devices import choose_device
 from .image_data import ImageData
 from .messages import BadInput, notice
-from .places import Places, free_memory
+from .places import Places, free_memory, rows_of
 from .pictures import opened, to_rgb, to_square
 from .randomness import BatchRandom
 from .recipes import BATCH_SIZE, Recipe
@@ -135,22 +135,22 @@ class ImageLoader(TfmdDL):
         places = None if self.places is None else torch.as_tensor(self.places[number*self.bs:(number + 1)*self.bs])
         self.random.start(self.order, number, places)
 
-# %% ../nbs/07b_data.ipynb #1fe0be3b
+# %% ../nbs/07b_data.ipynb #c680bb74
 def channel_statistics(
     images:np.ndarray, # uint8 RGB, shape (N, H, W, 3)
     positions:np.ndarray, # Which of them count, shape (M,)
 )->tuple[list[float], list[float]]: # Mean and standard deviation of each channel, in 0…1
     "Mean and standard deviation over the pixels of the images at `positions`"
-    counts = np.zeros((3, 256), dtype=np.int64)
-    for start in range(0, len(positions), 5000):
-        pixels = images[positions[start:start+5000]]
-        for channel in range(3): counts[channel] += np.bincount(pixels[..., channel].ravel(), minlength=256)
+    counts, step = np.zeros((3, 256), dtype=np.int64), max(1, 2**22//np.prod(images.shape[1:3]))
+    for start in range(0, len(positions), step):
+        pixels = np.ascontiguousarray(images[positions[start:start+step]])
+        counts += np.reshape(Image.fromarray(pixels.reshape(len(pixels), -1, 3)).histogram(), (3, 256))  # five times as fast as NumPy
     share, level = counts/counts.sum(1, keepdims=True), np.arange(256)/255
     mean = (share*level).sum(1)
     deviation = np.sqrt((share*(level - mean[:, None])**2).sum(1))
     return mean.tolist(), np.maximum(deviation, 1/255).tolist()
 
-# %% ../nbs/07b_data.ipynb #9ad9f991
+# %% ../nbs/07b_data.ipynb #82328225
 def kept_statistics(
     data:ImageData, # The images
     positions:np.ndarray, # Which of them count, int64 (M,)
@@ -163,7 +163,7 @@ def kept_statistics(
     with suppress(OSError, ValueError):
         found = json.loads(path.read_text())
         if found['sum'] == about_sum(found['about']): return tuple(found['about'])
-    about = channel_statistics(data.images, positions)
+    about = channel_statistics(rows_of(data), positions)
     with suppress(OSError): write_small(path, json.dumps({'sum': about_sum(about), 'about': about}))
     return about
 
