@@ -36,7 +36,7 @@ def balanced_sample(
     chosen = [random.permutation(np.flatnonzero(labels == label))[:many] for label, many in zip(classes, share)]
     return np.sort(np.concatenate(chosen))
 
-# %% ../nbs/05a_splits.ipynb #b19e80cc
+# %% ../nbs/05a_splits.ipynb #13a6f4dd
 def split(
     data:ImageData, # The images
     limit:int=0, # At most this many training images, the hold-out included; 0: all
@@ -52,7 +52,9 @@ def split(
     if len(np.unique(labels[kept])) < classes:
         raise BadInput(f"--limit {limit} leaves a class without an image, of {classes} classes: name more")
     held = kept[balanced_sample(labels[kept], holdout, seed+1)] if 0 < holdout < len(kept) else kept[:holdout]
-    train = np.setdiff1d(kept, held)
+    taken = np.zeros(len(labels), bool)
+    taken[held] = True
+    train = kept[~taken[kept]]
     if len(np.unique(labels[train])) < classes:
         raise BadInput(f"--holdout {holdout} leaves a class without an image to train on, of {len(kept):,} training images\n"
                        "Hold out fewer, or raise --limit.")
