@@ -135,13 +135,13 @@ class ImageLoader(TfmdDL):
         places = None if self.places is None else torch.as_tensor(self.places[number*self.bs:(number + 1)*self.bs])
         self.random.start(self.order, number, places)
 
-# %% ../nbs/07b_data.ipynb #c680bb74
+# %% ../nbs/07b_data.ipynb #7375a596
 def channel_statistics(
     images:np.ndarray, # uint8 RGB, shape (N, H, W, 3)
     positions:np.ndarray, # Which of them count, shape (M,)
 )->tuple[list[float], list[float]]: # Mean and standard deviation of each channel, in 0…1
     "Mean and standard deviation over the pixels of the images at `positions`"
-    counts, step = np.zeros((3, 256), dtype=np.int64), max(1, 2**22//np.prod(images.shape[1:3]))
+    counts, step = np.zeros((3, 256), dtype=np.int64), min(4096, max(1, 2**22//np.prod(images.shape[1:3])))
     for start in range(0, len(positions), step):
         pixels = np.ascontiguousarray(images[positions[start:start+step]])
         counts += np.reshape(Image.fromarray(pixels.reshape(len(pixels), -1, 3)).histogram(), (3, 256))  # five times as fast as NumPy
