@@ -1,7 +1,6 @@
 "Where the images lie: on the device, in memory or on the disk, and the same batches from everywhere"
 import dataclasses
 import os
-import tracemalloc
 
 import numpy as np
 import pytest
@@ -176,19 +175,3 @@ def test_an_archive_is_read_for_its_key_only_when_it_has_changed(tmp_path, monke
     with pytest.raises(AssertionError): cache.source_key(path, 32)
     monkeypatch.undo()
     assert cache.source_key(path, 32) != key
-
-
-def test_a_hundred_times_the_images_take_a_few_numbers_each(tmp_path, tiny_recipe, monkeypatch):
-    "What Python and NumPy hold at most, from the kept images to the third batch: some arrays of positions, no object for an image"
-    def most(count):
-        labels = np.arange(count) % 2
-        keep(image_data(np.zeros((count, 2, 2, 3), np.uint8), labels, ('cat', 'dog'), np.arange(count), count - 100), tmp_path/str(count))
-        tracemalloc.start()
-        loaders = image_dataloaders(fetch(tmp_path/str(count)), dataclasses.replace(tiny_recipe, augment='none'), place='disk')
-        for _ in zip(range(3), loaders.train): pass
-        held = tracemalloc.get_traced_memory()[1]
-        tracemalloc.stop()
-        return held
-    few, many = 2_000, 200_000
-    most(few)
-    assert (most(many) - most(few))/(many - few) < 64
