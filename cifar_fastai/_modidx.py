@@ -1062,6 +1062,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'cifar_fastai.places.control_group_memory': ( 'places.html#control_group_memory',
                                                                                    'cifar_fastai/places.py'),
                                      'cifar_fastai.places.free_memory': ('places.html#free_memory', 'cifar_fastai/places.py'),
+                                     'cifar_fastai.places.rows_of': ('places.html#rows_of', 'cifar_fastai/places.py'),
                                      'cifar_fastai.places.sent_in_parts': ('places.html#sent_in_parts', 'cifar_fastai/places.py')},
             'cifar_fastai.pointing': { 'cifar_fastai.pointing.edge_maps': ('pointing.html#edge_maps', 'cifar_fastai/pointing.py'),
                                        'cifar_fastai.pointing.gaussian_maps': ('pointing.html#gaussian_maps', 'cifar_fastai/pointing.py'),
