@@ -169,8 +169,8 @@ def layer_table(recipe):
 
 
 def one(options):
-    "One arm in this process"
-    arch, _, width = options.arch.partition(':')
+    "One arm in this process, of the first network named"
+    arch, _, width = networks(options.arch)[0].partition(':')
     recipe = Recipe(arch=arch, width=width or 'auto', batch_size=options.batch_size, data=options.data, image_size=SIDE, optimizer='sgd',
                     augment='crop_flip_cutout8', progressive=0, device=options.device)
     arm, _, workers = options.arm.partition('-')

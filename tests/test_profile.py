@@ -178,7 +178,7 @@ def training_speed(benchmark_module, monkeypatch):
 @pytest.mark.parametrize('arm', ['usual-0', 'ours', 'lean', 'loader', 'files-0', 'layers'])
 def test_every_arm_of_the_speed_benchmark_runs(arm, training_speed, tiny_folder, tmp_path, capsys):
     training_speed.write_files(str(tiny_folder), tmp_path)
-    training_speed.one(Namespace(arm=arm, arch='resnet9:4', batch_size=16, data=str(tiny_folder), device='cpu', seconds=0.02, folder=str(tmp_path)))
+    training_speed.one(Namespace(arm=arm, arch='resnet9:4,resnet18', batch_size=16, data=str(tiny_folder), device='cpu', seconds=0.02, folder=str(tmp_path)))
     said = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert said['memory'] > 0 and ('convolution 3→4' in said['table'] if arm == 'layers' else said['rate'] > 0)
     if arm in ('ours', 'lean'): assert said['peak'] > 0 and said['flops'] == sum(step_flops(network('resnet9', width=4), (1, 3, 16, 16)))
