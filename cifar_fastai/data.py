@@ -7,7 +7,7 @@ __all__ = ['ImageAt', 'LabelAt', 'ImageLoader', 'channel_statistics', 'kept_stat
            'fitting_batch_size', 'evaluation_batch_size', 'PositionsBlock', 'image_block', 'image_dataloaders',
            'cifar_dataloaders']
 
-# %% ../nbs/07b_data.ipynb #c9cde799
+# %% ../nbs/07b_data.ipynb #1a8cfd3f
 import hashlib, json
 from contextlib import suppress
 from pathlib import Path
@@ -22,9 +22,10 @@ from PIL import Image
 from .augment import augmentation_transforms
 from .cache import about_sum, write_small
 from .devices import choose_device
+from .free_memory import free_memory
 from .image_data import ImageData
 from .messages import BadInput, notice
-from .places import Places, free_memory, rows_of
+from .places import Places, rows_of
 from .pictures import opened, to_rgb, to_square
 from .randomness import BatchRandom
 from .recipes import BATCH_SIZE, Recipe

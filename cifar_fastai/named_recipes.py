@@ -13,7 +13,7 @@ from pathlib import Path
 from .messages import BadInput, one_of
 from .recipes import ARCHS, Recipe, recipe_from_dict
 
-# %% ../nbs/01b_named_recipes.ipynb #3520c48f
+# %% ../nbs/01b_named_recipes.ipynb #ef4eee01
 @dataclass(frozen=True)
 class NamedRecipe:
     "A recipe with a name and a line on what it is for"
@@ -29,7 +29,7 @@ SPEED = Recipe(arch='cifarnet', whiten=True, dirac=True, epochs=12, lr=0.12, aug
 RECIPES = {
     'default': NamedRecipe('the best result at 25 epochs; an hour or two on a CPU', Recipe()),
     'quick': NamedRecipe('a good result in minutes on a CPU', Recipe(width=32, epochs=18, augment='crop_alternating')),
-    'speed': NamedRecipe('90 % soon: the network and the ideas of the CIFAR-10 speed-runs', SPEED),
+    'speed': NamedRecipe('the network and the ideas of the CIFAR-10 speed-runs, in twelve epochs', SPEED),
     'speed-long': NamedRecipe('the same for 25 epochs, with larger shifts', dataclasses.replace(SPEED, epochs=25, augment='crop_alternating')),
     'demo': NamedRecipe('the drawn shapes, no download', Recipe(data='shapes', width=32, epochs=8, augment='shapes'))}
 

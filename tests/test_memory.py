@@ -22,7 +22,8 @@ from pathlib import Path
 import numpy as np
 from cifar_fastai.data import image_dataloaders
 from cifar_fastai.image_data import image_data
-from cifar_fastai.memory import free_memory, kept_memory, memory_need
+from cifar_fastai.free_memory import free_memory, kept_memory
+from cifar_fastai.memory import memory_need
 from cifar_fastai.recipes import Recipe
 from cifar_fastai.training import cifar_learner, fit_recipe
 
