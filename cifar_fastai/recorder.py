@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['MeanOnDevice', 'LossOnDevice', 'SmoothLossOnDevice', 'on_device', 'EpochRecorder', 'UnhurriedProgress', 'unhurried']
 
-# %% ../nbs/11a_recorder.ipynb #7e84d715
+# %% ../nbs/11a_recorder.ipynb #39204690
 import time
 import torch
 from fastai.callback.progress import ProgressCallback
 from fastai.learner import AvgLoss, AvgMetric, AvgSmoothLoss, Metric, Recorder
 from fastai.torch_core import find_bs
 
-# %% ../nbs/11a_recorder.ipynb #b39d8347
+# %% ../nbs/11a_recorder.ipynb #df67d9e7
 class MeanOnDevice(AvgMetric):
     "The mean of `func` over images"
     def accumulate(self, learn):
@@ -40,7 +40,7 @@ def on_device(
     "A metric that is summed on the device"
     return MeanOnDevice(metric.func) if type(metric) is AvgMetric else metric
 
-# %% ../nbs/11a_recorder.ipynb #5d03f440
+# %% ../nbs/11a_recorder.ipynb #8a7175b2
 class EpochRecorder(Recorder):
     "A `Recorder` that reads from the device when an epoch ends"
     name = 'recorder'
@@ -64,7 +64,7 @@ class EpochRecorder(Recorder):
         self.fetch()
         return super().plot_loss(*args, **kwargs)
 
-# %% ../nbs/11a_recorder.ipynb #43200af9
+# %% ../nbs/11a_recorder.ipynb #00bcb1f1
 class UnhurriedProgress(ProgressCallback):
     "fastai's progress bar; the loss beside it is read twice a second, but on a CPU at every step"
     name, shown = 'progress', 0.
