@@ -40,7 +40,7 @@ def forward(learner, batches, precision):
 def tables(interpretation, folder):
     "Everything that is numbers"
     from cifar_fastai.analysis import metric_additions
-    from cifar_fastai.runs import write_json, write_text
+    from cifar_fastai.safe_files import write_json, write_text
     interpretation.confusion_matrix(), interpretation.most_confused()
     interpretation.write_top_losses(folder/'top_losses.csv')
     write_text(folder/'classification_report.txt', interpretation.classification_report())

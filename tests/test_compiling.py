@@ -84,7 +84,7 @@ def test_out_of_memory_is_no_fault_of_the_compiler(tiny_data, tiny_recipe, monke
     with pytest.raises(torch.OutOfMemoryError): fitted(tiny_data, tiny_recipe, [CompileModel(backend='eager')])
 
 
-def test_the_time_of_refusedis_kept_apart(tiny_folder, tiny_recipe, tmp_path, monkeypatch):
+def test_the_time_of_compiling_is_kept_apart(tiny_folder, tiny_recipe, tmp_path, monkeypatch):
     "A clock that each compiled graph sets forward by an hour"
     clock = [0.]
     def tick(): clock[0] += 0.001; return clock[0]
