@@ -200,6 +200,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                         'cifar_fastai/checkpoints.py'),
                                           'cifar_fastai.checkpoints.checkpoint_numbers': ( 'checkpoints.html#checkpoint_numbers',
                                                                                            'cifar_fastai/checkpoints.py'),
+                                          'cifar_fastai.checkpoints.completed': ( 'checkpoints.html#completed',
+                                                                                  'cifar_fastai/checkpoints.py'),
                                           'cifar_fastai.checkpoints.differences': ( 'checkpoints.html#differences',
                                                                                     'cifar_fastai/checkpoints.py'),
                                           'cifar_fastai.checkpoints.gathered': ('checkpoints.html#gathered', 'cifar_fastai/checkpoints.py'),

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['CHECKPOINT_SCHEMA', 'random_states', 'set_random_states', 'recorded', 'set_recorded', 'keepers', 'gathered', 'moved',
            'laid_out', 'set_gathered', 'packed', 'unpacked', 'own_sum', 'checkpoint_numbers', 'write_checkpoint',
-           'read_checkpoint', 'differences', 'Stops', 'Checkpoints', 'resumed']
+           'read_checkpoint', 'completed', 'differences', 'Stops', 'Checkpoints', 'resumed']
 
 # %% ../nbs/13b_checkpoints.ipynb #93ca73af
 import hashlib, json, math, random, re, shutil, signal, sys, threading, time
@@ -20,6 +20,7 @@ from torch import Tensor
 from .callbacks import EpochNumber
 from .history import not_finite
 from .messages import BadInput, notice
+from .recipes import Recipe, recipe_to_dict
 from .safe_files import checksum, read_json, write_json, write_tensors
 from .training import CifarLearner
 
@@ -175,13 +176,20 @@ def read_checkpoint(
     if content.get('sum') != own_sum(content): raise BadInput(f"the checkpoint '{path}' is damaged: it does not match its own checksum\n{way_out}")
     if content.get('schema') != CHECKPOINT_SCHEMA:
         raise BadInput(f"the checkpoint '{path}' is of schema {content.get('schema')}; this version reads {CHECKPOINT_SCHEMA}\n{way_out}")
-    other = differences(content['about'], about)
+    other = differences(completed(content['about']), completed(about))
     if other: raise BadInput(f"the checkpoint '{path}' is of another run: {other}\n{way_out}")
     path = path.with_suffix('.safetensors')
     try:
         if checksum(path) != content['tensors']: raise BadInput(f"the checkpoint '{path}' is damaged: its checksum is another\n{way_out}")
         return unpacked(content['state'], load_file(path))
     except (OSError, SafetensorError) as error: raise BadInput(f"the checkpoint '{path}' cannot be read: {error}\n{way_out}") from error
+
+def completed(
+    about:dict, # What a run is
+)->dict: # The fields that its version did not have yet among them, at their defaults
+    "`about` with a whole recipe"
+    recipe = about.get('recipe')
+    return {**about, 'recipe': {**recipe_to_dict(Recipe()), **recipe}} if isinstance(recipe, dict) else about
 
 def differences(
     then:dict, # Values, nested

@@ -66,8 +66,9 @@ def identity(
     about:dict, # recipe.json
 )->dict: # What may not change between two parts of a run
     "The parts of recipe.json that a run is known by"
-    recipe = dict(about['recipe'])
-    if may_be_longer(recipe_from_dict(recipe)): del recipe['epochs']
+    kept = recipe_from_dict(about['recipe'])  # with the fields that an earlier version did not have
+    recipe = recipe_to_dict(kept)
+    if may_be_longer(kept): del recipe['epochs']
     resolved = {name: value for name, value in about['resolved'].items() if not name.startswith('suggestion')}
     return {'recipe': recipe, 'resolved': resolved, 'data': {name: about['data'][name] for name in ('fingerprints', 'counts', 'classes')}}
 

@@ -9,7 +9,8 @@ import pytest
 import torch
 from fastai.callback.core import Callback
 
-from cifar_fastai.checkpoints import Checkpoints, Stops, checkpoint_numbers, read_checkpoint, resumed
+from cifar_fastai import session
+from cifar_fastai.checkpoints import Checkpoints, Stops, checkpoint_numbers, own_sum, read_checkpoint, resumed
 from cifar_fastai.data import image_dataloaders
 from cifar_fastai.history import History
 from cifar_fastai.messages import BadInput
@@ -120,6 +121,27 @@ def test_a_constant_rate_may_go_on_for_longer(tiny_folder, tiny_recipe, tmp_path
     assert same(again.learner, direct.learner) and len(again.history) == 3 and again.recipe.epochs == 3
     assert not (tmp_path/'a'/'checkpoint').exists()
     with pytest.raises(BadInput, match='its checkpoint is gone'): train(dataclasses.replace(recipe, epochs=5), resume=tmp_path/'a')
+
+
+def test_a_run_of_an_earlier_version_goes_on(tiny_folder, tiny_recipe, tmp_path, monkeypatch):
+    "A version whose recipe had fewer fields"
+    recipe, younger = dataclasses.replace(tiny_recipe, data=str(tiny_folder), epochs=2), ('whiten', 'tta', 'lookahead')
+    direct = train(recipe, tmp_path, 'whole')
+    with monkeypatch.context() as patched:
+        patched.setattr(session, 'fit_recipe', lambda learner, recipe, lr, cbs: fit_recipe(learner, recipe, lr, [*cbs, StopAt(1, 1)]))
+        patched.setattr(session, 'Stops', Ends)
+        with pytest.raises(KeyboardInterrupt): train(recipe, tmp_path, 'a')
+    path = tmp_path/'a'/'recipe.json'
+    about = json.loads(path.read_text())
+    for name in younger: del about['recipe'][name]
+    path.write_text(json.dumps(about))
+    path, = (tmp_path/'a'/'checkpoint').glob('*.json')
+    content = json.loads(path.read_text())
+    for name in younger: del content['about']['recipe'][name]
+    path.write_text(json.dumps({**content, 'sum': own_sum(content)}))
+    again = train(None, resume=tmp_path/'a')
+    assert same(again.learner, direct.learner) and len(again.history) == 2
+    assert json.loads((tmp_path/'a'/'recipe.json').read_text())['recipe']['tta'] == 'none'
 
 
 def test_auto_begins_goes_on_and_ends(tiny_folder, tiny_recipe, tmp_path, capfd):
