@@ -19,11 +19,14 @@ Ratios are taken within a round; their median, lowest and highest are printed.
 """
 import argparse
 import contextlib
+import sys
 import tempfile
 import time
 from pathlib import Path
 
 from common import in_turn, machine, ratios, spread, wait
+
+from cifar_fastai.commands import run_command
 
 TOGETHER = ('tables', 'galleries', 'heatmaps')
 
@@ -89,12 +92,13 @@ def prepared_arms(path, count, folder):
             'explorer': lambda: Explorer(fresh(), folder/'marks.csv')}, device, sum(map(len, batches)), precision
 
 
-def main():
+def main(words):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('run', type=Path, help='a run folder, complete')
     parser.add_argument('--rounds', type=int, default=3)
     parser.add_argument('--heatmaps', type=int, default=100, help='how many heatmaps [100]')
-    options = parser.parse_args()
+    parser.add_argument('--traceback', action='store_true')
+    options = parser.parse_args(words)
     with tempfile.TemporaryDirectory() as folder:
         arms, device, images, precision = prepared_arms(options.run, options.heatmaps, Path(folder))
         print(machine(str(device)))
@@ -116,4 +120,4 @@ def main():
     print(f"bare / evaluate (Learner, {precision})        {spread(ratios(results, 'bare run', 'evaluate', 'seconds'))}")
 
 
-if __name__ == '__main__': main()
+if __name__ == '__main__': sys.exit(run_command(main))

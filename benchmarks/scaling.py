@@ -25,6 +25,9 @@ from pathlib import Path
 
 from common import fresh, in_turn, machine, ratios, say, spread, wait
 
+from cifar_fastai.commands import run_command
+from cifar_fastai.messages import BadInput
+
 CLASSES, TEST, CHUNK = tuple('abcdefghij'), 1000, 10_000
 
 
@@ -105,10 +108,17 @@ def measure(arm, options, folders):
     return {key: (sum if key in ('training', 'loader') else max)(one[key] for one in done) for key in done[0]}
 
 
+def whole_numbers(text, name):
+    "The numbers between commas, checked"
+    parts = text.split(',')
+    if not all(part.isdigit() and int(part) for part in parts): raise BadInput(f'{name} {text}: write whole numbers from 1, with commas between them')
+    return [int(part) for part in parts]
+
+
 COLUMNS = {'loader': '{:,.0f}', 'training': '{:,.0f}', 'anonymous': '{:.2f}', 'resident': '{:.2f}', 'first': '{:.1f}'}
 
 
-def main():
+def main(words):
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
     parser.add_argument('--sizes', default='1000,50000,200000,1000000', help='numbers of training images')
     parser.add_argument('--side', type=int, default=32, help='of an image, in pixels')
@@ -125,10 +135,11 @@ def main():
     parser.add_argument('--folder', type=Path, help='keep the images there for the next time')
     parser.add_argument('--arm', help=argparse.SUPPRESS)
     parser.add_argument('--began', type=float, help=argparse.SUPPRESS)
-    options = parser.parse_args()
+    parser.add_argument('--traceback', action='store_true')
+    options = parser.parse_args(words)
     if options.arm: return one(options)
-    sizes, numbers = ([int(part) for part in text.split(',')] for text in (options.sizes, options.processes))
-    if min(sizes) < 2*options.batch_size: sys.exit(f'--sizes {options.sizes}: at least two batches of {options.batch_size}')
+    sizes, numbers = (whole_numbers(text, name) for text, name in ((options.sizes, '--sizes'), (options.processes, '--processes')))
+    if min(sizes) < 2*options.batch_size: raise BadInput(f'--sizes {options.sizes}: a size has at least two batches of {options.batch_size}')
     print(machine(options.device), flush=True)
     with tempfile.TemporaryDirectory() as temporary:
         folders = {size: (options.folder or Path(temporary))/f'{size}-{options.side}' for size in sizes}
@@ -148,4 +159,4 @@ def main():
             print(f'  {title}, {max(sizes):,} / {small:,} images: {spread(ratios(results, (max(sizes), numbers[0]), (small, numbers[0]), key))}')
 
 
-if __name__ == '__main__': main()
+if __name__ == '__main__': sys.exit(run_command(main))

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from .devices import choose_precision, device_name, memory_format
 from .models import Listing, summary_line
-from .peak import DTYPES, matrix_peak, step_flops, wait
+from .peak import DTYPES, copy_speed, matrix_peak, step_flops, wait
 
 # %% ../nbs/12e_layer_profile.ipynb #0384fe7a
 @dataclass(frozen=True)
@@ -74,6 +74,7 @@ class LayerTime:
     forward:float # Seconds, of one of them
     backward:float # Seconds, of one of them
     flops:tuple # Floating-point operations of one of them: forward, backward
+    moved:tuple # Bytes that one of them reads and writes at the least: forward, backward
 
     total = property(lambda self: len(self.names)*(self.forward + self.backward), doc='Seconds of all of them')
 
@@ -101,6 +102,14 @@ class Replay:
         wait(self.device)
         return time.perf_counter()
 
+    @property
+    def moved(self):
+        "Bytes at the least: what comes in, parameters and what goes out; on the way back the gradient, what came in, and the gradients of both"
+        size = lambda *tensors: sum(tensor.numel()*tensor.element_size() for tensor in tensors)
+        weights = [parameter for parameter in self.layer.parameters()]
+        back = size(self.grad, self.leaf, *self.wanted) if self.wanted else 0
+        return size(self.leaf, self.grad, *weights), back
+
 def layer_times(
     model:nn.Module, # On its device
     images:torch.Tensor, # A batch, as the model takes it
@@ -113,7 +122,7 @@ def layer_times(
     for _ in range(rounds + 1):
         for replay in replays.values(): replay()
     middle = lambda call, which: statistics.median(times[which] for times in replays[call].times[1:])
-    return [LayerTime(call, tuple(names), middle(call, 0), middle(call, 1), step_flops(layer, call.shape, call.needs_grad))
+    return [LayerTime(call, tuple(names), middle(call, 0), middle(call, 1), step_flops(layer, call.shape, call.needs_grad), replays[call].moved)
             for call, (names, layer) in found.items()]
 
 # %% ../nbs/12e_layer_profile.ipynb #0ab66cd1
@@ -124,6 +133,7 @@ class LayerProfile:
     device:str # As a person knows it
     precision:str # fp32, bf16 or fp16
     peak:float # Floating-point operations a second of a large matrix product
+    copied:float # Bytes read and written a second while a large array is copied
     layers:tuple # `LayerTime` of each kind, in the order of the network
 
     seconds = property(lambda self: sum(layer.total for layer in self.layers), doc='Seconds of all layers')
@@ -131,9 +141,9 @@ class LayerProfile:
     def row(self, layer):
         speed = [flops/seconds/1e9 if flops and seconds else None for flops, seconds in zip(layer.flops, (layer.forward, layer.backward))]
         share = [f'{value*1e9/self.peak:.0%}' if value else None for value in speed]
-        side = '×'.join(map(str, layer.call.shape[2:]))
+        side, both = '×'.join(map(str, layer.call.shape[2:])), layer.forward + layer.backward
         return (layer.call.what, side, len(layer.names), layer.forward*1e3, share[0], layer.backward*1e3, share[1],
-                sum(layer.flops)/(layer.forward + layer.backward)/1e9 if any(layer.flops) else None, f'{layer.total/self.seconds:.1%}')
+                f'{sum(layer.moved)/both/self.copied:.0%}', f'{layer.total/self.seconds:.1%}')
 
     @property
     def table(self)->Listing:
@@ -146,18 +156,19 @@ class LayerProfile:
         if rest: rows.append(('others', '', sum(len(layer.names) for layer in rest), each('forward', rest), None, each('backward', rest), None, None,
                               f'{sum(layer.total for layer in rest)/self.seconds:.1%}'))
         flops = [sum(len(layer.names)*layer.flops[way] for layer in self.layers) for way in (0, 1)]
-        ways = [each(way, self.layers) for way in ('forward', 'backward')]
+        ways, moved = [each(way, self.layers) for way in ('forward', 'backward')], sum(len(layer.names)*sum(layer.moved) for layer in self.layers)
         rows.append(('all', '', sum(len(layer.names) for layer in self.layers), ways[0], f'{flops[0]/ways[0]*1e3/self.peak:.0%}', ways[1],
-                     f'{flops[1]/ways[1]*1e3/self.peak:.0%}', sum(flops)/sum(ways)/1e6, '100.0%'))
+                     f'{flops[1]/ways[1]*1e3/self.peak:.0%}', f'{moved/self.seconds/self.copied:.0%}', '100.0%'))
         return Listing(f'Layer by layer, longest first: {self.network}, {self.precision} on {self.device}; times of one layer, shares of the {self.peak/1e9:,.0f} GFLOP/s '
-                       'of a large matrix product', ('layer', 'map', 'layers', 'forward, ms', 'of the peak', 'backward, ms', 'of the peak', 'GFLOP/s', 'of the time'),
+                       f'of a large matrix product and of the {self.copied/1e9:,.1f} GB/s of a large copy',
+                       ('layer', 'map', 'layers', 'forward, ms', 'of the peak', 'backward, ms', 'of the peak', 'of the copy', 'of the time'),
                        tuple(rows))
 
     def to_dict(self)->dict:
         "Plain values, for JSON"
         def plain(layer):
             return {**dataclasses.asdict(layer), 'call': {**dataclasses.asdict(layer.call), 'dtype': str(layer.call.dtype).removeprefix('torch.')}}
-        return {**{name: getattr(self, name) for name in ('network', 'device', 'precision', 'peak')}, 'layers': [plain(layer) for layer in self.layers]}
+        return {**{name: getattr(self, name) for name in ('network', 'device', 'precision', 'peak', 'copied')}, 'layers': [plain(layer) for layer in self.layers]}
 
     def _repr_markdown_(self): return str(self.table)
     __str__ = _repr_markdown_
@@ -169,10 +180,11 @@ def profile_layers(
     precision:str='auto', # fp32, bf16 or fp16; auto: the fastest that the device has instructions for
     rounds:int=5, # How often each layer is run
     peak:float|None=None, # Floating-point operations a second of a large matrix product; measured if left out
+    copied:float|None=None, # Bytes a second of a large copy; measured if left out
 )->LayerProfile: # Displays itself
     "Each layer's time in a training step, and its share of the machine's peak"
     device = next(model.parameters()).device
     precision = choose_precision(precision, device)
     images = torch.randn(shape, device=device).contiguous(memory_format=memory_format(device))
-    peak = peak or matrix_peak(device, precision)
-    return LayerProfile(summary_line(model), device_name(device), precision, peak, tuple(layer_times(model, images, precision, rounds)))
+    peak, copied = peak or matrix_peak(device, precision), copied or copy_speed(device)
+    return LayerProfile(summary_line(model), device_name(device), precision, peak, copied, tuple(layer_times(model, images, precision, rounds)))

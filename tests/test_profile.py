@@ -123,7 +123,7 @@ def test_operations_are_those_of_the_shapes(arch):
     model = network(arch, width=8)
     forward, first = by_hand(model, 32)
     assert step_flops(model, (2, 3, 32, 32)) == (forward, 2*forward - first)
-    layers = profile_layers(model, (2, 3, 32, 32), 'fp32', rounds=1, peak=1e9)
+    layers = profile_layers(model, (2, 3, 32, 32), 'fp32', rounds=1, peak=1e9, copied=1e9)
     total = [sum(len(layer.names)*layer.flops[way] for layer in layers.layers) for way in (0, 1)]
     assert total == [forward, 2*forward - first]
     leaves = {name for name, layer in model.named_modules() if not list(layer.children())}
@@ -137,7 +137,7 @@ def test_a_frozen_layer_asks_for_less_and_bf16_layers_are_measured():
     model.stage3[0][0].weight.requires_grad_(False)
     frozen = step_flops(model, (2, 3, 16, 16))
     assert frozen[0] == whole[0] and frozen[1] == whole[1] - 2*2*4*4*32*16*9
-    layers = profile_layers(model, (2, 3, 16, 16), 'bf16', rounds=1, peak=1e9)
+    layers = profile_layers(model, (2, 3, 16, 16), 'bf16', rounds=1, peak=1e9, copied=1e9)
     assert {layer.call.dtype for layer in layers.layers if 'convolution' in layer.call.what} == {torch.float32, torch.bfloat16}
     assert json.dumps(layers.to_dict())
 
