@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['BUILDERS', 'nesterov_step', 'NesterovSGD', 'orthogonalised', 'is_hidden_convolution', 'muon_step', 'Muon',
-           'optimizer_choice', 'optimizer_function']
+           'ScaledStep', 'scale_rates', 'scaled', 'optimizer_choice', 'optimizer_function']
 
 # %% ../nbs/09_optimizers.ipynb #7ac24796
 from collections.abc import Callable
 from functools import partial
 import torch
+from torch import nn
 from fastai.optimizer import Adam, Lamb, Optimizer, RMSProp, average_grad, l2_reg
 from .recipes import OPTIMIZERS, Recipe
 
@@ -78,6 +79,38 @@ def Muon(
     return Optimizer(params, [muon_step], lr=lr, mom=mom, wd=wd)
 
 # %% ../nbs/09_optimizers.ipynb #4c176507
+class ScaledStep:
+    "A step function under the `lr_scale` of its parameter"
+    def __init__(self,
+        step:Callable, # As fastai's `Optimizer` takes it
+    ):
+        self.step, self.defaults = step, getattr(step, 'defaults', None)
+
+    def __call__(self, p, lr, wd=0., **kwargs):
+        scale = getattr(p, 'lr_scale', 1.)
+        return self.step(p, lr=lr*scale, wd=wd/scale, **kwargs)
+
+def scale_rates(
+    model:nn.Module, # Its parameters are marked
+    bias:float=1., # Times the learning rate for biases of all but linear layers
+    head:float=1., # Times the learning rate for weights of linear layers
+)->None:
+    "Note on each parameter how many times the learning rate it has"
+    for part in model.modules():
+        if isinstance(part, nn.Linear): part.weight.lr_scale = head
+        elif isinstance(getattr(part, 'bias', None), nn.Parameter): part.bias.lr_scale = bias
+
+def scaled(
+    build:Callable, # Makes an optimizer of fastai's
+    params, # Parameters, or lists of them
+    **kwargs, # For `build`
+)->Optimizer:
+    "The optimizer that `build` makes, under the `lr_scale` of each parameter"
+    optimizer = build(params, **kwargs)
+    optimizer.cbs = optimizer.cbs.map(ScaledStep)
+    return optimizer
+
+# %% ../nbs/09_optimizers.ipynb #7170ba34
 BUILDERS = {
     'sgd': NesterovSGD, 'muon': Muon, 'lamb': Lamb, 'rmsprop': RMSProp,
     'adam': partial(Adam, decouple_wd=False), 'adamw': partial(Adam, decouple_wd=True)}
@@ -96,4 +129,4 @@ def optimizer_function(
 )->Callable: # fastai's `opt_func`: parameters and a learning rate in, an `Optimizer` out
     "The recipe's optimizer, with its momentum and weight decay"
     choice = optimizer_choice(recipe)
-    return partial(BUILDERS[recipe.optimizer], mom=choice['momentum'], wd=choice['weight_decay'])
+    return partial(scaled, BUILDERS[recipe.optimizer], mom=choice['momentum'], wd=choice['weight_decay'])

@@ -116,6 +116,8 @@ class Recipe:
     arch:Annotated[str, 'the network', Name(ARCHS, 'network')] = 'resnet9'
     width:Annotated[int|str, "first stage's channels; auto: the network's own", Number(int, low=1, high=4096, words=('auto',))] = 'auto'
     norm:Annotated[str, 'normalisation', Name(NORMS, 'norm')] = 'batch'
+    norm_weights:Annotated[bool, 'train the weights of norms; no: they stay 1', Switch()] = True
+    norm_momentum:Annotated[float, "share of a batch in batch norm's running statistics", Number(above=0, high=1)] = 0.1
     whiten:Annotated[bool, 'first layer: whitening filters of the training images, not trained', Switch()] = False
     dirac:Annotated[bool, 'start hidden convolutions as ones that pass their input on', Switch()] = False
     epochs:Annotated[int, 'passes over the training images', Number(int, low=1)] = 25
@@ -125,6 +127,8 @@ class Recipe:
     momentum_low:Annotated[float|str, "one_cycle's momentum at the peak of the learning rate; auto: the same", Number(low=0, below=1, words=('auto',))] = 'auto'
     weight_decay:Annotated[float|str, "weight decay; auto: the optimizer's own", Number(low=0, words=('auto',))] = 'auto'
     decay_norms:Annotated[bool, 'decay norms and biases too', Switch()] = True
+    bias_lr:Annotated[float, 'times the learning rate that biases of norms and convolutions have', positive] = 1.
+    head_lr:Annotated[float, "times the learning rate that the classifier's weights have", positive] = 1.
     label_smoothing:Annotated[float, 'label smoothing', Number(low=0, below=1)] = 0.1
     clip_norm:Annotated[float, 'clip the norm of the gradients; 0: leave them', Number(low=0)] = 0.
     clip_value:Annotated[float, 'clip each value of the gradients; 0: leave them', Number(low=0)] = 0.

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from fastai.callback.core import Callback, CancelFitException
 from fastai.callback.schedule import ParamScheduler
 from fastai.callback.tracker import SaveModelCallback
 from fastai.learner import Learner
@@ -18,7 +19,7 @@ from cifar_fastai.data import image_dataloaders
 from cifar_fastai.history import History
 from cifar_fastai.lr_find import find_learning_rate
 from cifar_fastai.messages import BadInput
-from cifar_fastai.optimizers import Muon, NesterovSGD, orthogonalised
+from cifar_fastai.optimizers import Muon, NesterovSGD, optimizer_function, orthogonalised
 from cifar_fastai.recipes import Recipe
 from cifar_fastai.schedules import cost_share, schedule, training_size
 from cifar_fastai.stopping import EarlyStopping, UntilAccuracy, until_reached
@@ -84,6 +85,37 @@ def test_muon_steps_hidden_convolutions_along_the_polar_factor_and_the_rest_as_s
             stepped(lambda p: torch.optim.SGD(p, 0.04*share, momentum=0.85, weight_decay=0.01, nesterov=True), weight, gradients))
 
 
+@pytest.mark.parametrize('name, reference', [
+    ('sgd', lambda p, lr, wd: torch.optim.SGD(p, lr, momentum=0.9, weight_decay=wd, nesterov=True)),
+    ('adamw', lambda p, lr, wd: torch.optim.AdamW(p, lr, betas=(0.9, 0.99), eps=1e-5, weight_decay=wd))])
+def test_a_rate_of_its_own_is_that_of_a_group_in_pytorch(name, reference):
+    "Four times the learning rate, and a quarter of the decay"
+    torch.manual_seed(0)
+    weight, gradients = torch.randn(5, 3), torch.randn(4, 5, 3)
+    def ours(parameters):
+        parameters[0].lr_scale = 4.
+        return optimizer_function(Recipe(optimizer=name, weight_decay=0.04))(parameters, lr=0.1)
+    torch.testing.assert_close(stepped(ours, weight, gradients), stepped(lambda p: reference(p, 0.4, 0.01), weight, gradients))
+
+
+def test_rates_and_norms_of_a_recipe(tiny_data, tiny_recipe):
+    class Once(Callback):
+        def after_step(self): raise CancelFitException
+    def moved(**fields):
+        recipe = dataclasses.replace(tiny_recipe, optimizer='sgd', momentum=0., weight_decay=0., schedule='constant', **fields)
+        learner = cifar_learner(image_dataloaders(tiny_data, recipe), recipe)
+        before = {name: p.detach().clone() for name, p in learner.model.named_parameters()}
+        with learner.no_bar(), learner.no_logging(): fit_recipe(learner, recipe, 0.1, [Once()])
+        return {name: p.detach() - before[name] for name, p in learner.model.named_parameters()}, learner.model
+    plain, _ = moved()
+    other, model = moved(bias_lr=4., head_lr=3., norm_weights=False, norm_momentum=0.5)
+    times = {'stem.1.bias': 4, 'stage3.1.branch.1.1.bias': 4, 'linear.weight': 3, 'linear.bias': 1, 'stem.0.weight': 1, 'stem.1.weight': 0}
+    for name, factor in times.items():
+        assert plain[name].abs().max() > 0
+        torch.testing.assert_close(other[name], factor*plain[name], rtol=1e-3, atol=1e-6)
+    assert {part.momentum for part in model.modules() if isinstance(part, torch.nn.BatchNorm2d)} == {0.5}
+
+
 # Schedules
 
 @pytest.mark.parametrize('fields, expected', [
@@ -116,7 +148,6 @@ def test_the_momentum_goes_the_other_way(tiny_data, tiny_recipe):
 
 def test_progressive_sizes(tiny_data, tiny_recipe):
     sizes = []
-    from fastai.callback.core import Callback
     class Sizes(Callback):
         order = 20
         def before_batch(self): sizes.append((self.training, self.x.shape[-1]))
@@ -171,7 +202,6 @@ def test_same_seed_same_weights_other_seed_others(tiny_data, tiny_recipe):
 
 
 def test_random_numbers_drawn_by_others_change_nothing(tiny_data, tiny_recipe):
-    from fastai.callback.core import Callback
     class Draws(Callback):
         def before_batch(self): torch.rand(5); np.random.rand(2)
     assert same_weights(fitted(tiny_data, tiny_recipe)[0], fitted(tiny_data, tiny_recipe, [Draws()])[0])
@@ -192,7 +222,6 @@ def test_a_fit_after_lr_find_is_the_fit_alone(tiny_data, tiny_recipe):
 # Callbacks
 
 def test_averaged_weights_by_hand(tiny_data, tiny_recipe):
-    from fastai.callback.core import Callback
     class Keep(Callback):
         seen = []
         def after_step(self): self.seen.append(self.model.linear.weight.detach().clone())
@@ -237,7 +266,6 @@ def test_mixed_targets_are_counted_by_the_heavier_label(tiny_data, tiny_recipe):
 
 
 def test_gradients_are_clipped(tiny_data, tiny_recipe):
-    from fastai.callback.core import Callback
     class Largest(Callback):
         order, value, norm = 90, 0., 0.
         def before_step(self):
@@ -258,7 +286,6 @@ def test_bf16_keeps_fp32_weights_and_the_loss_near(tiny_data, tiny_recipe):
 
 
 def test_an_error_in_a_batch_leaves_no_autocast_behind(tiny_data, tiny_recipe):
-    from fastai.callback.core import Callback
     class Fails(Callback):
         order = 20
         def before_batch(self): raise KeyError('on purpose')
