@@ -106,9 +106,8 @@ class Replay:
     def moved(self):
         "Bytes at the least: what comes in, parameters and what goes out; on the way back the gradient, what came in, and the gradients of both"
         size = lambda *tensors: sum(tensor.numel()*tensor.element_size() for tensor in tensors)
-        weights = [parameter for parameter in self.layer.parameters()]
         back = size(self.grad, self.leaf, *self.wanted) if self.wanted else 0
-        return size(self.leaf, self.grad, *weights), back
+        return size(self.leaf, self.grad, *self.layer.parameters()), back
 
 def layer_times(
     model:nn.Module, # On its device
