@@ -17,9 +17,9 @@ from .recipes import Name, Number, Recipe, Switch, recipe_fields
 # %% ../nbs/18_commands.ipynb #d44e72a7
 GROUPS = {
     'data': ('data', 'image_size', 'limit', 'holdout'),
-    'network': ('arch', 'width', 'norm', 'norm_weights', 'norm_momentum', 'whiten', 'dirac'),
-    'training': ('epochs', 'batch_size', 'optimizer', 'momentum', 'momentum_low', 'weight_decay', 'decay_norms', 'bias_lr', 'head_lr',
-                 'label_smoothing', 'clip_norm', 'clip_value', 'ema', 'lookahead', 'freeze', 'progressive', 'early_stopping', 'until_accuracy'),
+    'network': ('arch', 'width', 'norm', 'norm_weights', 'norm_momentum', 'whiten', 'whiten_eps', 'dirac'),
+    'training': ('epochs', 'batch_size', 'optimizer', 'muon_steps', 'momentum', 'momentum_low', 'weight_decay', 'decay_norms', 'bias_lr',
+                 'head_lr', 'label_smoothing', 'clip_norm', 'clip_value', 'ema', 'lookahead', 'freeze', 'progressive', 'early_stopping', 'until_accuracy'),
     'schedule': ('schedule', 'anneal', 'pct_start', 'div', 'div_final', 'lr', 'lr_start', 'lr_end', 'lr_steps', 'lr_suggestion'),
     'augmentation': ('augment', 'mixup', 'cutmix', 'tta'),
     'machine': ('seed', 'device', 'deterministic', 'precision', 'compile')}

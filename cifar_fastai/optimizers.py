@@ -51,7 +51,7 @@ def is_hidden_convolution(
     "Whether Muon steps this parameter as a matrix"
     return p.ndim == 4 and p.shape[1] > 3
 
-def muon_step(p, lr, mom, wd, matrix_mom, other, do_wd=True, grad_avg=None, **kwargs):
+def muon_step(p, lr, mom, wd, matrix_mom, other, iterations=5, do_wd=True, grad_avg=None, **kwargs):
     "Muon's step for a hidden convolution, Nesterov's for the rest"
     if grad_avg is None: grad_avg = torch.zeros_like(p.grad.data)
     gradient = p.grad.data
@@ -62,7 +62,7 @@ def muon_step(p, lr, mom, wd, matrix_mom, other, do_wd=True, grad_avg=None, **kw
         p.data.add_(gradient.add(grad_avg, alpha=mom), alpha=-rate)
         return {'grad_avg': grad_avg}
     grad_avg.mul_(matrix_mom).add_(gradient)
-    update = orthogonalised(gradient.add(grad_avg, alpha=matrix_mom).flatten(1))
+    update = orthogonalised(gradient.add(grad_avg, alpha=matrix_mom).flatten(1), iterations)
     p.data.mul_(len(p)**0.5/p.data.norm())
     p.data.add_(update.view(p.shape).to(p.dtype), alpha=-lr)
     return {'grad_avg': grad_avg}
@@ -74,9 +74,10 @@ def Muon(
     lr:float, # Learning rate of the matrices; the rest takes 0.4 of it
     mom:float=0.85, # Momentum of the rest; the matrices have 0.6
     wd:float=0., # Weight decay of the rest, added to the gradient
+    iterations:int=5, # Newton–Schulz steps
 )->Optimizer:
     "Muon for hidden convolutions, Nesterov SGD for the rest"
-    return Optimizer(params, [muon_step], lr=lr, mom=mom, wd=wd)
+    return Optimizer(params, [muon_step], lr=lr, mom=mom, wd=wd, iterations=iterations)
 
 # %% ../nbs/09_optimizers.ipynb #4c176507
 class ScaledStep:
@@ -129,4 +130,5 @@ def optimizer_function(
 )->Callable: # fastai's `opt_func`: parameters and a learning rate in, an `Optimizer` out
     "The recipe's optimizer, with its momentum and weight decay"
     choice = optimizer_choice(recipe)
-    return partial(scaled, BUILDERS[recipe.optimizer], mom=choice['momentum'], wd=choice['weight_decay'])
+    own = {'iterations': recipe.muon_steps} if recipe.optimizer == 'muon' else {}
+    return partial(scaled, BUILDERS[recipe.optimizer], mom=choice['momentum'], wd=choice['weight_decay'], **own)

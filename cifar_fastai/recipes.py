@@ -81,6 +81,7 @@ AUGMENTATIONS = {
     'crop_flip': Augmentation('4-pixel reflect-pad and crop, flip', crop=4, flip='random'),
     'crop_flip_zeros': Augmentation('4-pixel zero-pad and crop, flip', crop=4, pad_mode='constant', flip='random'),
     'alternating': Augmentation('2-pixel crop and alternating flip, as airbench has it', crop=2, flip='alternating'),
+    'alternating_cutout8': Augmentation('2-pixel crop, alternating flip, 8×8 cutout', crop=2, flip='alternating', cutout=8),
     'crop_flip_cutout4': Augmentation('crop, flip, 4×4 cutout', crop=4, flip='random', cutout=4),
     'crop_flip_cutout8': Augmentation('crop, flip, 8×8 cutout', crop=4, flip='random', cutout=8),
     'crop_flip_cutout12': Augmentation('crop, flip, 12×12 cutout', crop=4, flip='random', cutout=12),
@@ -119,10 +120,12 @@ class Recipe:
     norm_weights:Annotated[bool, 'train the weights of norms; no: they stay 1', Switch()] = True
     norm_momentum:Annotated[float, "share of a batch in batch norm's running statistics", Number(above=0, high=1)] = 0.1
     whiten:Annotated[bool, 'first layer: whitening filters of the training images, not trained', Switch()] = False
+    whiten_eps:Annotated[float, 'added to each eigenvalue of the patches, so that noise is not whitened', Number(low=0)] = 5e-4
     dirac:Annotated[bool, 'start hidden convolutions as ones that pass their input on', Switch()] = False
     epochs:Annotated[int, 'passes over the training images', Number(int, low=1)] = 25
     batch_size:Annotated[int|str, 'images in a step; auto: 512, fewer where the images are few', Number(int, low=2, words=('auto',))] = 'auto'
     optimizer:Annotated[str, 'the optimizer', Name(OPTIMIZERS, 'optimizer')] = 'muon'
+    muon_steps:Annotated[int, "Newton–Schulz steps of Muon; fewer leave small singular values smaller", Number(int, low=1, high=20)] = 5
     momentum:Annotated[float|str, "momentum (Adam's first beta); auto: the optimizer's own", Number(low=0, below=1, words=('auto',))] = 'auto'
     momentum_low:Annotated[float|str, "one_cycle's momentum at the peak of the learning rate; auto: the same", Number(low=0, below=1, words=('auto',))] = 'auto'
     weight_decay:Annotated[float|str, "weight decay; auto: the optimizer's own", Number(low=0, words=('auto',))] = 'auto'

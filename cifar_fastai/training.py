@@ -122,7 +122,7 @@ def first_network(
         where = loaders.positions['train']
         sample = where[balanced_sample(loaders.data.labels[where], min(WHITENED, len(where)))]
         mean, deviation = (torch.tensor(value).view(3, 1, 1) for value in loaders.statistics)
-        whiten(model, (torch.from_numpy(loaders.data.images[sample]).permute(0, 3, 1, 2)/255 - mean)/deviation)
+        whiten(model, (torch.from_numpy(loaders.data.images[sample]).permute(0, 3, 1, 2)/255 - mean)/deviation, recipe.whiten_eps)
     scale_rates(model, recipe.bias_lr, recipe.head_lr)
     return model
 

@@ -41,10 +41,11 @@ def first_convolution(
 def whiten(
     model:Network, # Changed in place
     images:torch.Tensor, # Some training images as the network takes them, shape (N, 3, H, W)
+    least:float=5e-4, # Added to each eigenvalue
 )->None:
     "Make the first layer of `model` whitening filters of `images`, which are not trained"
     name, layer = first_convolution(model)
-    filters = whitening_filters(images, layer.kernel_size[0])
+    filters = whitening_filters(images, layer.kernel_size[0], least)
     if layer.bias is not None and layer.out_channels == 2*len(filters): layer.weight.copy_(torch.cat([filters, -filters]))
     else:
         whitening = nn.Conv2d(3, len(filters), layer.kernel_size, padding=layer.padding, bias=False)

@@ -72,6 +72,19 @@ def test_orthogonalised_is_near_the_polar_factor(shape):
     assert torch.linalg.svdvals(found).min() > 0.3 and torch.linalg.svdvals(found).max() < 1.3
 
 
+def test_iterations_of_muon_are_its_newton_schulz_steps():
+    torch.manual_seed(4)
+    weight, gradient = torch.randn(8, 16, 3, 3), torch.randn(1, 8, 16, 3, 3)
+    rows = gradient.flatten(2)[0].bfloat16()
+    rows = rows/(rows.norm() + 1e-7)
+    for steps in range(1, 6):
+        square = rows @ rows.T
+        rows = 3.4445*rows + (-4.7750*square + 2.0315*square @ square) @ rows
+        expected = weight*(8**0.5/weight.norm()) - 0.1*rows.float().view_as(weight)
+        build = optimizer_function(Recipe(optimizer='muon', muon_steps=steps))
+        torch.testing.assert_close(stepped(lambda p: build(p, lr=0.1), weight, gradient), expected)
+
+
 def test_muon_steps_hidden_convolutions_along_the_polar_factor_and_the_rest_as_sgd():
     torch.manual_seed(2)
     weight, gradient = torch.randn(8, 16, 3, 3), torch.randn(1, 8, 16, 3, 3)

@@ -1,4 +1,5 @@
 "Whitening against patches cut by hand, and as a recipe's field"
+import dataclasses
 import numpy as np, pytest, torch
 from cifar_fastai.data import cifar_dataloaders
 from cifar_fastai.messages import BadInput
@@ -51,6 +52,14 @@ def test_networks_of_the_table(arch):
     assert logits.shape == (30, 10)
     logits.sum().backward()
     assert weight.grad is None and all(p.grad is not None for p in model.parameters() if p.requires_grad)
+
+
+def test_a_recipe_says_what_is_added_to_each_eigenvalue(tiny_folder):
+    recipe = Recipe(data=str(tiny_folder), arch='cifarnet', width=8, epochs=1, batch_size=24, whiten=True, device='cpu')
+    loaders = cifar_dataloaders(recipe)
+    before = {eps: cifar_learner(loaders, dataclasses.replace(recipe, whiten_eps=eps)).model.stem[0].weight[:12].flatten(1) for eps in (5e-4, 0.1)}
+    values = 1/before[5e-4].norm(dim=1)**2 - 5e-4  # eigenvectors have length 1
+    torch.testing.assert_close(before[0.1], before[5e-4]*((values + 5e-4)/(values + 0.1)).sqrt()[:, None], rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize('arch', ['cifarnet', 'resnet9'])
