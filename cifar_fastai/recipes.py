@@ -120,7 +120,7 @@ class Recipe:
     norm_weights:Annotated[bool, 'train the weights of norms; no: they stay 1', Switch()] = True
     norm_momentum:Annotated[float, "share of a batch in batch norm's running statistics", Number(above=0, high=1)] = 0.1
     whiten:Annotated[bool, 'first layer: whitening filters of the training images, not trained', Switch()] = False
-    whiten_eps:Annotated[float, 'added to each eigenvalue of the patches, so that noise is not whitened', Number(low=0)] = 5e-4
+    whiten_eps:Annotated[float, 'added to each eigenvalue of the patches, so that noise is not whitened', positive] = 5e-4
     dirac:Annotated[bool, 'start hidden convolutions as ones that pass their input on', Switch()] = False
     epochs:Annotated[int, 'passes over the training images', Number(int, low=1)] = 25
     batch_size:Annotated[int|str, 'images in a step; auto: 512, fewer where the images are few', Number(int, low=2, words=('auto',))] = 'auto'

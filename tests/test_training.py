@@ -82,7 +82,8 @@ def test_iterations_of_muon_are_its_newton_schulz_steps():
         rows = 3.4445*rows + (-4.7750*square + 2.0315*square @ square) @ rows
         expected = weight*(8**0.5/weight.norm()) - 0.1*rows.float().view_as(weight)
         build = optimizer_function(Recipe(optimizer='muon', muon_steps=steps))
-        torch.testing.assert_close(stepped(lambda p: build(p, lr=0.1), weight, gradient), expected, rtol=0, atol=2e-3)  # bf16 rounds; a step more or less moves it by 0.01
+        found = stepped(lambda p: build(p, lr=0.1), weight, gradient)
+        torch.testing.assert_close(found, expected, rtol=0, atol=2e-3)  # bf16 rounds; a step more or less moves it by 0.01
 
 
 def test_muon_steps_hidden_convolutions_along_the_polar_factor_and_the_rest_as_sgd():
