@@ -6,7 +6,8 @@
 The arms take turns, each round in a fresh process, on the same network, batch size and machine:
 
 usual  files from a folder, fastai's `aug_transforms` and `SGD`, fp32, the better of 0 and 2 workers
-ours   the Learner that a recipe gives: in-memory `DataBlock`, bf16 where the device has it, channels-last
+ours   the Learner that a recipe gives: in-memory `DataBlock`, bf16 where the device has it, channels-last; as it is, and with
+       `--compile yes`
 lean   a hand-written loop: data in memory, the same augmentation, bf16 where the device has it, channels-last
 
 The first and the last train the network in the order in which it is published: `resnet9` pools after its ReLU there.
@@ -16,6 +17,7 @@ Ratios are taken within a round; their median, lowest and highest are printed. T
 operations a second over those of a large matrix product in the same arithmetic, the fastest that the arms of the round saw.
 """
 import argparse
+import dataclasses
 import statistics
 import sys
 import tempfile
@@ -50,10 +52,11 @@ def usual(recipe, folder, seconds, workers):
     return timed_fit(learner, seconds)
 
 
-def ours(recipe, folder, seconds):
+def ours(recipe, folder, seconds, compile='no'):
     "What `cifar_fastai` gives"
     from cifar_fastai.data import cifar_dataloaders
     from cifar_fastai.training import cifar_learner
+    recipe = dataclasses.replace(recipe, compile=compile)
     return timed_fit(cifar_learner(cifar_dataloaders(recipe), recipe), seconds)
 
 
@@ -173,9 +176,9 @@ def one(options):
     arch, _, width = networks(options.arch)[0].partition(':')
     recipe = Recipe(arch=arch, width=width or 'auto', batch_size=options.batch_size, data=options.data, image_size=SIDE, optimizer='sgd',
                     augment='crop_flip_cutout8', progressive=0, device=options.device)
-    arm, _, workers = options.arm.partition('-')
+    arm, _, choice = options.arm.partition('-')
     if arm == 'layers': return say({'table': layer_table(recipe)})
-    more = {'workers': int(workers)} if workers else {}
+    more = {'compile': choice} if arm == 'ours' else {'workers': int(choice)} if choice else {}
     rate = {'usual': usual, 'ours': ours, 'lean': lean, 'loader': loader, 'files': files}[arm](recipe, options.folder, options.seconds, **more)
     say({'rate': rate, **(machine_and_network(recipe) if arm in ('ours', 'lean') else {})})
 
@@ -192,20 +195,21 @@ def write_files(data, folder, count=6000):
         Image.fromarray(source.images[position]).save(place)
 
 
-def network_row(name, results):
-    "What the rounds say of a network, as cells of a table"
+def network_row(name, compiled, results):
+    "What the rounds say of a network, as it is or compiled, as cells of a table"
+    ours = f'ours-{compiled}'
     arm = lambda which: f'{name} {which}'
     best = [{**done, 'usual': max(done[arm('usual-0')], done[arm('usual-2')], key=lambda result: result['rate'])} for done in results]
-    peaks = [max(done[arm(which)]['peak'] for which in ('ours', 'lean')) for done in results]
+    peaks = [max(done[arm(which)]['peak'] for which in (ours, 'lean')) for done in results]
     def of_peak(which):
         return spread([done[arm(which)]['rate']*done[arm(which)]['flops']/peak for done, peak in zip(results, peaks)], '{:.0%}')
     memory = lambda which: f"{max(done[arm(which)]['memory'] for done in results):.2f}"
-    return (name, spread(ratios(results, arm('ours'), arm('lean'))), spread(ratios(best, arm('ours'), 'usual')),
-            spread([done[arm('ours')]['rate'] for done in results], '{:,.0f}'), of_peak('ours'), of_peak('lean'),
-            f"{memory('ours')} / {memory('lean')}", f'{statistics.median(peaks)/1e9:,.0f}')
+    return (name, compiled, spread(ratios(results, arm(ours), arm('lean'))), spread(ratios(best, arm(ours), 'usual')),
+            spread([done[arm(ours)]['rate'] for done in results], '{:,.0f}'), of_peak(ours), of_peak('lean'),
+            f"{memory(ours)} / {memory('lean')}", f'{statistics.median(peaks)/1e9:,.0f}')
 
 
-HEADER = ('network', 'ours / lean', 'ours / usual', 'images/s, ours', 'of the peak, ours', 'of the peak, lean', 'GiB, ours / lean', 'peak, GFLOP/s')
+HEADER = ('network', '--compile', 'ours / lean', 'ours / usual', 'images/s, ours', 'of the peak, ours', 'of the peak, lean', 'GiB, ours / lean', 'peak, GFLOP/s')
 
 
 def networks(text):
@@ -236,7 +240,7 @@ def main(words):
     print(machine(options.device), flush=True)
     from cifar_fastai.models import Listing
     loaders = ('loader', 'files-0', 'files-2')
-    arms = [f'{name} {arm}' for name in names for arm in ('usual-0', 'usual-2', 'ours', 'lean')] + list(loaders)
+    arms = [f'{name} {arm}' for name in names for arm in ('usual-0', 'usual-2', 'ours-no', 'ours-yes', 'lean')] + list(loaders)
     with tempfile.TemporaryDirectory() as folder:
         write_files(options.data, folder)
         def measure(arm):
@@ -246,7 +250,7 @@ def main(words):
                                     f'--arm={which}', f'--folder={folder}'])
         results = in_turn(arms, options.rounds, measure)
         title = f'Images a second while training, batches of {options.batch_size}: median (lowest…highest, rounds)'
-        print(f'\n{Listing(title, HEADER, tuple(network_row(name, results) for name in names))}\n')
+        print(f'\n{Listing(title, HEADER, tuple(network_row(name, compiled, results) for name in names for compiled in ('no', 'yes')))}\n')
         for arm in loaders: print(f"{arm:8} {spread([done[arm]['rate'] for done in results], '{:,.0f}')} images/s alone")
         for name in names if options.layers else (): print(f"\n{measure(f'{name} layers')['table']}")
 

@@ -10,11 +10,12 @@ import time
 import torch
 from fastai.callback.core import Callback
 from fastai.learner import Learner
+from .fused_norms import FusedNorm, fused_norms
 from .messages import notice, out_of_memory
 from .randomness import random_states_kept
 
 # %% ../nbs/11b_compiling.ipynb #e674331b
-REHEARSALS = {'yes': 1, 'graphs': 3}
+REHEARSALS = {'norms': 1, 'network': 1, 'graphs': 3}
 SHAPES = 64  # most that may be compiled: a few sizes of image, each with more and more layers frozen
 
 def rehearse(
@@ -46,28 +47,42 @@ class CompileModel(Callback):
     order, run_valid = 18, False  # when the images have their size, and what is frozen is
     _stateattrs = ('compiled', 'done')  # what cannot be copied or pickled, and need not
     def __init__(self,
-        kind:str='yes', # yes, or graphs: CUDA graphs too
+        kind:str='yes', # yes, network, or graphs: CUDA graphs too
         backend='inductor', # As `torch.compile` has it
     ):
-        self.kind, self.backend, self.used, self.seconds = kind, backend, 'no', 0.
+        self.kind, self.backend, self.used, self.seconds = kind, backend, 'no', 0.  # used: no, norms, network or graphs
         self._init_state()
 
     def _init_state(self): self.compiled, self.done = None, set()
 
+    def choose(self):
+        device = next(self.model.parameters()).device.type
+        if self.kind == 'graphs' and device != 'cuda': notice('CUDA graphs need a CUDA device: the network is compiled without them')
+        return self.kind if self.kind == 'network' or (self.kind, device) == ('graphs', 'cuda') else 'norms' if device == 'cpu' else 'network'
+
+    def compile(self):
+        "What is switched on for a training step"
+        if self.used == 'norms': return FusedNorm(self.backend)
+        self.model.compile(backend=self.backend, dynamic=False, **({'mode': 'reduce-overhead'} if self.used == 'graphs' else {}))
+        return self.model._compiled_call_impl
+
     def before_fit(self):
-        on_cuda = next(self.model.parameters()).device.type == 'cuda'
-        if self.kind == 'graphs' and not on_cuda: notice('CUDA graphs need a CUDA device: the network is compiled without them')
-        self.used = self.kind if on_cuda else 'yes'
-        options = {'mode': 'reduce-overhead'} if self.used == 'graphs' else {}
-        try: self.model.compile(backend=self.backend, dynamic=False, **options)
+        self.used, self.done = self.choose(), set()
+        if self.used == 'norms' and not fused_norms(self.model):
+            notice('nothing is compiled: on a CPU batch norms are, and this network has none\n--compile network compiles it whole')
+            self.used = 'no'
+            return
+        try: self.compiled = self.compile()
         except RuntimeError as error: return self.give_up(error)  # not on this Python
         torch._dynamo.config.recompile_limit = max(SHAPES, torch._dynamo.config.recompile_limit)
-        self.compiled, self.done = self.model._compiled_call_impl, set()
         self.switch(None)
 
     def before_train(self): self.switch(self.compiled)
     def after_train(self): self.switch(None)
-    def switch(self, call): self.model._compiled_call_impl = call
+    def switch(self, call):
+        if self.used == 'norms':
+            for norm in fused_norms(self.model): norm.fused = call
+        else: self.model._compiled_call_impl = call
 
     def before_batch(self):
         self.learn.xb = tuple(x.as_subclass(torch.Tensor) for x in self.xb)
@@ -92,8 +107,8 @@ class CompileModel(Callback):
         cause = getattr(error, 'inner_exception', error)  # of PyTorch's own wrapper
         reason = next(iter(str(cause).strip().splitlines()), '')
         notice(f'torch.compile does not work here, and the training goes on without it: {type(cause).__name__}: {reason[:300]}')
-        self.used, self.compiled = 'no', None
         self.switch(None)
+        self.used, self.compiled = 'no', None
 
     def after_fit(self):
         if self.compiled: torch.compiler.reset()  # what was compiled goes, and the memory that graphs hold

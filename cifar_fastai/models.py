@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from .messages import BadInput, one_of
 from .recipes import ARCHS, NORMS
-from .layers import NORM_LAYERS, BasicBlock, BottleneckBlock, HalvePool, PreactBlock, Residual
+from .layers import NORM_LAYERS, BasicBlock, BottleneckBlock, HalvePool, Layers, PreactBlock, Residual
 from .layers import conv_norm_relu, convolution
 
 # %% ../nbs/08b_models.ipynb #54172af7
@@ -65,7 +65,7 @@ def cifarnet(
 )->Network:
     "The network of the CIFAR-10 speed-runs"
     def stage(inputs, outputs):
-        return nn.Sequential(convolution(inputs, outputs), HalvePool(), norm(outputs), nn.ReLU(inplace=True), *conv_norm_relu(outputs, outputs, norm))
+        return Layers(convolution(inputs, outputs), HalvePool(), norm(outputs), nn.ReLU(inplace=True), *conv_norm_relu(outputs, outputs, norm))
     filters = 2*3*PATCH**2
     body = {'stem': nn.Sequential(nn.Conv2d(3, filters, PATCH), nn.ReLU(inplace=True)),
             'stage1': stage(filters, width), 'stage2': stage(width, 4*width), 'stage3': stage(4*width, 4*width)}
@@ -114,7 +114,7 @@ def preact_resnet(
 )->Network:
     "A ResNet with norm and ReLU before each convolution, and after the last"
     stages, features = stages_of(PreactBlock, counts, stem or width, width, norm)
-    last_norm = nn.Sequential(norm(features), nn.ReLU(inplace=True))
+    last_norm = Layers(norm(features), nn.ReLU(inplace=True))
     body = {'stem': convolution(3, stem or width), **stages, 'last_norm': last_norm}
     return named_parts(body, nn.AdaptiveAvgPool2d(1), features, classes)
 

@@ -41,7 +41,8 @@ SCHEDULES = {
 
 COMPILES = {
     'no': 'the network runs as it was written',
-    'yes': 'training steps are compiled by torch.compile',
+    'yes': 'what gains by torch.compile in training steps: the network on a GPU, norms with their pooling and ReLU on a CPU',
+    'network': 'the whole network, wherever it runs',
     'graphs': 'and on CUDA replayed as CUDA graphs'}
 
 # %% ../nbs/01_recipes.ipynb #7c21dcb2
