@@ -250,7 +250,8 @@ def main(words):
                                     f'--arm={which}', f'--folder={folder}'])
         results = in_turn(arms, options.rounds, measure)
         title = f'Images a second while training, batches of {options.batch_size}: median (lowest…highest, rounds)'
-        print(f'\n{Listing(title, HEADER, tuple(network_row(name, compiled, results) for name in names for compiled in ('no', 'yes')))}\n')
+        rows = tuple(network_row(name, compiled, results) for name in names for compiled in ('no', 'yes'))
+        print(f'\n{Listing(title, HEADER, rows)}\n')
         for arm in loaders: print(f"{arm:8} {spread([done[arm]['rate'] for done in results], '{:,.0f}')} images/s alone")
         for name in names if options.layers else (): print(f"\n{measure(f'{name} layers')['table']}")
 
