@@ -597,6 +597,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                           'cifar_fastai.fused_norms.normalised': ( 'fused_norms.html#normalised',
                                                                                    'cifar_fastai/fused_norms.py'),
                                           'cifar_fastai.fused_norms.own': ('fused_norms.html#own', 'cifar_fastai/fused_norms.py'),
+                                          'cifar_fastai.fused_norms.passed': ('fused_norms.html#passed', 'cifar_fastai/fused_norms.py'),
                                           'cifar_fastai.fused_norms.summed': ('fused_norms.html#summed', 'cifar_fastai/fused_norms.py')},
             'cifar_fastai.galleries': { 'cifar_fastai.galleries.Galleries': ('galleries.html#galleries', 'cifar_fastai/galleries.py'),
                                         'cifar_fastai.galleries.Galleries.heat_columns': ( 'galleries.html#galleries.heat_columns',

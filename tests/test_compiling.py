@@ -46,7 +46,7 @@ def test_a_compiled_training_is_the_same_training(tiny_data, tiny_recipe, tmp_pa
         order, run_valid = 19, False
         def before_batch(self): shapes.add((self.x.shape, *(p.requires_grad for p in self.model.parameters())))
     plain, rows = fitted(tiny_data, recipe)
-    learner, compiled_rows = fitted(tiny_data, recipe, [CompileModel(backend=backend), Shapes()])
+    learner, compiled_rows = fitted(tiny_data, recipe, [CompileModel('network', backend), Shapes()])
     assert same(plain.model.state_dict(), learner.model.state_dict())
     assert rows.table.drop(columns='seconds').equals(compiled_rows.table.drop(columns='seconds'))
     assert backend.graphs == len(shapes) == 3
@@ -54,10 +54,10 @@ def test_a_compiled_training_is_the_same_training(tiny_data, tiny_recipe, tmp_pa
 
 def test_what_looks_into_a_network_finds_it_as_it_was_written(tiny_data, tiny_recipe, tmp_path, monkeypatch):
     monkeypatch.setattr(training, 'CompileModel', partial(CompileModel, backend='eager'))
-    recipe = dataclasses.replace(tiny_recipe, epochs=1, compile='yes')
+    recipe = dataclasses.replace(tiny_recipe, epochs=1, compile='network')
     learner, _ = fitted(tiny_data, recipe)
     plain, _ = fitted(tiny_data, dataclasses.replace(recipe, compile='no'))
-    assert learner.compile_model.used == 'yes' and learner.compile_model.seconds > 0 and learner.model._compiled_call_impl is None
+    assert learner.compile_model.used == 'network' and learner.compile_model.seconds > 0 and learner.model._compiled_call_impl is None
     images = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     np.testing.assert_array_equal(heatmaps(learner.model, images), heatmaps(plain.model, images))
     assert 'Total params' in repr(learner.summary())
@@ -91,10 +91,43 @@ def test_the_time_of_compiling_is_kept_apart(tiny_folder, tiny_recipe, tmp_path,
     def backend(graph, inputs): clock[0] += 3600; return graph.forward
     for module in (compiling, history): monkeypatch.setattr(module.time, 'perf_counter', tick)
     monkeypatch.setattr(training, 'CompileModel', partial(CompileModel, backend=backend))
-    words = ['--data', str(tiny_folder), '--width', '4', '--epochs', '2', '--batch-size', '4', '--device', 'cpu', '--precision', 'fp32', '--compile', 'yes',
+    words = ['--data', str(tiny_folder), '--width', '4', '--epochs', '2', '--batch-size', '4', '--device', 'cpu', '--precision', 'fp32', '--compile', 'network',
              '--progressive', '0.6', '--out', str(tmp_path), '--name', 'run']
     assert run_command(main, words) == 0
     metrics = json.loads((tmp_path/'run'/'metrics.json').read_text())
-    assert metrics['compiled'] == 'yes' and 2*3600 <= metrics['compile_seconds'] < 2*3600 + 60
+    assert metrics['compiled'] == 'network' and 2*3600 <= metrics['compile_seconds'] < 2*3600 + 60
     assert 0 < metrics['train_seconds'] < 60 and metrics['train_images_per_second'] > 4
-    assert json.loads((tmp_path/'run'/'recipe.json').read_text())['recipe']['compile'] == 'yes'
+    assert json.loads((tmp_path/'run'/'recipe.json').read_text())['recipe']['compile'] == 'network'
+
+
+def test_on_a_cpu_the_norms_are_compiled_and_leave_nothing_behind(tiny_data, tiny_recipe, tmp_path, monkeypatch):
+    "Each kind of map once, though two sizes of image and a frozen layer take turns; what the network then is can be pickled"
+    recipe = dataclasses.replace(tiny_recipe, arch='resnet20', width=4, epochs=3, progressive=0.7, freeze=0.8, batch_size=40, precision='fp32')
+    backend = Counting()
+    compiled = CompileModel(backend=backend)
+    plain, rows = fitted(tiny_data, recipe)
+    learner, compiled_rows = fitted(tiny_data, recipe, [compiled])
+    assert compiled.used == 'norms' and backend.graphs > 3*3 and compiled.seconds > 0
+    for name, value in plain.model.state_dict().items():
+        assert (learner.model.state_dict()[name] - value).double().norm() <= 0.05*value.double().norm() + 1e-3, name  # rounding, over three epochs
+    assert not any(getattr(part, 'fused', None) for part in learner.model.modules())
+    torch.testing.assert_close(torch.tensor(compiled_rows.table.valid_loss), torch.tensor(rows.table.valid_loss), rtol=0.03, atol=0)
+    learner.path = tmp_path
+    learner.export('compiled.pkl')
+
+
+def test_a_network_without_batch_norms_says_that_nothing_is_compiled(tiny_data, tiny_recipe, monkeypatch, capfd):
+    monkeypatch.setattr(messages, '_said', set())
+    recipe = dataclasses.replace(tiny_recipe, norm='group')
+    compiled = CompileModel(backend=refusing)
+    learner, _ = fitted(tiny_data, recipe, [compiled])
+    assert compiled.used == 'no' and 'this network has none\n--compile network compiles it whole' in capfd.readouterr().err
+    assert same(learner.model.state_dict(), fitted(tiny_data, recipe)[0].model.state_dict())
+
+
+def test_norms_that_cannot_be_compiled_run_as_they_are(tiny_data, tiny_recipe, monkeypatch, capfd):
+    monkeypatch.setattr(messages, '_said', set())
+    compiled = CompileModel(backend=refusing)
+    learner, _ = fitted(tiny_data, tiny_recipe, [compiled])
+    assert capfd.readouterr().err.count('torch.compile does not work here, and the training goes on without it: RuntimeError: No working C++ compiler found') == 1
+    assert compiled.used == 'no' and same(learner.model.state_dict(), fitted(tiny_data, tiny_recipe)[0].model.state_dict())
