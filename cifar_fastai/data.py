@@ -19,7 +19,7 @@ from fastai.torch_core import TensorCategory, TensorImage
 from fastai.vision.data import ImageBlock
 from fasttransform import Transform
 from PIL import Image
-from .augment import augmentation_transforms
+from .augment import NormalizeRows, augmentation_transforms
 from .cache import about_sum, write_small
 from .devices import choose_device
 from .free_memory import free_memory
@@ -231,7 +231,7 @@ def image_block(
     mean, deviation = kept_statistics(data, train)
     transforms = augmentation_transforms(recipe.augment, data.images.shape[1], random, fill=mean)
     return PositionsBlock(len(train), blocks=(ImageBlock, CategoryBlock(vocab=list(data.classes), sort=False)), dl_type=ImageLoader,
-                          get_x=ImageAt(data), get_y=LabelAt(data), batch_tfms=[*transforms, Normalize.from_stats(mean, deviation)])
+                          get_x=ImageAt(data), get_y=LabelAt(data), batch_tfms=[*transforms, NormalizeRows.from_stats(mean, deviation)])
 
 # %% ../nbs/07b_data.ipynb #5f19d7a5
 def image_dataloaders(
