@@ -118,11 +118,10 @@ class Cutout(BatchAugment):
 class NormalizeRows(Normalize):
     "fastai's `Normalize`, faster for channels-last images on a CPU"
     def encodes(self, x:TensorImage):
-        count, channels, height, width = x.shape
-        pixels = x.as_subclass(Tensor).permute(0, 2, 3, 1)
-        if x.device.type != 'cpu' or not pixels.is_contiguous(): return (x - self.mean)/self.std
-        mean, deviation = (value.as_subclass(Tensor).flatten().repeat(height*width) for value in (self.mean, self.std))
-        return ((pixels.reshape(count, -1) - mean)/deviation).view_as(pixels).permute(0, 3, 1, 2).as_subclass(type(x))
+        if x.device.type != 'cpu' or x.dim() != 4 or not x.is_contiguous(memory_format=torch.channels_last): return (x - self.mean)/self.std
+        pixels = x.as_subclass(Tensor).permute(0, 2, 3, 1).flatten(1)
+        mean, deviation = (value.as_subclass(Tensor).flatten().repeat(x.shape[2]*x.shape[3]) for value in (self.mean, self.std))
+        return ((pixels - mean)/deviation).view(x.permute(0, 2, 3, 1).shape).permute(0, 3, 1, 2).as_subclass(type(x))
 
 # %% ../nbs/06f_augment.ipynb #147fa707
 def augmentation_transforms(

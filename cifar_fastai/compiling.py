@@ -10,13 +10,14 @@ import time
 import torch
 from fastai.callback.core import Callback
 from fastai.learner import Learner
-from .fused_norms import FusedNorm, fused_norms
-from .messages import notice, out_of_memory
+from .fused_norms import FusedNorm, batch_norms
+from .messages import notice, one_of, out_of_memory
 from .randomness import random_states_kept
+from .recipes import COMPILES
 
 # %% ../nbs/11b_compiling.ipynb #e674331b
 REHEARSALS = {'norms': 1, 'network': 1, 'graphs': 3}
-SHAPES = 64  # most that may be compiled: a few sizes of image, each with more and more layers frozen
+SHAPES = 64  # most that a network may be compiled for: a few sizes of image, each with more and more layers frozen
 
 def rehearse(
     learner:Learner, # About to do a step on its batch
@@ -32,7 +33,7 @@ def rehearse(
             for _ in range(times):
                 if own_gradients: torch.compiler.cudagraph_mark_step_begin()
                 loss = learner.loss_func(model(*images).float(), *learner.yb)
-                found = torch.autograd.grad(loss, weights, allow_unused=True)
+                with torch.autocast(device.type, enabled=False): found = torch.autograd.grad(loss, weights, allow_unused=True)  # as in a step
     finally:
         with torch.no_grad():
             for name, value in model.named_buffers(): value.copy_(buffers[name])
@@ -50,14 +51,14 @@ class CompileModel(Callback):
         kind:str='yes', # yes, network, or graphs: CUDA graphs too
         backend='inductor', # As `torch.compile` has it
     ):
-        self.kind, self.backend, self.used, self.seconds = kind, backend, 'no', 0.  # used: no, norms, network or graphs
+        self.kind, self.backend, self.used, self.seconds = one_of(kind, COMPILES, 'way to compile'), backend, 'no', 0.  # used: no, norms, network or graphs
         self._init_state()
 
     def _init_state(self): self.compiled, self.done = None, set()
 
     def choose(self):
         device = next(self.model.parameters()).device.type
-        if self.kind == 'graphs' and device != 'cuda': notice('CUDA graphs need a CUDA device: the network is compiled without them')
+        if self.kind == 'graphs' and device != 'cuda': notice('CUDA graphs need a CUDA device: this goes on as --compile yes')
         return self.kind if self.kind == 'network' or (self.kind, device) == ('graphs', 'cuda') else 'norms' if device == 'cpu' else 'network'
 
     def compile(self):
@@ -68,20 +69,17 @@ class CompileModel(Callback):
 
     def before_fit(self):
         self.used, self.done = self.choose(), set()
-        if self.used == 'norms' and not fused_norms(self.model):
-            notice('nothing is compiled: on a CPU batch norms are, and this network has none\n--compile network compiles it whole')
-            self.used = 'no'
-            return
         try: self.compiled = self.compile()
         except RuntimeError as error: return self.give_up(error)  # not on this Python
         torch._dynamo.config.recompile_limit = max(SHAPES, torch._dynamo.config.recompile_limit)
         self.switch(None)
 
     def before_train(self): self.switch(self.compiled)
-    def after_train(self): self.switch(None)
+    def after_train(self): self.leave()
+    def leave(self): self.switch(None)
     def switch(self, call):
         if self.used == 'norms':
-            for norm in fused_norms(self.model): norm.fused = call
+            for norm in batch_norms(self.model): norm.fused = call
         else: self.model._compiled_call_impl = call
 
     def before_batch(self):
@@ -98,6 +96,9 @@ class CompileModel(Callback):
         except Exception as error:  # a compiler fails in any way it likes
             if out_of_memory(error): raise
             self.give_up(error)
+        if self.used == 'norms' and not self.compiled.passes:
+            notice('nothing is compiled: on a CPU batch norms are, where they are part of `layers` and get channels-last maps\n--compile network compiles the network whole')
+            self.go_without()
         spent = time.perf_counter() - started
         self.seconds += spent
         for part in self.learn.cbs:
@@ -107,12 +108,18 @@ class CompileModel(Callback):
         cause = getattr(error, 'inner_exception', error)  # of PyTorch's own wrapper
         reason = next(iter(str(cause).strip().splitlines()), '')
         notice(f'torch.compile does not work here, and the training goes on without it: {type(cause).__name__}: {reason[:300]}')
-        self.switch(None)
+        self.go_without()
+
+    def go_without(self):
+        self.leave()
         self.used, self.compiled = 'no', None
 
     def after_fit(self):
+        self.leave()  # a cancelled fit skips `after_train`
         if self.compiled: torch.compiler.reset()  # what was compiled goes, and the memory that graphs hold
         self._init_state()
 
-    def checkpoint_state(self): return {'seconds': self.seconds}
-    def resume_state(self, state): self.seconds = state['seconds']
+    def checkpoint_state(self): return {'seconds': self.seconds, 'used': self.used}
+    def resume_state(self, state):
+        self.seconds, before = state['seconds'], state.get('used', 'network')
+        if before != self.used: notice(f'compiled until the checkpoint: {before}; from here on: {self.used}. The last places of the weights may differ')

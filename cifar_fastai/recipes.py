@@ -43,7 +43,7 @@ COMPILES = {
     'no': 'the network runs as it was written',
     'yes': 'what gains by torch.compile in training steps: the network on a GPU, norms with their pooling and ReLU on a CPU',
     'network': 'the whole network, wherever it runs',
-    'graphs': 'and on CUDA replayed as CUDA graphs'}
+    'graphs': 'the whole network, and on CUDA its steps are replayed as CUDA graphs'}
 
 # %% ../nbs/01_recipes.ipynb #7c21dcb2
 @dataclass(frozen=True)

@@ -63,7 +63,9 @@ class CifarLearner(Learner):
     def _do_fit(self):
         first = self.go_on(self) if self.go_on else 0
         self.go_on = None
-        for self.epoch in range(first, self.n_epoch): self._with_events(self._do_epoch, 'epoch', CancelEpochException)
+        try:
+            for self.epoch in range(first, self.n_epoch): self._with_events(self._do_epoch, 'epoch', CancelEpochException)
+        finally: self.leave()  # after an error too: what looks into the network finds it as it was written
 
     def all_batches(self):
         if self.before_batches: self.before_batches()
@@ -72,9 +74,12 @@ class CifarLearner(Learner):
 
     def one_batch(self, i, b):
         try: super().one_batch(i, b)
-        finally:  # after an error too: autocast left on would go on with the weights as they were
-            for part in self.cbs:
-                if isinstance(part, Autocast): part.leave()
+        finally: self.leave(Autocast)  # after an error too: left on, it would go on with the weights as they were
+
+    def leave(self, kind=Callback):
+        "Have the callbacks of a kind put back what they changed for training steps"
+        for part in self.cbs:
+            if isinstance(part, kind) and hasattr(type(part), 'leave'): part.leave()
 
     @delegates(lr_find)
     def lr_find(self, *args, **kwargs):

@@ -1,4 +1,5 @@
 "torch.compile in the training steps: the same training, its time kept apart, and none the worse where nothing can be compiled"
+import contextlib
 import dataclasses
 import json
 from functools import partial
@@ -6,6 +7,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from fastai.callback.core import CancelFitException
 
 from cifar_fastai import compiling, history, messages, training
 from cifar_fastai.commands import run_command
@@ -13,6 +15,8 @@ from cifar_fastai.compiling import CompileModel
 from cifar_fastai.data import image_dataloaders
 from cifar_fastai.gradcam import heatmaps
 from cifar_fastai.history import History
+from cifar_fastai.messages import BadInput
+from cifar_fastai.models import network
 from cifar_fastai.train import main
 from cifar_fastai.training import cifar_learner, fit_recipe
 
@@ -74,7 +78,7 @@ def test_a_compiler_that_fails_is_said_once_and_the_training_goes_on(tiny_data, 
     learner, _ = fitted(tiny_data, tiny_recipe, [refused])
     text = capfd.readouterr().err
     assert text.count('torch.compile does not work here') == 1 and 'without it: RuntimeError: No working C++ compiler found\n' in text and len(text.strip().splitlines()) == 2
-    assert 'CUDA graphs need a CUDA device' in text
+    assert 'CUDA graphs need a CUDA device: this goes on as --compile yes' in text
     assert refused.used == 'no' and same(learner.model.state_dict(), fitted(tiny_data, tiny_recipe)[0].model.state_dict())
 
 
@@ -100,20 +104,62 @@ def test_the_time_of_compiling_is_kept_apart(tiny_folder, tiny_recipe, tmp_path,
     assert json.loads((tmp_path/'run'/'recipe.json').read_text())['recipe']['compile'] == 'network'
 
 
-def test_on_a_cpu_the_norms_are_compiled_and_leave_nothing_behind(tiny_data, tiny_recipe, tmp_path, monkeypatch):
-    "Each kind of map once, though two sizes of image and a frozen layer take turns; what the network then is can be pickled"
-    recipe = dataclasses.replace(tiny_recipe, arch='resnet20', width=4, epochs=3, progressive=0.7, freeze=0.8, batch_size=40, precision='fp32')
+class InRehearsals(compiling.Callback):
+    "Sees to it that nothing is compiled between the beginning of a step and its end"
+    order, run_valid = 19, False
+    def __init__(self, backend): self.backend, self.steps = backend, 0
+    def before_batch(self): self.before = self.backend.graphs
+    def after_batch(self):
+        self.steps += 1
+        assert self.backend.graphs == self.before
+
+
+@pytest.mark.parametrize('precision', ['fp32', 'bf16'])
+def test_on_a_cpu_the_norms_are_compiled_and_leave_nothing_behind(precision, tiny_data, tiny_recipe, tmp_path):
+    "Before the step that needs it, though sizes of image and frozen layers take turns; what the network then is can be pickled"
+    recipe = dataclasses.replace(tiny_recipe, arch='resnet20', width=4, epochs=3, progressive=0.7, freeze=0.8, batch_size=40, precision=precision)
     backend = Counting()
-    compiled = CompileModel(backend=backend)
+    compiled, watch = CompileModel(backend=backend), InRehearsals(backend)
     plain, rows = fitted(tiny_data, recipe)
-    learner, compiled_rows = fitted(tiny_data, recipe, [compiled])
-    assert compiled.used == 'norms' and backend.graphs > 3*3 and compiled.seconds > 0
+    learner, compiled_rows = fitted(tiny_data, recipe, [compiled, watch])
+    assert compiled.used == 'norms' and compiled.seconds > 0 and watch.steps == 9 and backend.graphs > 0
     for name, value in plain.model.state_dict().items():
-        assert (learner.model.state_dict()[name] - value).double().norm() <= 0.05*value.double().norm() + 1e-3, name  # rounding, over three epochs
+        assert (learner.model.state_dict()[name] - value).double().norm() <= (0.05 if precision == 'fp32' else 0.5)*value.double().norm() + 1e-3, name  # rounding, over three epochs
     assert not any(getattr(part, 'fused', None) for part in learner.model.modules())
-    torch.testing.assert_close(torch.tensor(compiled_rows.table.valid_loss), torch.tensor(rows.table.valid_loss), rtol=0.03, atol=0)
+    torch.testing.assert_close(torch.tensor(compiled_rows.table.valid_loss), torch.tensor(rows.table.valid_loss), rtol=0.03 if precision == 'fp32' else 0.1, atol=0)
     learner.path = tmp_path
     learner.export('compiled.pkl')
+
+
+@pytest.mark.parametrize('error', [CancelFitException, BadInput])
+def test_a_fit_that_ends_within_a_step_leaves_the_network_as_it_was_written(error, tiny_data, tiny_recipe):
+    class Ends(compiling.Callback):
+        def after_loss(self): raise error('enough')
+    for kind in ('norms', 'network'):
+        torch.manual_seed(0)
+        learner = cifar_learner(image_dataloaders(tiny_data, tiny_recipe), tiny_recipe)
+        learner.add_cb(CompileModel('network' if kind == 'network' else 'yes', Counting()))
+        learner.add_cb(Ends())
+        with learner.no_bar(), learner.no_logging(), contextlib.suppress(BadInput): learner.fit(1)
+        assert learner.compile_model.used == kind and learner.model._compiled_call_impl is None
+        assert not any(getattr(part, 'fused', None) for part in learner.model.modules())
+
+
+@pytest.mark.parametrize('arch', ['resnet20', 'resnet50', 'preact_resnet18'])
+def test_networks_with_sums_are_compiled_whole_into_one_graph(arch):
+    graphs, model = Counting(), network(arch, width=4)
+    torch.compile(model, backend=graphs, fullgraph=True)(torch.randn(4, 3, 16, 16)).sum().backward()
+    assert graphs.graphs == 1
+
+
+def test_a_run_that_goes_on_otherwise_says_so(tiny_data, tiny_recipe, monkeypatch, capfd):
+    monkeypatch.setattr(messages, '_said', set())
+    part = CompileModel()
+    part.used = 'norms'
+    part.resume_state({'seconds': 2., 'used': 'norms'})
+    assert not capfd.readouterr().err
+    part.resume_state({'seconds': 3.})
+    assert part.seconds == 3 and 'compiled until the checkpoint: network; from here on: norms' in capfd.readouterr().err
 
 
 def test_a_network_without_batch_norms_says_that_nothing_is_compiled(tiny_data, tiny_recipe, monkeypatch, capfd):
@@ -121,7 +167,7 @@ def test_a_network_without_batch_norms_says_that_nothing_is_compiled(tiny_data, 
     recipe = dataclasses.replace(tiny_recipe, norm='group')
     compiled = CompileModel(backend=refusing)
     learner, _ = fitted(tiny_data, recipe, [compiled])
-    assert compiled.used == 'no' and 'this network has none\n--compile network compiles it whole' in capfd.readouterr().err
+    assert compiled.used == 'no' and 'nothing is compiled: on a CPU batch norms are' in capfd.readouterr().err
     assert same(learner.model.state_dict(), fitted(tiny_data, recipe)[0].model.state_dict())
 
 
