@@ -44,14 +44,14 @@ def rehearse(
 
 # %% ../nbs/11b_compiling.ipynb #01e11b02
 class CompileModel(Callback):
-    "Compiles the network for training steps; each shape of batch in a rehearsal before its first step"
+    "Compiles what gains by it for training steps; each shape of batch in a rehearsal before its first step"
     order, run_valid = 18, False  # when the images have their size, and what is frozen is
     _stateattrs = ('compiled', 'done')  # what cannot be copied or pickled, and need not
     def __init__(self,
         kind:str='yes', # yes, network, or graphs: CUDA graphs too
         backend='inductor', # As `torch.compile` has it
     ):
-        self.kind, self.backend, self.used, self.seconds = one_of(kind, COMPILES, 'way to compile'), backend, 'no', 0.  # used: no, norms, network or graphs
+        self.kind, self.backend, self.used, self.seconds = one_of(kind, COMPILES.keys() - {'no'}, 'way to compile'), backend, 'no', 0.  # used: no, norms, network or graphs
         self._init_state()
 
     def _init_state(self): self.compiled, self.done = None, set()
@@ -59,7 +59,8 @@ class CompileModel(Callback):
     def choose(self):
         device = next(self.model.parameters()).device.type
         if self.kind == 'graphs' and device != 'cuda': notice('CUDA graphs need a CUDA device: this goes on as --compile yes')
-        return self.kind if self.kind == 'network' or (self.kind, device) == ('graphs', 'cuda') else 'norms' if device == 'cpu' else 'network'
+        elif self.kind != 'yes': return self.kind
+        return 'norms' if device == 'cpu' else 'network'
 
     def compile(self):
         "What is switched on for a training step"

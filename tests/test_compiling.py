@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from fastai.callback.core import CancelFitException
+from fastai.learner import Learner
 
 from cifar_fastai import compiling, history, messages, training
 from cifar_fastai.commands import run_command
@@ -143,6 +144,17 @@ def test_a_fit_that_ends_within_a_step_leaves_the_network_as_it_was_written(erro
         with learner.no_bar(), learner.no_logging(), contextlib.suppress(BadInput): learner.fit(1)
         assert learner.compile_model.used == kind and learner.model._compiled_call_impl is None
         assert not any(getattr(part, 'fused', None) for part in learner.model.modules())
+
+
+def test_a_cancelled_fit_of_fastai_s_own_learner_too(tiny_data, tiny_recipe):
+    class Ends(compiling.Callback):
+        def after_loss(self): raise CancelFitException
+    loaders = image_dataloaders(tiny_data, tiny_recipe)
+    model = network('resnet9', 3, width=4).to(memory_format=torch.channels_last)
+    learner = Learner(loaders, model, torch.nn.CrossEntropyLoss(), cbs=[CompileModel(backend=Counting()), Ends()])
+    with learner.no_bar(), learner.no_logging(): learner.fit(1)
+    assert learner.compile_model.used == 'norms' and not any(getattr(part, 'fused', None) for part in learner.model.modules())
+    with pytest.raises(BadInput, match='way to compile'): CompileModel('no')
 
 
 @pytest.mark.parametrize('arch', ['resnet20', 'resnet50', 'preact_resnet18'])
