@@ -33,7 +33,7 @@ class BatchAugment(Transform):
 # %% ../nbs/06f_augment.ipynb #30819236
 class CropFlip(BatchAugment):
     "Pad and crop, and mirror left to right"
-    order = 20
+    order = 5  # before `IntToFloatTensor`: bytes move, a quarter of floats
     def __init__(self,
         random:BatchRandom, # Where the draws come from
         padding:int=0, # Pixels on each side
@@ -121,7 +121,7 @@ class NormalizeRows(Normalize):
         if x.device.type != 'cpu' or x.dim() != 4 or not x.is_contiguous(memory_format=torch.channels_last): return (x - self.mean)/self.std
         pixels = x.as_subclass(Tensor).permute(0, 2, 3, 1).flatten(1)
         mean, deviation = (value.as_subclass(Tensor).flatten().repeat(x.shape[2]*x.shape[3]) for value in (self.mean, self.std))
-        return ((pixels - mean)/deviation).view(x.permute(0, 2, 3, 1).shape).permute(0, 3, 1, 2).as_subclass(type(x))
+        return (pixels - mean).div_(deviation).view(x.permute(0, 2, 3, 1).shape).permute(0, 3, 1, 2).as_subclass(type(x))
 
 # %% ../nbs/06f_augment.ipynb #147fa707
 def augmentation_transforms(

@@ -2,6 +2,7 @@
 import numpy as np
 import pytest, torch
 from PIL import Image, ImageEnhance, ImageOps
+from fastai.data.transforms import IntToFloatTensor, Normalize
 from fastai.torch_core import TensorImage
 from torchvision.transforms import InterpolationMode, functional as TF
 from cifar_fastai.augment import BatchRandom, CropFlip, Cutout, Jitter, Policy, Rotate, augmentation_transforms
@@ -345,7 +346,7 @@ def test_sets_keep_kind_and_come_again(name, size):
     random = BatchRandom(11)
     transforms = augmentation_transforms(name, size, random, fill=np.array([.4, .5, .6], dtype=np.float32))
     assert [t.order for t in transforms] == sorted(t.order for t in transforms)
-    assert all(10 < t.order < 99 for t in transforms)
+    assert all(t.order < Normalize.order and (t.order < IntToFloatTensor.order) == isinstance(t, CropFlip) for t in transforms)
     def run(epoch, batch, split_idx=0):
         random.start(epoch, batch, torch.arange(16))
         result = images
@@ -360,6 +361,18 @@ def test_sets_keep_kind_and_come_again(name, size):
     if name != 'none': assert not torch.equal(first, other) and not torch.equal(first, later)
     random.seed = 12
     if name != 'none': assert not torch.equal(run(2, 3), first)
+
+
+@pytest.mark.parametrize('name', ['crop_flip', 'crop_flip_zeros'])
+def test_crops_of_bytes_are_crops_of_floats(name):
+    (crop,), to_floats = augmentation_transforms(name, 32, BatchRandom(3), fill=np.zeros(3, dtype=np.float32)), IntToFloatTensor()
+    images = TensorImage((batch_of(photos(16, 32))*255).round().byte())
+    def run(*transforms):
+        crop.random.start(0, 0)
+        result = images
+        for transform in transforms: result = transform(result, split_idx=0)
+        return result
+    assert torch.equal(run(crop, to_floats), run(to_floats, crop)) and is_channels_last(run(crop))
 
 
 def test_mixing_leaves_the_global_generator_alone():

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from cifar_fastai.fused_norms import FusedNorm, batch_norms
+from cifar_fastai.fused_norms import STEPS, FusedNorm, batch_norms
 from cifar_fastai.layers import Add, Layers, in_order
 from cifar_fastai.models import network
 
@@ -50,27 +50,34 @@ class Stack:
     def __init__(self, norm, *rest): self.parts = norm, *rest
     def __call__(self, x, other):
         norm, *rest = self.parts
-        return in_order(x, norm, *([] if other is None else [Add(other)]), *rest)
+        return in_order(x, norm, *(Add(other) if layer is SUM else layer for layer in rest))
 
 
-CASES = {'alone': [], 'ReLU': [nn.ReLU(inplace=True)], 'pool': [nn.MaxPool2d(2)], 'pool and ReLU': [nn.MaxPool2d(2), nn.ReLU()],
-         'sum': [], 'sum and ReLU': [nn.ReLU(inplace=True)]}
+class Sum(nn.Module):
+    "Stands for the sum with what `answers` is given"
 
-def done(fused): return [kind[2:] for kind in fused.passes]
+SUM, RELU = Sum(), nn.ReLU(inplace=True)
+CASES = {(): [], ('relu',): [RELU], ('pool',): [nn.MaxPool2d(2)], ('pool', 'relu'): [nn.MaxPool2d(2), nn.ReLU()],
+         ('add',): [SUM], ('add', 'relu'): [SUM, RELU], ('relu', 'add'): [RELU, SUM]}
+
+def done(fused): return [kind[2] for kind in fused.passes]
+
+
+def test_every_case_is_tried(): assert set(CASES) == set(STEPS)
 
 
 @pytest.mark.parametrize('case', CASES)
 def test_the_layers_in_float64(case, backend):
     "Weights of both signs, so that the smallest pixel of a square is kept as well"
-    rest, added = CASES[case], 'sum' in case
-    x, other = maps(4, 24, 6, 10), maps(4, 24, 6, 10, seed=5) if added else None
+    rest = CASES[case]
+    x, other = maps(4, 24, 6, 10), maps(4, 24, 6, 10, seed=5) if 'add' in case else None
     norm = a_norm(24)
     exact = answers(Stack(copy.deepcopy(norm).double(), *rest), x.double(), None if other is None else other.double())
     norm.fused = FusedNorm(backend)
     found = answers(Stack(norm, *rest), x, other)
     for one, two in zip(found, exact, strict=True): torch.testing.assert_close(one, two.to(one.dtype), rtol=1e-4, atol=2e-5)
     assert found[0].is_contiguous(memory_format=torch.channels_last) and found[1].is_contiguous(memory_format=torch.channels_last)
-    assert done(norm.fused) == [('pool' in case, added, 'ReLU' in case)]
+    assert done(norm.fused) == [case]
 
 
 def test_of_equal_pixels_the_first_gets_the_gradient(backend):
@@ -91,15 +98,15 @@ def test_the_variance_of_numbers_far_from_zero(backend):
     torch.testing.assert_close(y.detach(), F.batch_norm(x.double(), None, None, training=True).float(), rtol=1e-2, atol=1e-2)
 
 
-@pytest.mark.parametrize('case', ['pool and ReLU', 'sum and ReLU'])
+@pytest.mark.parametrize('case', [('pool', 'relu'), ('add', 'relu'), ('relu', 'add')])
 def test_bf16_is_rounded_once(case, backend):
     "Answers and gradients of bf16 maps lie within one rounding of those in float64; the layers one after another round a sum twice"
-    x, other = maps(4, 16, 8, 8).bfloat16(), maps(4, 16, 8, 8, seed=5).bfloat16() if 'sum' in case else None
+    x, other = maps(4, 16, 8, 8).bfloat16(), maps(4, 16, 8, 8, seed=5).bfloat16() if 'add' in case else None
     norm = a_norm(16)
     exact = answers(Stack(copy.deepcopy(norm).double(), *CASES[case]), x.double(), None if other is None else other.double())
     norm.fused = FusedNorm(backend)
     found = answers(Stack(norm, *CASES[case]), x, other)
-    assert found[0].dtype == found[1].dtype == torch.bfloat16 and done(norm.fused) == [('pool' in case, 'sum' in case, True)]
+    assert found[0].dtype == found[1].dtype == torch.bfloat16 and done(norm.fused) == [case]
     torch.testing.assert_close(found[0].double(), exact[0], rtol=2**-8, atol=1e-6)
     slopes = (found[1].double() - exact[1]).abs()/exact[1].abs().mean()  # where the ReLU or the largest is a matter of the last place, another pixel gets it
     assert slopes.median() < 2**-7 and (slopes > 0.05).float().mean() < 0.01
@@ -118,12 +125,30 @@ def test_a_layer_with_a_hook_runs_itself():
     norm.fused = FusedNorm('eager')
     pool, relu = nn.MaxPool2d(2), nn.ReLU()
     layers = Layers(norm, pool, relu)
-    for layer, kinds in ((relu, [(True, False, False)]), (pool, [(False, False, False)]), (norm, [])):
+    for layer, kinds in ((relu, [('pool',)]), (pool, [()]), (norm, [])):
         norm.fused.passes.clear()
         hook = layer.register_forward_hook(lambda *args: seen.append(args[0]))
         layers(x)
         hook.remove()
         assert seen.pop() is layer and not seen and done(norm.fused) == kinds
+
+
+def test_layers_within_layers_are_called_where_somebody_looks():
+    "Without a hook their layers take along what follows them; with one, or compiled by themselves, they are called"
+    x, norm, seen = maps(4, 8, 6, 6), a_norm(8), []
+    norm.fused = FusedNorm('eager')
+    inner = Layers(norm, nn.ReLU())
+    def kinds():
+        norm.fused.passes.clear()
+        in_order(x, inner, Add(x))
+        return done(norm.fused)
+    assert kinds() == [('relu', 'add')]
+    hook = inner.register_forward_hook(lambda *args: seen.append(args[0]))
+    assert kinds() == [('relu',)] and seen == [inner]
+    hook.remove()
+    inner.compile(backend='eager')
+    in_order(x, inner)
+    assert inner._compiled_call_impl and kinds() == [('relu',)]
 
 
 @pytest.mark.parametrize('what', ['evaluation', 'contiguous', 'odd', 'overlapping', 'no running statistics'])
@@ -147,8 +172,8 @@ def test_a_layer_that_writes_in_place_behind_it():
     for one, two in zip(answers(Stack(norm, nn.LeakyReLU(inplace=True)), x), plain, strict=True): torch.testing.assert_close(one, two, rtol=1e-4, atol=2e-5)
 
 
-# layers that norms take along: ReLUs, and poolings (resnet9: three) or sums
-TAKEN = {'resnet9': 8 + 3, 'cifarnet': 6, 'resnet18': 17 + 8, 'resnet20': 19 + 9, 'resnet50': 49 + 16, 'preact_resnet18': 17, 'wrn16_4': 13}
+# layers that norms take along: ReLUs, and poolings (resnet9: three) or sums (two)
+TAKEN = {'resnet9': 8 + 3 + 2, 'cifarnet': 6, 'resnet18': 17 + 8, 'resnet20': 19 + 9, 'resnet50': 49 + 16, 'preact_resnet18': 17, 'wrn16_4': 13}
 
 @pytest.mark.parametrize('arch', TAKEN)
 def test_every_kind_of_network_learns_the_same(arch):
