@@ -136,12 +136,13 @@ def summary(
     right = round(metrics['test_accuracy']*metrics['test_images'])
     worst = run.interpretation.class_accuracy().accuracy.dropna().nsmallest(3)
     confused = [f'{actual} → {predicted} {times}' for actual, predicted, times in run.interpretation.most_confused()[:3]]
+    rate = f" at {metrics['train_images_per_second']:,.0f} images/s" if metrics['train_images_per_second'] else ''  # 0 where steps were too few
     compiling = f"; {format_time(metrics['compile_seconds'])} of compiling beside it" if metrics['compile_seconds'] else ''
     until = f"until    {until_line(metrics['until'])}\n" if 'until' in metrics else ''
     views = metrics.get('tta')
     several = f"tta      {views['test_accuracy']:.2%} with test-time augmentation ({views['kind']}), which the figure above is without\n" if views else ''
     return (f"{until}test     {metrics['test_accuracy']:.2%} ({right}/{metrics['test_images']}), loss {metrics['test_loss']:.4f}; "
-            f"{format_time(metrics['train_seconds'])} of training at {metrics['train_images_per_second']:,.0f} images/s{compiling}\n{several}"
+            f"{format_time(metrics['train_seconds'])} of training{rate}{compiling}\n{several}"
             f"worst    {', '.join(f'{name} {share:.1%}' for name, share in worst.items())}\n"
             f"confused {', '.join(confused) or 'nothing'}\n"
             f"look at  {page}")

@@ -75,7 +75,8 @@ def download(
     notice(f'downloading CIFAR-10 from {URLs.CIFAR} (168 MB) to {path}')
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        core.download_url(URLs.CIFAR, part, timeout=20, show_progress=sys.stderr.isatty())
+        fetch = core.download_url if sys.stderr.isatty() else core.urlsave  # the first draws a bar in any case
+        fetch(URLs.CIFAR, part, timeout=20)
         if not core.check(core.checks_module(fastai.data), URLs.CIFAR, part): raise OSError('what arrived is damaged or cut short')
         part.replace(path)
     except (OSError, HTTPException) as error: # urllib's own are OSErrors

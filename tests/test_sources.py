@@ -178,11 +178,11 @@ def test_what_is_called_cifar10_is_that(home, tmp_path, monkeypatch, capsys):
     with pytest.raises(BadInput, match='nowhere: there is no such file(.|\n)*--data shapes'): load_images('cifar10')
 
 
-def test_no_network_and_no_data(home, monkeypatch):
-    from fastdownload import core
+def test_no_network_and_no_data(home, monkeypatch, capsys):
     def offline(*_, **__): raise URLError('[Errno -3] Temporary failure in name resolution')
-    monkeypatch.setattr(core, 'download_url', offline)
+    monkeypatch.setattr('fastcore.net.urlretrieve', offline)
     with pytest.raises(BadInput) as caught: load_images('cifar10')
+    assert capsys.readouterr().out == ''
     message = str(caught.value)
     assert 'CIFAR_FASTAI_DATA' in message and '--data shapes' in message and 'name resolution' in message
     assert len(message.splitlines()) <= 5
@@ -195,7 +195,7 @@ def test_what_arrives_is_checked(home, tmp_path, monkeypatch):
     def arrives(url, dest, **_):
         assert url == URLs.CIFAR
         return shutil.copy(archive, dest)
-    monkeypatch.setattr(core, 'download_url', arrives)
+    monkeypatch.setattr(core, 'urlsave', arrives)
     with pytest.raises(BadInput, match='damaged or cut short'): load_images('cifar10')
     assert os.listdir(home/'archive') == []
     monkeypatch.setattr(core, 'read_checks', lambda _: {URLs.CIFAR: core.path_stats(archive)})
