@@ -32,12 +32,12 @@ def normalize(
     weight:torch.Tensor, # (C,), and so are bias and the running statistics
     bias:torch.Tensor,
     residual:torch.Tensor|None, # What is added, of the same shape
-    running_mean:torch.Tensor,
+    running_mean:torch.Tensor, # Moved, and so is the variance
     running_var:torch.Tensor,
     momentum:float, # Share of this batch in the new running statistics
     eps:float, # Added to the variance
     steps:tuple[str, ...], # Of `STEPS`
-)->tuple[torch.Tensor|None, ...]: # The answer, (N, H, W, C), halved where pooled; there also the pixels kept, and the argmax, uint8, 4 where the ReLU gave 0; scale, shift, mean, 1/deviation, running mean and variance, (C,) each
+)->tuple[torch.Tensor|None, ...]: # The answer, (N, H, W, C), halved where pooled; there also the pixels kept, and the argmax, uint8, 4 where the ReLU gave 0; scale, shift, mean and 1/deviation, (C,) each
     "Batch norm in training, with what follows it"
     values, count = x.float(), x.numel()//x.shape[3]
     about = values[0].mean((0, 1))
@@ -55,8 +55,9 @@ def normalize(
             if argmax is not None: argmax = torch.where(y > 0, argmax, 4.)
             y = y.relu()
     if argmax is not None: kept, argmax = kept.to(x.dtype), argmax.to(torch.uint8)
-    running = torch.lerp(running_mean, mean, momentum), torch.lerp(running_var, variance*(count/(count - 1)), momentum)
-    return y.to(x.dtype), None if argmax is None else kept, argmax, scale, shift, mean, invstd, *running
+    running_mean.lerp_(mean, momentum)
+    running_var.lerp_(variance*(count/(count - 1)), momentum)
+    return y.to(x.dtype), None if argmax is None else kept, argmax, scale, shift, mean, invstd
 
 def gradient(
     g:torch.Tensor, # Gradient of the answer
@@ -83,16 +84,13 @@ def gradient(
         through = torch.where(square(argmax) == numbers, square(g), 0.).reshape(x.shape)
     return (through*scale + slope*values + constant).to(x.dtype), of_weight, of_bias, of_residual
 
-
 # %% ../nbs/08d_fused_norms.ipynb #3800d58b
 class NormFunction(torch.autograd.Function):
-    "`normalize` with its gradient, on rows of pixels; moves the norm's running statistics"
+    "`normalize` with its gradient, on rows of pixels"
     @staticmethod
     def forward(ctx, x, weight, bias, residual, norm, passes, steps):
-        y, *found, mean, variance = passes[0](x, weight, bias, residual, norm.running_mean, norm.running_var, norm.momentum, norm.eps, steps)
+        y, *found = passes[0](x, weight, bias, residual, norm.running_mean, norm.running_var, norm.momentum, norm.eps, steps)
         norm.num_batches_tracked.add_(1)
-        norm.running_mean.copy_(mean)
-        norm.running_var.copy_(variance)
         ctx.save_for_backward(y if steps == ('add', 'relu') else None, x, *found)
         ctx.steps, ctx.gradient = steps, passes[1]
         return y
