@@ -136,14 +136,14 @@ def _channels_last(x): return x.dim() == 4 and x.is_contiguous(memory_format=tor
 
 def _fits(norm, x):
     settings = norm.training and norm.affine and norm.track_running_stats and norm.momentum is not None and not hooked(norm)
-    return settings and _channels_last(x) and x.dtype != torch.float64 and x.numel() > x.shape[1]
+    return settings and _channels_last(x) and x.dtype != torch.float64 and norm.weight.dtype == torch.float32 and x.numel() > x.shape[1]
 
 def _step(layer, x):
     "What `layer` does to maps like `x`, of the words in `STEPS`, or None"
     if isinstance(layer, Add): return 'add' if layer.other.shape == x.shape and layer.other.dtype == x.dtype and _channels_last(layer.other) else None
-    if hooked(layer): return
+    if type(layer) not in (nn.ReLU, nn.MaxPool2d) or hooked(layer): return
     if type(layer) is nn.ReLU: return 'relu'
-    if type(layer) is not nn.MaxPool2d or x.shape[2]%2 or x.shape[3]%2: return
+    if x.shape[2]%2 or x.shape[3]%2: return
     if (layer.kernel_size, layer.stride, layer.padding, layer.dilation, layer.return_indices) == (2, 2, 0, 1, False): return 'pool'
 
 def batch_norms(

@@ -54,9 +54,10 @@ class Layers(nn.Sequential):
 
 def hooked(
     layer:nn.Module, # Any
-)->bool: # Whether it has hooks, or was compiled by itself
+)->bool: # Whether it has hooks, a `forward` of its own, or was compiled by itself
     "Whether a layer has to be called as it is"
-    return bool(layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks or layer._compiled_call_impl)
+    hooks = layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks
+    return bool(hooks or layer._compiled_call_impl or 'forward' in vars(layer))
 
 # %% ../nbs/08a_layers.ipynb #098e7933
 def convolution(

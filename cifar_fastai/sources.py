@@ -75,7 +75,7 @@ def download(
     notice(f'downloading CIFAR-10 from {URLs.CIFAR} (168 MB) to {path}')
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        fetch = core.download_url if sys.stderr.isatty() else core.urlsave  # the first draws a bar in any case
+        fetch = core.download_url if sys.stdout.isatty() else core.urlsave  # the first draws a bar there in any case
         fetch(URLs.CIFAR, part, timeout=20)
         if not core.check(core.checks_module(fastai.data), URLs.CIFAR, part): raise OSError('what arrived is damaged or cut short')
         part.replace(path)

@@ -120,44 +120,60 @@ def test_a_weight_of_zero_passes_the_first_pixel_on():
     for one, two in zip(answers(Stack(norm, nn.MaxPool2d(2)), x), plain, strict=True): torch.testing.assert_close(one, two, rtol=1e-4, atol=2e-5)
 
 
-def test_a_layer_with_a_hook_runs_itself():
-    x, norm, seen = maps(4, 8, 6, 6), a_norm(8), []
+WAYS_TO_LOOK = {
+    'forward': lambda layer, seen: layer.register_forward_hook(lambda *_: seen.append(layer)),
+    'before': lambda layer, seen: layer.register_forward_pre_hook(lambda *_: seen.append(layer)),
+    'backward': lambda layer, seen: layer.register_full_backward_hook(lambda *_: seen.append(layer)),
+    'before backward': lambda layer, seen: layer.register_full_backward_pre_hook(lambda *_: seen.append(layer)),
+    'its own forward': lambda layer, seen: setattr(layer, 'forward', lambda x, usual=layer.forward: seen.append(layer) or usual(x)),
+    'compiled': lambda layer, seen: seen.append(layer) or layer.compile(backend='eager')}
+
+@pytest.mark.parametrize('way', WAYS_TO_LOOK)
+@pytest.mark.parametrize('which', ['norm', 'pool', 'ReLU', 'layers within layers'])
+def test_what_somebody_looks_at_is_called(which, way):
+    "By hooks, a `forward` of its own, or compiled by itself; what is looked at is done once, and with the same result"
+    x, norm, seen = maps(4, 8, 6, 6).requires_grad_(), a_norm(8), []
+    layers = Layers(norm, *([nn.MaxPool2d(2)] if which == 'pool' else []), nn.ReLU())
+    other = torch.ones_like(layers(x)).contiguous(memory_format=torch.channels_last)
+    def result():
+        y = in_order(x, layers, Add(other))
+        return y, *torch.autograd.grad(y.square().sum(), [x, *layers.parameters()])
+    plain = result()
     norm.fused = FusedNorm('eager')
-    pool, relu = nn.MaxPool2d(2), nn.ReLU()
-    layers = Layers(norm, pool, relu)
-    for layer, kinds in ((relu, [('pool',)]), (pool, [()]), (norm, [])):
-        norm.fused.passes.clear()
-        hook = layer.register_forward_hook(lambda *args: seen.append(args[0]))
-        layers(x)
-        hook.remove()
-        assert seen.pop() is layer and not seen and done(norm.fused) == kinds
+    for one, two in zip(result(), plain, strict=True): torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-4)
+    assert done(norm.fused) == [('pool', 'relu') if which == 'pool' else ('relu', 'add')]
+    norm.fused.passes.clear()
+    looked_at = {'norm': norm, 'pool': layers[1], 'ReLU': layers[-1], 'layers within layers': layers}[which]
+    WAYS_TO_LOOK[way](looked_at, seen)
+    for one, two in zip(result(), plain, strict=True): torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-4)
+    assert seen == [looked_at]
+    assert done(norm.fused) == {'norm': [], 'pool': [()], 'ReLU': [()], 'layers within layers': [('relu',)]}[which]
 
 
-def test_layers_within_layers_are_called_where_somebody_looks():
-    "Without a hook their layers take along what follows them; with one, or compiled by themselves, they are called"
-    x, norm, seen = maps(4, 8, 6, 6), a_norm(8), []
+def test_functions_among_the_layers():
+    x, norm = maps(4, 8, 6, 6), a_norm(8)
+    expected = torch.tanh(norm(x))
     norm.fused = FusedNorm('eager')
-    inner = Layers(norm, nn.ReLU())
-    def kinds():
-        norm.fused.passes.clear()
-        in_order(x, inner, Add(x))
-        return done(norm.fused)
-    assert kinds() == [('relu', 'add')]
-    hook = inner.register_forward_hook(lambda *args: seen.append(args[0]))
-    assert kinds() == [('relu',)] and seen == [inner]
-    hook.remove()
-    inner.compile(backend='eager')
-    in_order(x, inner)
-    assert inner._compiled_call_impl and kinds() == [('relu',)]
+    torch.testing.assert_close(in_order(x, norm, torch.tanh), expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize('what', ['evaluation', 'contiguous', 'odd', 'overlapping', 'no running statistics'])
+@pytest.mark.parametrize('other', [torch.ones(4, 8, 1, 1), maps(4, 8, 6, 6, seed=5).double(), maps(4, 8, 6, 6, seed=5).contiguous()], ids=['broadcast', 'float64', 'contiguous'])
+def test_a_sum_that_does_not_fit(other):
+    x, norm, relu = maps(4, 8, 6, 6), a_norm(8), nn.ReLU()
+    plain = answers(Stack(copy.deepcopy(norm), relu, SUM), x, other)
+    norm.fused = FusedNorm('eager')
+    for one, two in zip(answers(Stack(norm, relu, SUM), x, other), plain, strict=True): torch.testing.assert_close(one, two, rtol=1e-4, atol=2e-5)
+    assert done(norm.fused) == [('relu',)]
+
+
+@pytest.mark.parametrize('what', ['evaluation', 'contiguous', 'odd', 'overlapping', 'no running statistics', 'bf16 weights'])
 def test_what_does_not_fit_is_done_by_the_layers_themselves(what):
     x, norm, pool = maps(4, 8, 6, 6), a_norm(8), nn.MaxPool2d(2)
     if what == 'evaluation': norm.eval()
     if what == 'contiguous': x = x.contiguous()
     if what == 'odd': x = maps(4, 8, 7, 7)
     if what == 'overlapping': pool = nn.MaxPool2d(3, 2, padding=1)
+    if what == 'bf16 weights': x, norm = x.bfloat16(), norm.bfloat16()
     if what == 'no running statistics': norm = nn.BatchNorm2d(8, track_running_stats=False)
     plain = answers(Stack(copy.deepcopy(norm), pool, nn.LeakyReLU(inplace=True)), x)
     norm.fused = FusedNorm('eager')

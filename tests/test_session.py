@@ -9,6 +9,7 @@ from sklearn.metrics import classification_report, recall_score
 
 from cifar_fastai.commands import run_command
 from cifar_fastai.interpret import main
+from cifar_fastai.session import summary
 from cifar_fastai.train import train
 
 
@@ -26,6 +27,14 @@ def test_a_run_ends_with_its_errors_explained(run):
     assert run.metrics['misclassified'] == (predicted != said['target']).sum()
     recalls = recall_score(said['target'], predicted, average=None)
     np.testing.assert_allclose(list(run.metrics['class_accuracy'].values()), recalls)
+
+
+def test_what_is_said_at_the_end(run):
+    "Images a second only where there were steps enough to tell"
+    assert run.metrics['train_images_per_second'] == 0
+    said, timed = (summary(run, run.metrics | more, run.path/'report.html') for more in ({}, {'train_images_per_second': 1234.5}))
+    assert f"({len(np.load(run.path/'predictions.npz')['target']) - run.metrics['misclassified']}/" in said.splitlines()[0]
+    assert 'images/s' not in said and 'of training at 1,234 images/s' in timed and 'report.html' in said.splitlines()[-1]
 
 
 def test_interpret_makes_the_same_again(run, capfd):

@@ -2,6 +2,7 @@
 import json
 import os
 import shutil
+import sys
 import tarfile
 import time
 from pathlib import Path
@@ -188,19 +189,23 @@ def test_no_network_and_no_data(home, monkeypatch, capsys):
     assert len(message.splitlines()) <= 5
 
 
-def test_what_arrives_is_checked(home, tmp_path, monkeypatch):
+@pytest.mark.parametrize('terminal', [False, True])
+def test_what_arrives_is_checked(home, tmp_path, monkeypatch, capsys, terminal):
     from fastai.data.external import URLs
     from fastdownload import core
     archive = write_archive(tmp_path/'served.tgz')
-    def arrives(url, dest, **_):
+    def arrives(url, dest, hook, **_):
         assert url == URLs.CIFAR
-        return shutil.copy(archive, dest)
-    monkeypatch.setattr(core, 'urlsave', arrives)
+        for block in range(3 if hook else 0): hook(block, 5, 10)
+        return shutil.copy(archive, dest), None
+    monkeypatch.setattr('fastcore.net.urlretrieve', arrives)
+    monkeypatch.setattr(sys.stdout, 'isatty', lambda: terminal)
     with pytest.raises(BadInput, match='damaged or cut short'): load_images('cifar10')
     assert os.listdir(home/'archive') == []
     monkeypatch.setattr(core, 'read_checks', lambda _: {URLs.CIFAR: core.path_stats(archive)})
     assert load_images('cifar10').fingerprints == load_images(archive).fingerprints
     assert os.listdir(home/'archive') == ['cifar10.tgz']
+    assert bool(capsys.readouterr().out) == terminal
 
 
 # ---- the door ----------------------------------------------------------------------------------------------------
