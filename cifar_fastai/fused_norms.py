@@ -47,17 +47,17 @@ def normalize(
     invstd = (variance + eps).rsqrt()
     scale = weight*invstd
     shift = bias - mean*scale
-    kept, argmax = _kept(values, scale) if 'pool' in steps else (values, None)
-    y = kept*scale + shift
+    kept, argmax = _kept(values, scale) if 'pool' in steps else (None, None)
+    y = (values if kept is None else kept)*scale + shift
     for step in steps:
         if step == 'add': y = y + residual
         if step == 'relu':
-            if argmax is not None: argmax = torch.where(y > 0, argmax, 4.)
+            if kept is not None: argmax = torch.where(y > 0, argmax, 4.)
             y = y.relu()
-    if argmax is not None: kept, argmax = kept.to(x.dtype), argmax.to(torch.uint8)
+    if kept is not None: kept, argmax = kept.to(x.dtype), argmax.to(torch.uint8)
     running_mean.lerp_(mean, momentum)
     running_var.lerp_(variance*(count/(count - 1)), momentum)
-    return y.to(x.dtype), None if argmax is None else kept, argmax, scale, shift, mean, invstd
+    return y.to(x.dtype), kept, argmax, scale, shift, mean, invstd
 
 def gradient(
     g:torch.Tensor, # Gradient of the answer
@@ -79,7 +79,7 @@ def gradient(
     slope = -scale*invstd*of_weight/count
     constant = -scale*of_bias/count - slope*mean
     if answer is not None: of_residual = through.to(x.dtype)
-    if argmax is not None:
+    if kept is not None:
         square, numbers = lambda v: v[:, :, None, :, None].float(), torch.arange(4., device=g.device).view(2, 1, 2, 1)
         through = torch.where(square(argmax) == numbers, square(g), 0.).reshape(x.shape)
     return (through*scale + slope*values + constant).to(x.dtype), of_weight, of_bias, of_residual

@@ -70,12 +70,13 @@ def download(
     "fastai's CIFAR-10 archive (168 MB), checked"
     import fastai.data # holds the table of sizes and checksums
     from fastai.data.external import URLs
+    from fastcore.net import urlsave
     from fastdownload import core
     part = path.with_name(f'{path.name}.{os.getpid()}')
     notice(f'downloading CIFAR-10 from {URLs.CIFAR} (168 MB) to {path}')
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        fetch = core.download_url if sys.stdout.isatty() else core.urlsave  # the first draws a bar there in any case
+        fetch = core.download_url if sys.stdout.isatty() else urlsave  # the first draws a bar there in any case
         fetch(URLs.CIFAR, part, timeout=20)
         if not core.check(core.checks_module(fastai.data), URLs.CIFAR, part): raise OSError('what arrived is damaged or cut short')
         part.replace(path)
