@@ -583,6 +583,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                            'cifar_fastai/fused_norms.py'),
                                           'cifar_fastai.fused_norms.FusedNorm.__reduce__': ( 'fused_norms.html#fusednorm.__reduce__',
                                                                                              'cifar_fastai/fused_norms.py'),
+                                          'cifar_fastai.fused_norms.FusedNorm.compile': ( 'fused_norms.html#fusednorm.compile',
+                                                                                          'cifar_fastai/fused_norms.py'),
                                           'cifar_fastai.fused_norms.NormFunction': ( 'fused_norms.html#normfunction',
                                                                                      'cifar_fastai/fused_norms.py'),
                                           'cifar_fastai.fused_norms.NormFunction.backward': ( 'fused_norms.html#normfunction.backward',

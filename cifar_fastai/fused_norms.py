@@ -113,6 +113,10 @@ class FusedNorm:
 
     def __reduce__(self): return type(self), (self.backend,)  # what is compiled cannot be pickled
 
+    def compile(self, part):
+        options = {'realize_reads_threshold': 8} if self.backend == 'inductor' else None  # by its own, 4, it would write the pixels kept in float32 and read them again
+        return torch.compile(_own(part), backend=self.backend, dynamic=False, options=options)
+
     def __call__(self,
         norm:nn.BatchNorm2d, # In training mode
         x:torch.Tensor, # Maps, (N, C, H, W)
@@ -125,7 +129,7 @@ class FusedNorm:
             steps = *steps, step
             rest.pop(0)
         kind = x.shape, x.dtype, steps
-        if kind not in self.passes: self.passes[kind] = [torch.compile(_own(part), backend=self.backend, dynamic=False) for part in (normalize, gradient)]
+        if kind not in self.passes: self.passes[kind] = [self.compile(part) for part in (normalize, gradient)]
         return NormFunction.apply(x.permute(0, 2, 3, 1), norm.weight, norm.bias, residual, norm, self.passes[kind], steps).permute(0, 3, 1, 2)
 
 def _own(function):

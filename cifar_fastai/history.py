@@ -17,7 +17,7 @@ from .schedules import cost_share
 # %% ../nbs/11d_history.ipynb #96131743
 COLUMNS = ['epoch', 'train_loss', 'train_accuracy', 'valid_loss', 'valid_accuracy', 'lr', 'seconds']
 WARM_UP = 10  # steps left out of images a second: allocators and kernels are still settling
-CHECKED = 50  # steps between two looks for a loss that is not finite, on a device that would have to be waited for
+CHECKED = 50  # steps between two looks for a weight that is not finite; for a loss too, on a device that would have to be waited for
 
 def floats(model): return {name: value for name, value in model.state_dict().items() if value.is_floating_point()}
 
@@ -73,7 +73,8 @@ class History(Callback):
         self.steps += 1
         if self.steps == WARM_UP: self.timed_from = time.perf_counter()
         elif self.steps > WARM_UP: self.timed_images += len(target)
-        if self.at_once(): self.check(self.loss.detach())
+        if self.at_once():
+            if not self.loss.isfinite() or self.steps % CHECKED == 0: self.check(self.loss.detach())
         elif self.steps % CHECKED == 0: self.ask()
 
     def at_once(self): return self.loss.device.type == 'cpu'

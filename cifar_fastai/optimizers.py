@@ -11,13 +11,17 @@ from collections.abc import Callable
 from functools import partial
 import torch
 from torch import nn
-from fastai.optimizer import Adam, Lamb, Optimizer, RMSProp, average_grad, l2_reg
+from fastai.optimizer import Adam, Lamb, Optimizer, RMSProp
 from .recipes import OPTIMIZERS, Recipe
 
 # %% ../nbs/09_optimizers.ipynb #b0a3a45c
-def nesterov_step(p, lr, mom, grad_avg, **kwargs):
+def nesterov_step(p, lr, mom, wd=0., do_wd=True, grad_avg=None, **kwargs):
     "A step along the gradient and the momentum that it leads to"
-    p.data.add_(p.grad.data.add(grad_avg, alpha=mom), alpha=-lr)
+    gradient = p.grad.data.add(p.data, alpha=wd) if do_wd and wd else p.grad.data
+    grad_avg = torch.zeros_like(gradient) if grad_avg is None else grad_avg
+    grad_avg.mul_(mom).add_(gradient)
+    p.data.add_(gradient.add(grad_avg, alpha=mom), alpha=-lr)
+    return {'grad_avg': grad_avg}
 
 def NesterovSGD(
     params, # Parameters, or lists of them
@@ -26,7 +30,7 @@ def NesterovSGD(
     wd:float=0., # Weight decay, added to the gradient
 )->Optimizer:
     "SGD with Nesterov's momentum"
-    return Optimizer(params, [l2_reg, average_grad, nesterov_step], lr=lr, mom=mom, wd=wd)
+    return Optimizer(params, [nesterov_step], lr=lr, mom=mom, wd=wd)
 
 # %% ../nbs/09_optimizers.ipynb #3f58c9ad
 def orthogonalised(
@@ -53,14 +57,10 @@ def is_hidden_convolution(
 
 def muon_step(p, lr, mom, wd, matrix_mom, other, iterations=5, do_wd=True, grad_avg=None, **kwargs):
     "Muon's step for a hidden convolution, Nesterov's for the rest"
-    if grad_avg is None: grad_avg = torch.zeros_like(p.grad.data)
-    gradient = p.grad.data
     if not is_hidden_convolution(p):
-        rate = lr*other*(8/p.shape[1] if p.ndim == 2 else 1)
-        if do_wd and wd: gradient = gradient.add(p.data, alpha=wd)
-        grad_avg.mul_(mom).add_(gradient)
-        p.data.add_(gradient.add(grad_avg, alpha=mom), alpha=-rate)
-        return {'grad_avg': grad_avg}
+        return nesterov_step(p, lr*other*(8/p.shape[1] if p.ndim == 2 else 1), mom, wd, do_wd, grad_avg)
+    gradient = p.grad.data
+    grad_avg = torch.zeros_like(gradient) if grad_avg is None else grad_avg
     grad_avg.mul_(matrix_mom).add_(gradient)
     update = orthogonalised(gradient.add(grad_avg, alpha=matrix_mom).flatten(1), iterations)
     p.data.mul_(len(p)**0.5/p.data.norm())

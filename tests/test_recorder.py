@@ -121,3 +121,14 @@ def test_a_gpu_s_answer_that_all_is_not_finite_ends_the_run(tiny_data, tiny_reci
             if self.iter == 1: next(self.model.parameters()).data[0] = float('nan')
     with learner.no_bar(), learner.no_logging(), pytest.raises(BadInput, match='became nan in epoch 1, step 4'):
         fit_recipe(learner, learner.recipe, 0.01, [History(), Spoil()])
+
+
+def test_a_statistic_that_is_not_finite_ends_the_run_though_the_loss_is(tiny_data, tiny_recipe, monkeypatch):
+    "The loss is looked at in each step, weights and statistics now and then"
+    monkeypatch.setattr(history, 'CHECKED', 2)
+    learner = learner_of(tiny_data, tiny_recipe, optimizer='sgd')
+    class Spoil(Callback):
+        def after_step(self):
+            if self.iter == 0: next(value for name, value in self.model.named_buffers() if name.endswith('running_mean'))[0] = float('nan')
+    with learner.no_bar(), learner.no_logging(), pytest.raises(BadInput, match="running_mean' became nan in epoch 1, step 2"):
+        fit_recipe(learner, learner.recipe, 0.01, [History(), Spoil()])
