@@ -52,6 +52,7 @@ class CompileModel(Callback):
         backend='inductor', # As `torch.compile` has it
     ):
         self.kind, self.backend, self.used, self.seconds = one_of(kind, COMPILES.keys() - {'no'}, 'way to compile'), backend, 'no', 0.  # used: no, norms, network or graphs
+        self.norms = FusedNorm(backend)  # keeps what it compiled for the next fit
         self._init_state()
 
     def _init_state(self): self.compiled, self.done = None, set()
@@ -64,7 +65,7 @@ class CompileModel(Callback):
 
     def compile(self):
         "What is switched on for a training step"
-        if self.used == 'norms': return FusedNorm(self.backend)
+        if self.used == 'norms': return self.norms
         self.model.compile(backend=self.backend, dynamic=False, **({'mode': 'reduce-overhead'} if self.used == 'graphs' else {}))
         return self.model._compiled_call_impl
 
@@ -117,7 +118,7 @@ class CompileModel(Callback):
 
     def after_fit(self):
         self.leave()  # a cancelled fit skips `after_train`
-        if self.compiled: torch.compiler.reset()  # what was compiled goes, and the memory that graphs hold
+        if self.used in ('network', 'graphs'): torch.compiler.reset()  # what was compiled goes, and the memory that graphs hold
         self._init_state()
 
     def checkpoint_state(self): return {'seconds': self.seconds, 'used': self.used}

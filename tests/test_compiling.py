@@ -132,6 +132,14 @@ def test_on_a_cpu_the_norms_are_compiled_and_leave_nothing_behind(precision, tin
     learner.export('compiled.pkl')
 
 
+def test_a_second_fit_finds_what_the_first_compiled(tiny_data, tiny_recipe):
+    backend = Counting()
+    learner, _ = fitted(tiny_data, tiny_recipe, [compiled := CompileModel(backend=backend)])
+    graphs = backend.graphs
+    with learner.no_bar(), learner.no_logging(): learner.fit(1, cbs=compiled)
+    assert compiled.used == 'norms' and backend.graphs == graphs > 0
+
+
 @pytest.mark.parametrize('error', [CancelFitException, BadInput])
 def test_a_fit_that_ends_within_a_step_leaves_the_network_as_it_was_written(error, tiny_data, tiny_recipe):
     class Ends(compiling.Callback):

@@ -1,6 +1,8 @@
 "Batch norm with what follows it in few passes, against PyTorch's layers one after another in float64"
 import copy
+import gc
 import pickle
+import weakref
 from functools import cache
 
 import pytest
@@ -60,7 +62,7 @@ SUM, RELU = Sum(), nn.ReLU(inplace=True)
 CASES = {(): [], ('relu',): [RELU], ('pool',): [nn.MaxPool2d(2)], ('pool', 'relu'): [nn.MaxPool2d(2), nn.ReLU()],
          ('add',): [SUM], ('add', 'relu'): [SUM, RELU], ('relu', 'add'): [RELU, SUM]}
 
-def done(fused): return [kind[2] for kind in fused.passes]
+def done(fused): return [kind[3] for kind in fused.passes]
 
 
 def test_every_case_is_tried(): assert set(CASES) == set(STEPS)
@@ -212,6 +214,62 @@ def test_every_kind_of_network_learns_the_same(arch):
     for norm in norms: norm.fused = fused
     for one, two in zip(step(model, images), exact, strict=True): assert (one - two).double().norm() <= 1e-3*two.double().norm() + 1e-6
     assert len(taken) == len(norms) and sum(taken) == TAKEN[arch] and fused.passes
+
+
+def test_what_is_compiled_is_found_by_all_that_it_depends_on(backend):
+    "Momentum, eps and the number of threads changed between two calls; a second call like the first compiles nothing"
+    norm, twin, relu, threads = a_norm(8), a_norm(8), nn.ReLU(), torch.get_num_threads()
+    norm.fused = FusedNorm(backend)
+    def same(count):
+        for one, two in zip(answers(Stack(norm, relu), maps(4, 8, 6, 6)), answers(Stack(twin, relu), maps(4, 8, 6, 6)), strict=True):
+            torch.testing.assert_close(one, two, rtol=1e-4, atol=2e-5)
+        assert len(norm.fused.passes) == count
+    same(1)
+    same(1)
+    norm.momentum = twin.momentum = 0.9
+    same(2)
+    norm.eps = twin.eps = 0.5
+    same(3)
+    try:
+        torch.set_num_threads(threads + 1)
+        same(4)
+    finally: torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize('shape', [(1, 8, 4, 4), (4, 1, 4, 4), (16, 8, 1, 1), (4, 8, 1, 4)], ids=str)
+def test_strides_of_one_pixel_image_or_channel(shape, backend):
+    "Where a side is 1 its stride means nothing; the same passes do for any"
+    x, other, fused = maps(*shape), maps(*shape, seed=3), FusedNorm(backend)
+    strange = lambda t: t.as_strided(t.shape, [777 if size == 1 else stride for size, stride in zip(t.shape, t.stride())])
+    for change in (lambda t: t, strange):
+        norm, plain = a_norm(shape[1]), a_norm(shape[1])
+        norm.fused = fused
+        for one, two in zip(answers(Stack(norm, SUM, RELU), change(x), change(other)), answers(Stack(plain, SUM, RELU), x, other), strict=True):
+            torch.testing.assert_close(one, two, rtol=1e-4, atol=2e-5)
+    assert done(fused) == [('add', 'relu')]
+
+
+def test_a_subclass_of_tensor_is_left_to_pytorch():
+    from fastai.torch_core import TensorImage
+    norm = a_norm(8)
+    norm.fused = FusedNorm('eager')
+    expected = nn.functional.batch_norm(maps(4, 8, 6, 6), None, None, norm.weight, norm.bias, True)
+    torch.testing.assert_close(torch.Tensor(in_order(TensorImage(maps(4, 8, 6, 6)), norm)), expected)
+    assert not norm.fused.passes
+
+
+def test_what_is_compiled_keeps_no_maps(backend):
+    norm = a_norm(8)
+    norm.fused = FusedNorm(backend)
+    for _ in range(2):
+        x = maps(4, 8, 6, 6).requires_grad_()
+        y = in_order(x, norm, nn.MaxPool2d(2), nn.ReLU())
+        y.square().sum().backward()
+        seen = [weakref.ref(value) for value in (x, y, x.grad)]
+        del x, y
+        gc.collect()
+        assert not any(value() is not None for value in seen)
+    assert norm.fused.passes
 
 
 def test_copies_and_pickles():
