@@ -255,7 +255,8 @@ class Checkpoints(Callback):
 
     def write(self, instead):
         started = time.perf_counter()
-        if not not_finite(0., self.model):
+        if wrong := not_finite(0., self.model): notice(f'no checkpoint is written: {wrong}')
+        else:
             try: write_checkpoint(self.folder, self.about, {**gathered(self.learn), **instead})
             except OSError as error: notice(f"no checkpoint could be written to '{self.folder}': {error.strerror or error}; the training goes on")
         self.written = time.monotonic()

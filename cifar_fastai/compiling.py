@@ -47,12 +47,12 @@ class CompileModel(Callback):
     "Compiles what gains by it for training steps; each shape of batch in a rehearsal before its first step"
     order, run_valid = 18, False  # when the images have their size, and what is frozen is
     _stateattrs = ('compiled', 'done')  # what cannot be copied or pickled, and need not
+    norms = None  # keeps what it compiled for the next fit
     def __init__(self,
         kind:str='yes', # yes, network, or graphs: CUDA graphs too
         backend='inductor', # As `torch.compile` has it
     ):
         self.kind, self.backend, self.used, self.seconds = one_of(kind, COMPILES.keys() - {'no'}, 'way to compile'), backend, 'no', 0.  # used: no, norms, network or graphs
-        self.norms = FusedNorm(backend)  # keeps what it compiled for the next fit
         self._init_state()
 
     def _init_state(self): self.compiled, self.done = None, set()
@@ -65,7 +65,9 @@ class CompileModel(Callback):
 
     def compile(self):
         "What is switched on for a training step"
-        if self.used == 'norms': return self.norms
+        if self.used == 'norms':
+            self.norms = self.norms or FusedNorm(self.backend)
+            return self.norms
         self.model.compile(backend=self.backend, dynamic=False, **({'mode': 'reduce-overhead'} if self.used == 'graphs' else {}))
         return self.model._compiled_call_impl
 
@@ -93,12 +95,12 @@ class CompileModel(Callback):
         if self.used == 'graphs': torch.compiler.cudagraph_mark_step_begin()
 
     def prepare(self):
-        started = time.perf_counter()
+        started, before = time.perf_counter(), self.norms and self.norms.done
         try: rehearse(self.learn, REHEARSALS[self.used], self.used == 'graphs')
         except Exception as error:  # a compiler fails in any way it likes
             if out_of_memory(error): raise
             self.give_up(error)
-        if self.used == 'norms' and not self.compiled.passes:
+        if self.used == 'norms' and self.norms.done == before:
             notice('nothing is compiled: on a CPU batch norms are, where they are part of `layers` and get channels-last maps\n--compile network compiles the network whole')
             self.go_without()
         spent = time.perf_counter() - started

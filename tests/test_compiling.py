@@ -191,6 +191,15 @@ def test_a_network_without_batch_norms_says_that_nothing_is_compiled(tiny_data, 
     assert same(learner.model.state_dict(), fitted(tiny_data, recipe)[0].model.state_dict())
 
 
+def test_that_nothing_is_compiled_is_said_after_a_fit_where_something_was(tiny_data, tiny_recipe, monkeypatch, capfd):
+    monkeypatch.setattr(messages, '_said', set())
+    compiled = CompileModel(backend=Counting())
+    fitted(tiny_data, tiny_recipe, [compiled])
+    assert compiled.used == 'norms' and 'nothing is compiled' not in capfd.readouterr().err
+    fitted(tiny_data, dataclasses.replace(tiny_recipe, norm='group'), [compiled])
+    assert compiled.used == 'no' and 'nothing is compiled' in capfd.readouterr().err
+
+
 def test_norms_that_cannot_be_compiled_run_as_they_are(tiny_data, tiny_recipe, monkeypatch, capfd):
     monkeypatch.setattr(messages, '_said', set())
     compiled = CompileModel(backend=refusing)

@@ -10,7 +10,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from cifar_fastai.fused_norms import STEPS, FusedNorm, batch_norms
+from cifar_fastai import fused_norms
+from cifar_fastai.fused_norms import STEPS, Compiled, FusedNorm, batch_norms
 from cifar_fastai.layers import Add, Layers, in_order
 from cifar_fastai.models import network
 
@@ -149,7 +150,8 @@ def test_what_somebody_looks_at_is_called(which, way):
     WAYS_TO_LOOK[way](looked_at, seen)
     for one, two in zip(result(), plain, strict=True): torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-4)
     assert seen == [looked_at]
-    assert done(norm.fused) == {'norm': [], 'pool': [()], 'ReLU': [()], 'layers within layers': [('relu',)]}[which]
+    compiled_around = (which, way) == ('layers within layers', 'compiled')
+    assert done(norm.fused) == ([] if compiled_around else {'norm': [], 'pool': [()], 'ReLU': [()], 'layers within layers': [('relu',)]}[which])
 
 
 def test_functions_among_the_layers():
@@ -168,7 +170,7 @@ def test_a_sum_that_does_not_fit(other):
     assert done(norm.fused) == [('relu',)]
 
 
-@pytest.mark.parametrize('what', ['evaluation', 'contiguous', 'odd', 'overlapping', 'no running statistics', 'bf16 weights'])
+@pytest.mark.parametrize('what', ['evaluation', 'contiguous', 'odd', 'overlapping', 'no running statistics', 'bf16 weights', 'bf16 bias', 'float64 statistics', 'weights as bias'])
 def test_what_does_not_fit_is_done_by_the_layers_themselves(what):
     x, norm, pool = maps(4, 8, 6, 6), a_norm(8), nn.MaxPool2d(2)
     if what == 'evaluation': norm.eval()
@@ -176,9 +178,16 @@ def test_what_does_not_fit_is_done_by_the_layers_themselves(what):
     if what == 'odd': x = maps(4, 8, 7, 7)
     if what == 'overlapping': pool = nn.MaxPool2d(3, 2, padding=1)
     if what == 'bf16 weights': x, norm = x.bfloat16(), norm.bfloat16()
+    if what == 'bf16 bias': norm.bias = nn.Parameter(norm.bias.bfloat16())
+    if what == 'float64 statistics': norm.running_mean, norm.running_var = norm.running_mean.double(), norm.running_var.double()
+    if what == 'weights as bias': norm.bias = norm.weight
     if what == 'no running statistics': norm = nn.BatchNorm2d(8, track_running_stats=False)
-    plain = answers(Stack(copy.deepcopy(norm), pool, nn.LeakyReLU(inplace=True)), x)
     norm.fused = FusedNorm('eager')
+    if what in ('bf16 bias', 'float64 statistics'):  # which PyTorch refuses, and with it so do we
+        with pytest.raises(RuntimeError): norm(x)
+        with pytest.raises(RuntimeError): in_order(x, norm)
+        return
+    plain = answers(Stack(copy.deepcopy(norm), pool, nn.LeakyReLU(inplace=True)), x)
     for one, two in zip(answers(Stack(norm, pool, nn.LeakyReLU(inplace=True)), x), plain, strict=True): torch.testing.assert_close(one, two, rtol=1e-4, atol=2e-5)
     assert len(norm.fused.passes) == (what in ('odd', 'overlapping'))
 
@@ -270,6 +279,35 @@ def test_what_is_compiled_keeps_no_maps(backend):
         gc.collect()
         assert not any(value() is not None for value in seen)
     assert norm.fused.passes
+
+
+def test_more_kinds_than_are_compiled(monkeypatch):
+    monkeypatch.setattr(fused_norms, 'MOST', 2)
+    norm, twin, relu = a_norm(8), a_norm(8), nn.ReLU()
+    norm.fused = FusedNorm('eager')
+    for momentum in (0.1, 0.2, 0.3, 0.1):
+        norm.momentum = twin.momentum = momentum
+        for one, two in zip(answers(Stack(norm, relu), maps(4, 8, 6, 6)), answers(Stack(twin, relu), maps(4, 8, 6, 6)), strict=True):
+            torch.testing.assert_close(one, two, rtol=1e-4, atol=2e-5)
+    assert len(norm.fused.passes) == 2 and norm.fused.done == 3
+
+
+def test_what_cannot_be_kept_is_done_all_the_same():
+    "PyTorch told not to compile, then to; a tensor given twice"
+    function = Compiled(lambda x, y: (x + 2*y, None, x*y), 'eager')
+    one, two = torch.tensor(3.), torch.tensor(4.)
+    with torch.compiler.set_stance('force_eager'): assert function(one, two) == (11, None, 12) and function.run is None
+    assert function(one, one) == (9, None, 9) and function.run is None
+    assert function(one, two) == (11, None, 12) and function.run and function(two, one) == (10, None, 12)
+
+
+def test_nothing_piles_up_where_the_passes_are_written():
+    before = len(vars(fused_norms))
+    norm = a_norm(8)
+    for _ in range(3):
+        norm.fused = FusedNorm('eager')
+        answers(Stack(norm, nn.ReLU()), maps(4, 8, 6, 6))
+    assert len(norm.fused.passes) == 1 and len(vars(fused_norms)) == before
 
 
 def test_copies_and_pickles():
