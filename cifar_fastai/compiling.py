@@ -120,7 +120,7 @@ class CompileModel(Callback):
 
     def after_fit(self):
         self.leave()  # a cancelled fit skips `after_train`
-        if self.used in ('network', 'graphs'): torch.compiler.reset()  # what was compiled goes, and the memory that graphs hold
+        if self.compiled: torch.compiler.reset()  # what was compiled goes, and the memory that graphs hold; `norms` keeps its own
         self._init_state()
 
     def checkpoint_state(self): return {'seconds': self.seconds, 'used': self.used}
