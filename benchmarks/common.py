@@ -27,7 +27,7 @@ def spread(values, form='{:.2f}'):
 
 def machine(device='auto'):
     "Versions, device and arithmetic, in a line"
-    from cifar_fastai.devices import choose_device, choose_precision, environment
+    from cifar_fastai.base.devices import choose_device, choose_precision, environment
     where = choose_device(device)
     return ', '.join(f'{key} {value}' for key, value in environment(where, choose_precision('auto', where)).items())
 

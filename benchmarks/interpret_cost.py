@@ -26,7 +26,7 @@ from pathlib import Path
 
 from common import in_turn, machine, ratios, spread, wait
 
-from cifar_fastai.commands import run_command
+from cifar_fastai.base.commands import run_command
 
 TOGETHER = ('tables', 'galleries', 'heatmaps')
 
@@ -42,8 +42,8 @@ def forward(learner, batches, precision):
 
 def tables(interpretation, folder):
     "Everything that is numbers"
-    from cifar_fastai.analysis import metric_additions
-    from cifar_fastai.safe_files import write_json, write_text
+    from cifar_fastai.interpretation.analysis import metric_additions
+    from cifar_fastai.base.files import write_json, write_text
     interpretation.confusion_matrix(), interpretation.most_confused()
     interpretation.write_top_losses(folder/'top_losses.csv')
     write_text(folder/'classification_report.txt', interpretation.classification_report())
@@ -52,14 +52,14 @@ def tables(interpretation, folder):
 
 def galleries(interpretation, count=10):
     "The pictures of every kind of gallery"
-    from cifar_fastai.classified import SORTS, chosen
+    from cifar_fastai.interpretation.predictions import SORTS, chosen
     for sort in SORTS: interpretation.images(chosen(interpretation.kept, 'all', sort)[:count])
 
 
 def drawing(interpretation, folder):
     "The figures that need no network"
-    from cifar_fastai.charts import plot_matrix
-    from cifar_fastai.figures import save_figure
+    from cifar_fastai.interpretation.charts import plot_matrix
+    from cifar_fastai.base.figures import save_figure
     figures = dict(confusion_matrix=plot_matrix(interpretation.confusion_matrix(), list(interpretation.vocab)), per_class=interpretation.plot_class_accuracy(),
                    reliability=interpretation.plot_reliability(), worst=interpretation.plot_gallery(10, 'all', 'loss'))
     for name, figure in figures.items(): save_figure(figure, folder/f'{name}.png')
@@ -69,17 +69,17 @@ def prepared_arms(path, count, folder):
     "The arms: name → a function that does the work; and the device, and how many images a pass has"
     import numpy as np
     import torch
-    from cifar_fastai.devices import choose_precision, memory_format
-    from cifar_fastai.explorer import Explorer
-    from cifar_fastai.inference import answers, steady
-    from cifar_fastai.interpretation import CifarInterpretation
-    from cifar_fastai.report_page import write_run_report
-    from cifar_fastai.runs import load_run
+    from cifar_fastai.base.devices import choose_precision, memory_format
+    from cifar_fastai.views.explorer import Explorer
+    from cifar_fastai.interpretation.inference import answers, steady
+    from cifar_fastai.runs.interpreted import load_interpretation
+    from cifar_fastai.views.report_page import write_run_report
+    from cifar_fastai.runs.files import load_run
     learner = load_run(path)
     device = learner.dls.device
     precision = choose_precision(learner.recipe.precision, device)
     batches = [images.as_subclass(torch.Tensor).contiguous(memory_format=memory_format(device)) for images, _ in steady(learner.dls.test)]
-    def fresh(): return CifarInterpretation.from_run(path, learner)
+    def fresh(): return load_interpretation(path, learner)
     def heatmaps():
         interpretation = fresh()
         interpretation.heatmaps(np.argsort(-interpretation.kept.losses)[:count].tolist())

@@ -15,22 +15,22 @@ import numpy as np
 import pandas as pd
 from torch.nn import functional as F
 
-from cifar_fastai.callbacks import ClassificationLoss
-from cifar_fastai.classified import wilson_interval
-from cifar_fastai.commands import run_command
-from cifar_fastai.data import image_dataloaders
-from cifar_fastai.grid import grid_arms, run_key
-from cifar_fastai.history import History
-from cifar_fastai.interpretation import CifarInterpretation
-from cifar_fastai.messages import one_of
-from cifar_fastai.named_recipes import GRIDS, RECIPES
-from cifar_fastai.optimizers import optimizer_choice
-from cifar_fastai.runs import whole_file
-from cifar_fastai.session import seed_everything
-from cifar_fastai.significance import mcnemar
-from cifar_fastai.sources import load_images
-from cifar_fastai.stopping import stopping_callbacks
-from cifar_fastai.training import cifar_learner, fit_recipe
+from cifar_fastai.training.callbacks import ClassificationLoss
+from cifar_fastai.base.intervals import wilson_interval
+from cifar_fastai.base.commands import run_command
+from cifar_fastai.data.loaders import image_dataloaders
+from cifar_fastai.comparison.grid import grid_arms, run_key
+from cifar_fastai.training.history import History
+from cifar_fastai.interpretation.interpretation import CifarInterpretation
+from cifar_fastai.base.messages import one_of
+from cifar_fastai.recipes.named import GRIDS, RECIPES
+from cifar_fastai.recipes.recipe import optimizer_choice
+from cifar_fastai.base.files import whole_file
+from cifar_fastai.base.randomness import seed_everything
+from cifar_fastai.comparison.significance import mcnemar
+from cifar_fastai.data.sources import load_images
+from cifar_fastai.training.stopping import stopping_callbacks
+from cifar_fastai.training.learner import cifar_learner, fit_recipe
 
 FAULTY = 'published-resnet9-sgd'
 FAULT = f'{FAULTY} with softmax before the loss'

@@ -25,8 +25,8 @@ from pathlib import Path
 
 from common import fresh, in_turn, machine, ratios, say, spread, wait
 
-from cifar_fastai.commands import run_command
-from cifar_fastai.messages import BadInput
+from cifar_fastai.base.commands import run_command
+from cifar_fastai.base.messages import BadInput
 
 CLASSES, TEST, CHUNK = tuple('abcdefghij'), 1000, 10_000
 
@@ -34,8 +34,8 @@ CLASSES, TEST, CHUNK = tuple('abcdefghij'), 1000, 10_000
 def write_images(folder, count, side):
     "`count` training images of noise and a thousand to test on, kept as decoded images are"
     import numpy as np
-    from cifar_fastai.cache import mapped_room, new_folder, write_folder
-    from cifar_fastai.image_data import image_data
+    from cifar_fastai.data.cache import mapped_room, new_folder, write_folder
+    from cifar_fastai.data.images import image_data
     random, total = np.random.default_rng(count), count + TEST
     with new_folder(folder) as part:
         images = mapped_room(part, total, side)
@@ -61,10 +61,10 @@ def forget(folder):
 def one(options):
     "One size in this process"
     from fastai.callback.core import Callback, CancelFitException, CancelValidException
-    from cifar_fastai.cache import fetch
-    from cifar_fastai.data import image_dataloaders
-    from cifar_fastai.recipes import Recipe
-    from cifar_fastai.training import cifar_learner
+    from cifar_fastai.data.cache import fetch
+    from cifar_fastai.data.loaders import image_dataloaders
+    from cifar_fastai.recipes.recipe import Recipe
+    from cifar_fastai.training.learner import cifar_learner
     recipe = Recipe(arch=options.arch, width=options.width, batch_size=options.batch_size, progressive=0, device=options.device)
     loaders = image_dataloaders(fetch(options.folder), recipe, place=options.place)
     learner, size, most = cifar_learner(loaders, recipe), recipe.batch_size, [0, 0]

@@ -23,9 +23,9 @@ from pathlib import Path
 
 from common import fresh, machine, say, spread
 
-from cifar_fastai.commands import run_command
-from cifar_fastai.messages import BadInput
-from cifar_fastai.named_recipes import named_recipe
+from cifar_fastai.base.commands import run_command
+from cifar_fastai.base.messages import BadInput
+from cifar_fastai.recipes.named import named_recipe
 
 IMAGES = 50_000  # in an epoch of the unit, whatever the recipe trains on
 LEAN = Path(__file__).with_name('training_speed.py')
@@ -42,7 +42,7 @@ def wanted(options):
 
 def one(options):
     "A training in this process; says its metrics"
-    from cifar_fastai.session import train_session
+    from cifar_fastai.runs.session import train_session
     with tempfile.TemporaryDirectory() as folder:
         run = train_session(dataclasses.replace(wanted(options), seed=options.seed), folder, say=lambda line: print(line, file=sys.stderr), explained=False)
         say(run.metrics)

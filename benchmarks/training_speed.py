@@ -26,9 +26,9 @@ from pathlib import Path
 
 from common import fresh, in_turn, machine, ratios, say, spread, wait
 
-from cifar_fastai.commands import run_command
-from cifar_fastai.messages import BadInput, one_of
-from cifar_fastai.recipes import ARCHS, Recipe
+from cifar_fastai.base.commands import run_command
+from cifar_fastai.base.messages import BadInput, one_of
+from cifar_fastai.recipes.recipe import ARCHS, Recipe
 
 NETWORKS = 'resnet9,resnet18,wrn16_4,resnet9:16'
 WARM_UP = 3  # steps that don't count
@@ -54,8 +54,8 @@ def usual(recipe, folder, seconds, workers):
 
 def ours(recipe, folder, seconds, compile='no'):
     "What `cifar_fastai` gives"
-    from cifar_fastai.data import cifar_dataloaders
-    from cifar_fastai.training import cifar_learner
+    from cifar_fastai.data.loaders import cifar_dataloaders
+    from cifar_fastai.training.learner import cifar_learner
     recipe = dataclasses.replace(recipe, compile=compile)
     return timed_fit(cifar_learner(cifar_dataloaders(recipe), recipe), seconds)
 
@@ -64,8 +64,8 @@ def lean(recipe, folder, seconds):
     "A loop by hand: nothing but what training needs"
     import torch
     from torch.nn import functional as F
-    from cifar_fastai.data import cifar_dataloaders
-    from cifar_fastai.devices import choose_precision
+    from cifar_fastai.data.loaders import cifar_dataloaders
+    from cifar_fastai.base.devices import choose_precision
     loaders, where = cifar_dataloaders(recipe), device(recipe)
     source = loaders.data
     mean, deviation = (torch.tensor(v, device=where).view(1, 3, 1, 1) for v in loaders.statistics)
@@ -100,7 +100,7 @@ def lean(recipe, folder, seconds):
 
 def loader(recipe, folder, seconds):
     "Our loader alone, augmentation and normalisation included"
-    from cifar_fastai.data import cifar_dataloaders
+    from cifar_fastai.data.loaders import cifar_dataloaders
     return timed_loader(cifar_dataloaders(recipe).train, seconds)
 
 
@@ -110,14 +110,14 @@ def files(recipe, folder, seconds, workers):
 
 
 def device(recipe):
-    from cifar_fastai.devices import choose_device
+    from cifar_fastai.base.devices import choose_device
     return choose_device(recipe.device)
 
 
 def published(recipe):
     "The recipe's network with every pooling after its ReLU"
     from torch import nn
-    from cifar_fastai.models import network
+    from cifar_fastai.models.networks import network
     model = network(recipe.arch, width=recipe.width)
     for part in model.modules():
         if isinstance(part, nn.Sequential) and [type(layer) for layer in part[-2:]] == [nn.MaxPool2d, nn.ReLU]:
@@ -156,16 +156,16 @@ def timed_loader(loader, seconds):
 
 def machine_and_network(recipe):
     "Operations a second of a large matrix product, and those of the network for an image, forward and backward"
-    from cifar_fastai.models import network
-    from cifar_fastai.peak import matrix_peak, step_flops
+    from cifar_fastai.models.networks import network
+    from cifar_fastai.profiling.peak import matrix_peak, step_flops
     return {'peak': matrix_peak(device(recipe)), 'flops': sum(step_flops(network(recipe.arch, width=recipe.width), (1, 3, SIDE, SIDE)))}
 
 
 def layer_table(recipe):
     "The layers of our network, as a table in Markdown"
-    from cifar_fastai.devices import keep_freed_memory, memory_format
-    from cifar_fastai.layer_profile import profile_layers
-    from cifar_fastai.models import network
+    from cifar_fastai.base.devices import keep_freed_memory, memory_format
+    from cifar_fastai.profiling.layer_profile import profile_layers
+    from cifar_fastai.models.networks import network
     where = device(recipe)
     if where.type == 'cpu': keep_freed_memory()
     return str(profile_layers(network(recipe.arch, width=recipe.width).to(where, memory_format=memory_format(where)), (recipe.batch_size, 3, SIDE, SIDE)))
@@ -186,8 +186,8 @@ def one(options):
 def write_files(data, folder, count=6000):
     "Some images of each class as PNG files, for the usual way"
     from PIL import Image
-    from cifar_fastai.sources import load_images
-    from cifar_fastai.splits import balanced_sample
+    from cifar_fastai.data.sources import load_images
+    from cifar_fastai.data.images import balanced_sample
     source = load_images(data, SIDE)
     for position in balanced_sample(source.labels[:source.train_count], min(count, source.train_count)):
         place = Path(folder)/source.classes[source.labels[position]]/f'{position}.png'
@@ -238,7 +238,7 @@ def main(words):
     if options.arm: return one(options)
     names = networks(options.arch)
     print(machine(options.device), flush=True)
-    from cifar_fastai.models import Listing
+    from cifar_fastai.base.wording import Listing
     loaders = ('loader', 'files-0', 'files-2')
     arms = [f'{name} {arm}' for name in names for arm in ('usual-0', 'usual-2', 'ours-no', 'ours-yes', 'lean')] + list(loaders)
     with tempfile.TemporaryDirectory() as folder:

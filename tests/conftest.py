@@ -10,8 +10,8 @@ import pytest
 
 from drawn import CLASSES, coloured, write_images
 
-from cifar_fastai.image_data import image_data
-from cifar_fastai.recipes import Recipe
+from cifar_fastai.data.images import image_data
+from cifar_fastai.recipes.recipe import Recipe
 
 
 @pytest.fixture(scope='session')

@@ -7,8 +7,8 @@ import zipfile
 
 import pytest
 
-from cifar_fastai.archives import open_files
-from cifar_fastai.messages import BadInput
+from cifar_fastai.data.archives import open_files
+from cifar_fastai.base.messages import BadInput
 
 CONTENT = {'set/train/cat/1.png': b'one', 'set/train/dög/é 2.png': b'two', 'set/test/cat/3.png': b'three'*1000}
 

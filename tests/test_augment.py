@@ -5,14 +5,15 @@ from PIL import Image, ImageEnhance, ImageOps
 from fastai.data.transforms import IntToFloatTensor, Normalize
 from fastai.torch_core import TensorImage
 from torchvision.transforms import InterpolationMode, functional as TF
-from cifar_fastai.augment import BatchRandom, CropFlip, Cutout, Jitter, Policy, Rotate, augmentation_transforms
-from cifar_fastai.colours import auto_contrast, brightness, contrast, equalize, posterize, saturation, sharpness, solarize
-from cifar_fastai.geometry import affine, crop_flip, cut_out, rotate, shear, translate
-from cifar_fastai.messages import BadInput
-from cifar_fastai.mixing import cutmix, mixup
-from cifar_fastai.policies import OPERATIONS, RAND, TRIVIAL, apply_operations, rand_augment, trivial_augment
-from cifar_fastai.randomness import hash_positions
-from cifar_fastai.recipes import AUGMENTATIONS
+from cifar_fastai.base.randomness import BatchRandom
+from cifar_fastai.data.augment import CropFlip, Cutout, Jitter, Policy, Rotate, augmentation_transforms
+from cifar_fastai.data.operations import auto_contrast, brightness, contrast, equalize, posterize, saturation, sharpness, solarize
+from cifar_fastai.data.operations import affine, crop_flip, cut_out, rotate, shear, translate
+from cifar_fastai.base.messages import BadInput
+from cifar_fastai.data.augment import cutmix, mixup
+from cifar_fastai.data.policies import OPERATIONS, RAND, TRIVIAL, apply_operations, rand_augment, trivial_augment
+from cifar_fastai.base.randomness import hash_positions
+from cifar_fastai.recipes.recipe import AUGMENTATIONS
 
 OURS = [name for name, chosen in AUGMENTATIONS.items() if not chosen.fastai]
 
@@ -287,7 +288,7 @@ def test_full_strengths_are_torchvisions(space, theirs):
 
 @pytest.mark.parametrize('policy,rounds', [(trivial_augment, 1), (rand_augment, 2)])
 def test_policies_draw_every_operation_evenly(policy, rounds, monkeypatch):
-    import cifar_fastai.policies as module
+    import cifar_fastai.data.policies as module
     counts, signs = torch.zeros(14), []
     def spy(images, space, chosen, strengths):
         counts.add_(torch.bincount(chosen, minlength=14))

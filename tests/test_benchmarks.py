@@ -1,7 +1,7 @@
 "Words that a benchmark can do nothing with"
 import pytest
 
-from cifar_fastai.commands import run_command
+from cifar_fastai.base.commands import run_command
 
 
 @pytest.mark.parametrize('name,words,said', [

@@ -9,14 +9,14 @@ import pytest
 import torch
 from fastai.callback.core import Callback
 
-from cifar_fastai import session
-from cifar_fastai.checkpoints import Checkpoints, Stops, checkpoint_numbers, own_sum, read_checkpoint, resumed
-from cifar_fastai.data import image_dataloaders
-from cifar_fastai.history import History
-from cifar_fastai.messages import BadInput
-from cifar_fastai.session import train_session
-from cifar_fastai.stopping import stopping_callbacks
-from cifar_fastai.training import cifar_learner, fit_recipe
+from cifar_fastai.runs import session
+from cifar_fastai.runs.checkpoints import Checkpoints, Stops, checkpoint_numbers, own_sum, read_checkpoint, resumed
+from cifar_fastai.data.loaders import image_dataloaders
+from cifar_fastai.training.history import History
+from cifar_fastai.base.messages import BadInput
+from cifar_fastai.runs.session import train_session
+from cifar_fastai.training.stopping import stopping_callbacks
+from cifar_fastai.training.learner import cifar_learner, fit_recipe
 
 
 def train(recipe, out='runs', name=None, **kwargs): return train_session(recipe, out, name, explained=False, **kwargs)
@@ -101,7 +101,7 @@ def test_other_draws_and_loader_processes_change_nothing(tiny_data, tiny_recipe)
 
 def test_a_scaler_s_state_is_kept(tiny_data, tiny_recipe):
     "fp16 needs a GPU; its scaler's state is plain numbers, and goes through a checkpoint like the rest"
-    from cifar_fastai.checkpoints import packed, unpacked
+    from cifar_fastai.runs.checkpoints import packed, unpacked
     scaler = torch.amp.GradScaler('cpu', init_scale=1024.)
     scaler.scale(torch.ones(1))
     scaler.update(512.)
@@ -153,7 +153,7 @@ def test_auto_begins_goes_on_and_ends(tiny_folder, tiny_recipe, tmp_path, capfd)
 
 
 def test_an_archive_that_only_has_the_name(tmp_path, capfd):
-    from cifar_fastai.sources import load_images
+    from cifar_fastai.data.sources import load_images
     (tmp_path/'cifar-10-python.tar.gz').write_bytes(b'\x1f\x8b' + bytes(50))
     with pytest.raises(BadInput, match='is not the archive that is published') as caught: load_images(tmp_path/'cifar-10-python.tar.gz')
     assert len(str(caught.value).splitlines()) <= 5

@@ -9,7 +9,7 @@ import tarfile
 import pytest
 from PIL import Image
 
-from cifar_fastai.commands import run_command
+from cifar_fastai.base.commands import run_command
 from cifar_fastai.train import main
 
 TINY = ['--arch', 'resnet9', '--width', '4', '--epochs', '1', '--batch-size', '24', '--progressive', '0', '--precision', 'fp32', '--device', 'cpu']
@@ -23,7 +23,7 @@ def said(words, capfd):
 
 def test_help_is_light_and_names_every_field():
     text = subprocess.run([sys.executable, '-X', 'importtime', '-m', 'cifar_fastai.train', '--help'], capture_output=True, text=True, check=True)
-    from cifar_fastai.recipes import recipe_fields
+    from cifar_fastai.recipes.recipe import recipe_fields
     for field in recipe_fields(): assert f"--{field.name.replace('_', '-')}" in text.stdout
     assert not re.search(r'\b(torch|fastai|numpy|matplotlib|PIL)\b', text.stderr)
 
@@ -113,7 +113,7 @@ def test_no_data_and_no_network(tmp_path, capfd, monkeypatch):
 
 def test_an_interrupt_leaves_130(tiny_folder, tmp_path, capfd, monkeypatch):
     import json
-    from cifar_fastai import session
+    from cifar_fastai.runs import session
     def stop(*args, **kwargs): raise KeyboardInterrupt
     monkeypatch.setattr(session, 'fit_recipe', stop)
     status, text = said(['--data', str(tiny_folder), '--out', str(tmp_path), '--name', 'x', *TINY], capfd)

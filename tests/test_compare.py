@@ -11,15 +11,17 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cifar_fastai import choosing, grid
-from cifar_fastai.commands import run_command
+from cifar_fastai.comparison import choosing
+from cifar_fastai.comparison import grid
+from cifar_fastai.base.commands import run_command
 from cifar_fastai.compare import compare, main
-from cifar_fastai.comparison import by_class, compare_runs, image_table, nobody_right
-from cifar_fastai.grid import alone_in, grid_arms, grid_plan, known_runs
-from cifar_fastai.messages import BadInput
-from cifar_fastai.named_recipes import GRIDS, RECIPES, expectation
-from cifar_fastai.recipes import Recipe, recipe_to_dict
-from cifar_fastai.runs import Predictions, arrays_fingerprint, write_json, write_predictions
+from cifar_fastai.comparison.comparison import by_class, compare_runs, image_table, nobody_right
+from cifar_fastai.comparison.grid import alone_in, grid_arms, grid_plan, known_runs
+from cifar_fastai.base.messages import BadInput
+from cifar_fastai.recipes.named import GRIDS, RECIPES, expectation
+from cifar_fastai.recipes.recipe import Recipe, recipe_to_dict
+from cifar_fastai.base.files import write_json
+from cifar_fastai.runs.files import Predictions, arrays_fingerprint, write_predictions
 
 CLASSES = ('ant', 'bee', 'cat')
 TARGETS = np.arange(30) % 3
@@ -227,7 +229,7 @@ def test_a_run_of_other_data_is_not_taken(tiny, tmp_path):
     record['recipe']['data'] = tiny.data
     write_json(tmp_path/'a'/'recipe.json', record)
     assert len(known_runs(tmp_path)[0]) == 1 and len(grid_plan(arms, tmp_path).missing) == 2
-    from cifar_fastai.sources import load_images
+    from cifar_fastai.data.sources import load_images
     record['data']['fingerprints'] = load_images(tiny.data).fingerprints
     write_json(tmp_path/'a'/'recipe.json', record)
     assert [run.path for run in grid_plan(arms, tmp_path).runs] == [tmp_path/'a', None]
@@ -236,19 +238,19 @@ def test_a_run_of_other_data_is_not_taken(tiny, tmp_path):
 # What is chosen
 
 def small_shapes(train=300, test=60):
-    from cifar_fastai.sources import shapes_data
+    from cifar_fastai.data.sources import shapes_data
     return shapes_data(train=train, test=test)
 
 
 def test_the_test_set_is_not_read_before_the_last_step(tmp_path, monkeypatch, capsys):
     "Each batch that is fetched is noted; the test images come up after all has been chosen, and what is chosen does not depend on them"
-    from cifar_fastai.data import ImageLoader
+    from cifar_fastai.data.loaders import ImageLoader
     data, seen, stage = small_shapes(), [], ['']
     tests = {image.tobytes() for image in data.images[data.test_positions]}
     monkeypatch.setattr(grid, 'load_images', lambda *words: data)
-    monkeypatch.setattr('cifar_fastai.data.load_images', lambda *words: data)
-    monkeypatch.setattr('cifar_fastai.sources.load_images', lambda *words: data)
-    monkeypatch.setattr('cifar_fastai.runs.load_images', lambda *words: data)
+    monkeypatch.setattr('cifar_fastai.data.loaders.load_images', lambda *words: data)
+    monkeypatch.setattr('cifar_fastai.data.sources.load_images', lambda *words: data)
+    monkeypatch.setattr('cifar_fastai.runs.files.load_images', lambda *words: data)
     fetch = ImageLoader.create_batches
     def noted(self, samples):
         for batch in fetch(self, samples):
@@ -295,8 +297,8 @@ PUBLISHED |= {f'variants {arm.name}': arm.recipe for arm in grid_arms(GRIDS['pub
 @pytest.fixture(scope='module')
 def small_data(request):
     if os.environ.get('CIFAR_FASTAI_DATA'):
-        from cifar_fastai.image_data import image_data
-        from cifar_fastai.sources import load_images
+        from cifar_fastai.data.images import image_data
+        from cifar_fastai.data.sources import load_images
         data = load_images('cifar10')
         places = np.r_[:500, 50_000:50_100]
         return image_data(data.images[places], data.labels[places], data.classes, data.names[places], 500, name='cifar10')
@@ -305,10 +307,10 @@ def small_data(request):
 
 @pytest.mark.parametrize('name', PUBLISHED)
 def test_a_published_recipe_runs(name, small_data):
-    from cifar_fastai.data import image_dataloaders
-    from cifar_fastai.history import History
-    from cifar_fastai.optimizers import optimizer_choice
-    from cifar_fastai.training import cifar_learner, fit_recipe
+    from cifar_fastai.data.loaders import image_dataloaders
+    from cifar_fastai.training.history import History
+    from cifar_fastai.recipes.recipe import optimizer_choice
+    from cifar_fastai.training.learner import cifar_learner, fit_recipe
     recipe = dataclasses.replace(PUBLISHED[name], width=8, epochs=1, device='cpu', precision='fp32')
     learner, history = cifar_learner(image_dataloaders(small_data, recipe), recipe), History()
     with learner.no_bar(), learner.no_logging(): fit_recipe(learner, recipe, optimizer_choice(recipe)['lr'], [history])

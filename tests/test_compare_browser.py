@@ -7,9 +7,10 @@ from PIL import Image
 
 from browsers import MARKS, started
 from cifar_fastai.compare import compare
-from cifar_fastai.recipes import Recipe, recipe_to_dict
-from cifar_fastai.runs import Predictions, arrays_fingerprint, write_json, write_predictions
-from cifar_fastai.sources import load_images
+from cifar_fastai.recipes.recipe import Recipe, recipe_to_dict
+from cifar_fastai.base.files import write_json
+from cifar_fastai.runs.files import Predictions, arrays_fingerprint, write_predictions
+from cifar_fastai.data.sources import load_images
 
 pytestmark = MARKS
 axe = pytest.importorskip('axe_core_python.selenium')

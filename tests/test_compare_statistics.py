@@ -4,8 +4,8 @@ import pytest
 from scipy import stats
 from statsmodels.stats.contingency_tables import mcnemar as their_mcnemar
 
-from cifar_fastai.messages import BadInput
-from cifar_fastai.significance import Difference, alike, bootstrap_images, holm, mcnemar, paired_seeds, seed_mean
+from cifar_fastai.base.messages import BadInput
+from cifar_fastai.comparison.significance import Difference, alike, bootstrap_images, holm, mcnemar, paired_seeds, seed_mean
 
 
 @pytest.mark.parametrize('seed, images, share_a, share_b', [(0, 50, 0.6, 0.6), (1, 1000, 0.9, 0.93), (2, 300, 0.2, 0.5), (3, 10_000, 0.91, 0.912)])

@@ -10,16 +10,19 @@ import torch
 from fastai.callback.core import CancelFitException
 from fastai.learner import Learner
 
-from cifar_fastai import compiling, history, messages, training
-from cifar_fastai.commands import run_command
-from cifar_fastai.compiling import CompileModel
-from cifar_fastai.data import image_dataloaders
-from cifar_fastai.gradcam import heatmaps
-from cifar_fastai.history import History
-from cifar_fastai.messages import BadInput
-from cifar_fastai.models import network
+from cifar_fastai.training import compiling
+from cifar_fastai.training import history
+from cifar_fastai.base import messages
+from cifar_fastai.training import learner as training
+from cifar_fastai.base.commands import run_command
+from cifar_fastai.training.compiling import CompileModel
+from cifar_fastai.data.loaders import image_dataloaders
+from cifar_fastai.heatmaps.gradcam import heatmaps
+from cifar_fastai.training.history import History
+from cifar_fastai.base.messages import BadInput
+from cifar_fastai.models.networks import network
 from cifar_fastai.train import main
-from cifar_fastai.training import cifar_learner, fit_recipe
+from cifar_fastai.training.learner import cifar_learner, fit_recipe
 
 
 class Counting:

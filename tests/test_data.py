@@ -6,8 +6,8 @@ import pytest
 import torch
 from PIL import Image
 
-from cifar_fastai.data import cifar_dataloaders, image_dataloaders
-from cifar_fastai.messages import BadInput
+from cifar_fastai.data.loaders import cifar_dataloaders, image_dataloaders
+from cifar_fastai.base.messages import BadInput
 
 
 def loaders_of(data, recipe, **fields): return image_dataloaders(data, dataclasses.replace(recipe, **fields))

@@ -14,20 +14,20 @@ import torch
 from PIL import Image
 
 import cifar_fastai.explore
-from cifar_fastai.browsing import Selection, bars_html, find_image, line, mark_choices
-from cifar_fastai.charts import overlaid
-from cifar_fastai.classified import ClassifiedImages
-from cifar_fastai.data import image_dataloaders
+from cifar_fastai.views.browsing import Selection, bars_html, find_image, line, mark_choices
+from cifar_fastai.interpretation.charts import overlaid
+from cifar_fastai.interpretation.predictions import ClassifiedImages
+from cifar_fastai.data.loaders import image_dataloaders
 from cifar_fastai.explore import explore
-from cifar_fastai.explorer import Explorer
-from cifar_fastai.figures import Picture
-from cifar_fastai.gradcam import heatmaps
-from cifar_fastai.image_data import image_data
-from cifar_fastai.interpretation import CifarInterpretation
-from cifar_fastai.marks import VERDICTS, read_marks
-from cifar_fastai.messages import BadInput
-from cifar_fastai.recipes import Recipe
-from cifar_fastai.training import cifar_learner
+from cifar_fastai.views.explorer import Explorer
+from cifar_fastai.base.figures import Picture
+from cifar_fastai.heatmaps.gradcam import heatmaps
+from cifar_fastai.data.images import image_data
+from cifar_fastai.interpretation.interpretation import CifarInterpretation
+from cifar_fastai.interpretation.marks import VERDICTS, read_marks
+from cifar_fastai.base.messages import BadInput
+from cifar_fastai.recipes.recipe import Recipe
+from cifar_fastai.training.learner import cifar_learner
 
 SCRIPT = '<script>alert(1)</script>'
 CLASSES = ('ant', SCRIPT, 'cat "🐈"', 'dog\nwolf')
@@ -372,7 +372,7 @@ def test_a_run_folder_keeps_its_marks(tmp_path, tiny_folder):
 def test_without_ipywidgets_there_are_pictures_and_a_word_on_what_to_install(interpretation, monkeypatch, capsys):
     for name in [name for name in sys.modules if name.split('.')[0] == 'ipywidgets']: monkeypatch.setitem(sys.modules, name, None)
     for name in ('explorer', 'controls'): monkeypatch.delitem(sys.modules, f'cifar_fastai.{name}')
-    monkeypatch.setattr('cifar_fastai.messages._said', set())
+    monkeypatch.setattr('cifar_fastai.base.messages._said', set())
     found = importlib.reload(cifar_fastai.explore).explore(interpretation, per_page=6)
     assert isinstance(found, Picture) and 'cifar_fastai[notebook]' in capsys.readouterr().err
     wrong = np.argsort(-interpretation.kept.losses)[:6]

@@ -5,8 +5,9 @@ import pandas as pd
 import pytest
 from matplotlib import pyplot
 from PIL import Image
-from cifar_fastai.charts import overlaid, plot_class_accuracy, plot_matrix, plot_reliability
-from cifar_fastai.figures import described, plot_curves, plot_images, plot_lr_find, save_figure
+from cifar_fastai.interpretation.charts import overlaid, plot_class_accuracy, plot_matrix, plot_reliability
+from cifar_fastai.base.figures import described, plot_images, save_figure
+from cifar_fastai.training.curves import plot_curves, plot_lr_find
 
 LONG = ['golden_retriever_of_the_north', 'a$b$c', 'Staffordshire bull terrier', 'ü' * 30, 'cat']
 

@@ -10,10 +10,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from cifar_fastai import fused_norms
-from cifar_fastai.fused_norms import STEPS, Compiled, FusedNorm, batch_norms
-from cifar_fastai.layers import Add, Layers, in_order
-from cifar_fastai.models import network
+from cifar_fastai.models import fused_norms
+from cifar_fastai.models.fused_norms import STEPS, Compiled, FusedNorm, batch_norms
+from cifar_fastai.models.layers import Add, Layers, in_order
+from cifar_fastai.models.networks import network
 
 
 @cache

@@ -4,8 +4,9 @@ import numpy as np, pytest, torch
 from pytorch_grad_cam.utils.svd_on_activations import get_2d_projection
 from torch import nn
 from torchvision.models import resnet18
-from cifar_fastai.gradcam import CLASSLESS_METHODS, METHODS, heatmaps, is_dead, layer_names, map_size
-from cifar_fastai.messages import BadInput
+from cifar_fastai.heatmaps.prepared import layer_names, map_size
+from cifar_fastai.heatmaps.gradcam import CLASSLESS_METHODS, METHODS, heatmaps, is_dead
+from cifar_fastai.base.messages import BadInput
 
 QUICK = [method for method in METHODS if method not in ('scorecam', 'ablationcam')]
 WITH_CLASS = [method for method in METHODS if method not in CLASSLESS_METHODS]

@@ -6,10 +6,11 @@ from pytorch_grad_cam.metrics.road import ROADLeastRelevantFirst, ROADMostReleva
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputSoftmaxTarget
 from scipy import stats
 from torch import nn
-from cifar_fastai.heatmap_checks import HeatmapChecks, check_heatmaps, rank_correlation, with_random_weights
-from cifar_fastai.messages import BadInput
-from cifar_fastai.pointing import edge_maps, gaussian_maps, heat_inside, mean, peak, pointing_hits, share
-from cifar_fastai.road import REMOVED, CellImputer, cell_grid, random_maps, ranked, road_scores
+from cifar_fastai.heatmaps.checks import HeatmapChecks, check_heatmaps, rank_correlation, with_random_weights
+from cifar_fastai.base.messages import BadInput
+from cifar_fastai.base.intervals import mean, share
+from cifar_fastai.heatmaps.pointing import edge_maps, gaussian_maps, heat_inside, peak, pointing_hits
+from cifar_fastai.heatmaps.road import REMOVED, CellImputer, cell_grid, random_maps, ranked, road_scores
 
 
 class SquareFinder(nn.Module):

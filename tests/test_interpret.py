@@ -28,14 +28,15 @@ from matplotlib import pyplot
 from PIL import Image
 from torch import nn
 from torchvision.models import resnet18
-from cifar_fastai import interpretation as interpretation_module
-from cifar_fastai.analysis import interpretation_files, metric_additions
-from cifar_fastai.classified import (ClassifiedImages, calibration_bins, chosen, expected_calibration_error, report_text,
-                                     top_k_accuracy, wilson_interval)
-from cifar_fastai.commands import run_command
+from cifar_fastai.interpretation import interpretation as interpretation_module
+from cifar_fastai.interpretation.analysis import interpretation_files, metric_additions
+from cifar_fastai.base.intervals import wilson_interval
+from cifar_fastai.interpretation.predictions import ClassifiedImages, calibration_bins, chosen, expected_calibration_error, report_text, top_k_accuracy
+from cifar_fastai.base.commands import run_command
 from cifar_fastai.interpret import main
-from cifar_fastai.interpretation import CifarInterpretation
-from cifar_fastai.messages import BadInput
+from cifar_fastai.interpretation.interpretation import CifarInterpretation
+from cifar_fastai.runs.interpreted import load_interpretation
+from cifar_fastai.base.messages import BadInput
 
 CLASSES = ('blue', 'green', 'red')
 COLOURS = dict(red=(220, 40, 30), green=(40, 200, 50), blue=(30, 50, 210))
@@ -426,12 +427,12 @@ def test_a_vision_learner_over_photos_of_224(tmp_path):
 @pytest.fixture(scope='module')
 def run(tmp_path_factory):
     "A run on a folder of images, its files written as a training leaves them"
-    from cifar_fastai.data import cifar_dataloaders
-    from cifar_fastai.recipes import Recipe
-    from cifar_fastai.run_folder import about_run
-    from cifar_fastai.runs import (Predictions, arrays_fingerprint, weights_fingerprint, write_json, write_predictions,
-                                   write_weights)
-    from cifar_fastai.training import cifar_learner
+    from cifar_fastai.data.loaders import cifar_dataloaders
+    from cifar_fastai.recipes.recipe import Recipe
+    from cifar_fastai.runs.folder import about_run
+    from cifar_fastai.base.files import write_json
+    from cifar_fastai.runs.files import Predictions, arrays_fingerprint, weights_fingerprint, write_predictions, write_weights
+    from cifar_fastai.training.learner import cifar_learner
     path = tmp_path_factory.mktemp('run')
     write_images(path / 'images' / 'train', 3, side=16)
     write_images(path / 'images' / 'test', 8, side=16, seed=5)
@@ -452,7 +453,7 @@ def test_a_run_needs_neither_network_nor_images_for_its_tables(run, monkeypatch)
     def never(*args, **kwargs): raise AssertionError('loaded')
     monkeypatch.setattr(interpretation_module, 'load_run', never)
     monkeypatch.setattr(interpretation_module, 'run_loaders', never)
-    found = CifarInterpretation.from_run(run)
+    found = load_interpretation(run)
     arrays = np.load(run / 'predictions.npz', allow_pickle=False)
     assert found.classification_report() == metrics.classification_report(
         arrays['target'], arrays['logits'].argmax(1), target_names=sorted(COLOURS), zero_division=0)
@@ -461,7 +462,7 @@ def test_a_run_needs_neither_network_nor_images_for_its_tables(run, monkeypatch)
 
 
 def test_our_own_loaders_give_training_images_as_they_are(run):
-    from cifar_fastai.runs import load_run
+    from cifar_fastai.runs.files import load_run
     learner = load_run(run)
     found, data = CifarInterpretation.from_learner(learner, ds_idx=0), learner.dls.data
     positions = learner.dls.positions['train']
@@ -472,7 +473,7 @@ def test_our_own_loaders_give_training_images_as_they_are(run):
 def test_a_runs_galleries_load_its_images_but_not_its_network(run, monkeypatch):
     def never(*args, **kwargs): raise AssertionError('loaded')
     monkeypatch.setattr(interpretation_module, 'load_run', never)
-    found = CifarInterpretation.from_run(run)
+    found = load_interpretation(run)
     file = run / 'images' / found.kept.names[9].split('images/')[-1]
     np.testing.assert_array_equal(found.images([9])[0], np.asarray(Image.open(file)))
 

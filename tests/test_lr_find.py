@@ -14,12 +14,12 @@ from fastai.data.load import DataLoader
 from fastai.learner import Learner
 from torch import nn
 
-from cifar_fastai.data import image_dataloaders
-from cifar_fastai.history import History
-from cifar_fastai.lr_find import find_rates, lr_find, sweep
-from cifar_fastai.messages import BadInput
-from cifar_fastai.recipes import Recipe
-from cifar_fastai.training import cifar_learner, fit_recipe
+from cifar_fastai.data.loaders import image_dataloaders
+from cifar_fastai.training.history import History
+from cifar_fastai.training.lr_find import find_rates, lr_find, sweep
+from cifar_fastai.base.messages import BadInput
+from cifar_fastai.recipes.recipe import Recipe
+from cifar_fastai.training.learner import cifar_learner, fit_recipe
 
 
 @pytest.fixture(autouse=True)

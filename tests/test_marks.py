@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies
 
-from cifar_fastai.classified import ClassifiedImages
-from cifar_fastai.marks import COLUMNS, VERDICTS, Mark, mark_image, marks_text, read_marks, write_marks
-from cifar_fastai.messages import BadInput
+from cifar_fastai.interpretation.predictions import ClassifiedImages
+from cifar_fastai.interpretation.marks import COLUMNS, VERDICTS, Mark, mark_image, marks_text, read_marks, write_marks
+from cifar_fastai.base.messages import BadInput
 
 HEADER = 'index,name,actual,predicted,verdict,suggested_label'
 NAMES = ['a.png', 'say "b", c.png', "it's\nfour\r\nlines\rlong 🐕.png", '<script>alert(1)</script>', ' =1+1 ', '']

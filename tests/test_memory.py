@@ -8,13 +8,13 @@ import sys
 import pytest
 import torch
 
-from cifar_fastai import memory
-from cifar_fastai.commands import run_command
-from cifar_fastai.data import image_dataloaders
-from cifar_fastai.memory import kept_copies, memory_need
-from cifar_fastai.recipes import OPTIMIZERS
+from cifar_fastai.training import memory
+from cifar_fastai.base.commands import run_command
+from cifar_fastai.data.loaders import image_dataloaders
+from cifar_fastai.training.memory import kept_copies, memory_need
+from cifar_fastai.recipes.recipe import OPTIMIZERS
 from cifar_fastai.train import main
-from cifar_fastai.training import cifar_learner
+from cifar_fastai.training.learner import cifar_learner
 
 MEASURED = """
 import json, math, re, resource
@@ -93,7 +93,7 @@ def test_a_batch_that_does_not_fit_is_refused_before_the_first_step(tiny_folder,
 @pytest.mark.parametrize('error', [torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 20.00 GiB'), MemoryError(),
                                    RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 40 bytes.")], ids=['GPU', 'Python', 'CPU'])
 def test_memory_that_runs_out_in_a_fit(tiny_folder, tmp_path, capfd, monkeypatch, error):
-    from cifar_fastai.history import ProgressLine
+    from cifar_fastai.training.history import ProgressLine
     def after_batch(self): raise error
     monkeypatch.setattr(ProgressLine, 'after_batch', after_batch)
     assert run_command(main, command(tiny_folder, tmp_path)) == 1

@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from cifar_fastai import cache, places, sources
-from cifar_fastai.cache import fetch, keep
-from cifar_fastai.data import channel_statistics, image_dataloaders, kept_statistics
-from cifar_fastai.image_data import image_data
-from cifar_fastai.places import PLACES, Places, RowsOnDisk, choose_place
-from cifar_fastai.training import cifar_learner, fit_recipe
+from cifar_fastai.data import cache
+from cifar_fastai.data import places
+from cifar_fastai.data import sources
+from cifar_fastai.data.cache import fetch, keep
+from cifar_fastai.data.loaders import channel_statistics, image_dataloaders, kept_statistics
+from cifar_fastai.data.images import image_data
+from cifar_fastai.data.places import PLACES, Places, RowsOnDisk, choose_place
+from cifar_fastai.training.learner import cifar_learner, fit_recipe
 
 
 @pytest.fixture
@@ -29,7 +31,7 @@ def batches(loaders, epoch=2, skipped=0):
 @pytest.mark.parametrize('augment', ['crop_flip_cutout8', 'trivial', 'alternating'])
 @pytest.mark.parametrize('skipped', [0, 2])
 def test_every_place_gives_the_same_batches(kept, tiny_data, tiny_recipe, augment, skipped):
-    from cifar_fastai.recipes import AUGMENTATIONS
+    from cifar_fastai.recipes.recipe import AUGMENTATIONS
     augment = augment if augment in AUGMENTATIONS else next(name for name, about in AUGMENTATIONS.items() if about.flip == 'alternating')
     recipe = dataclasses.replace(tiny_recipe, augment=augment, holdout=15)
     expected = batches(image_dataloaders(tiny_data, recipe), skipped=skipped)
@@ -107,7 +109,7 @@ def test_which_place(kept, tiny_data, monkeypatch, capsys):
 def test_images_are_decoded_into_the_file_that_is_kept(tiny_folder, tmp_path, monkeypatch):
     monkeypatch.setenv('FASTAI_HOME', str(tmp_path))
     def no_room(*_): raise AssertionError('images in memory')
-    monkeypatch.setattr('cifar_fastai.pictures.np.empty', no_room)
+    monkeypatch.setattr('cifar_fastai.data.pictures.np.empty', no_room)
     data = sources.load_images(tiny_folder)
     assert isinstance(data.images, np.memmap) and data.folder == cache.cache_folder()/cache.source_key(tiny_folder, 'auto')
     monkeypatch.undo()
@@ -131,8 +133,8 @@ def test_a_start_reads_no_image_that_is_kept(kept, monkeypatch):
     "Fingerprints and statistics are those that were kept; another choice of images has others"
     statistics = kept_statistics(kept, kept.train_positions)
     assert statistics == channel_statistics(kept.images, kept.train_positions)
-    monkeypatch.setattr('cifar_fastai.image_data.fingerprint', never)
-    monkeypatch.setattr('cifar_fastai.data.channel_statistics', never)
+    monkeypatch.setattr('cifar_fastai.data.images.fingerprint', never)
+    monkeypatch.setattr('cifar_fastai.data.loaders.channel_statistics', never)
     again = fetch(kept.folder)
     assert again.fingerprints == kept.fingerprints and kept_statistics(again, again.train_positions) == statistics
     with pytest.raises(AssertionError): kept_statistics(again, again.train_positions[1:])
@@ -155,7 +157,7 @@ def test_a_copied_cache_is_read_once_more_and_then_known(kept, tmp_path, monkeyp
     import shutil
     shutil.copytree(kept.folder, tmp_path/'copy')
     assert fetch(tmp_path/'copy').fingerprints == kept.fingerprints
-    monkeypatch.setattr('cifar_fastai.image_data.fingerprint', never)
+    monkeypatch.setattr('cifar_fastai.data.images.fingerprint', never)
     assert fetch(tmp_path/'copy').fingerprints == kept.fingerprints
 
 

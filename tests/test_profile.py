@@ -10,15 +10,15 @@ from fastai.callback.core import Callback, CancelFitException
 from fasttransform import Transform
 from torch import nn
 
-from cifar_fastai import step_profile
-from cifar_fastai.commands import run_command
-from cifar_fastai.data import image_dataloaders
-from cifar_fastai.layer_profile import profile_layers
-from cifar_fastai.models import network
-from cifar_fastai.peak import step_flops
+from cifar_fastai.profiling import step_profile
+from cifar_fastai.base.commands import run_command
+from cifar_fastai.data.loaders import image_dataloaders
+from cifar_fastai.profiling.layer_profile import profile_layers
+from cifar_fastai.models.networks import network
+from cifar_fastai.profiling.peak import step_flops
 from cifar_fastai.profile import main
-from cifar_fastai.step_profile import PARTS, AtShare, Turns, profile_step, timed_fit, waits
-from cifar_fastai.training import cifar_learner, fit_recipe
+from cifar_fastai.profiling.step_profile import PARTS, AtShare, Turns, profile_step, timed_fit, waits
+from cifar_fastai.training.learner import cifar_learner, fit_recipe
 
 
 @pytest.fixture

@@ -1,5 +1,8 @@
 "The notebooks are the source: they run, they are clean, and the modules are what they export"
+import ast
+import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -43,22 +46,72 @@ def test_every_notebook_runs(tmp_path):
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
 
 
-def test_a_notebook_imports_only_lower_ones():
-    import json
-    import re
-    order = {}
-    for path in sorted((ROOT/'nbs').glob('[0-9]*.ipynb')):
+BELOW = {  # which wings a wing may import; a door, alone at the root, may import all of them
+    'base': '', 'recipes': 'base', 'heatmaps': 'base', 'data': 'base recipes', 'models': 'base recipes', 'interpretation': 'base recipes heatmaps',
+    'training': 'base recipes data models', 'profiling': 'base recipes data models training',
+    'runs': 'base recipes heatmaps data models interpretation training profiling',
+    'views': 'base recipes heatmaps interpretation runs',
+    'comparison': 'base recipes heatmaps data models interpretation training profiling runs views'}
+DOORS = {'train', 'interpret', 'report', 'compare', 'profile', 'explore', 'cli', 'all'}
+
+
+def notebooks():
+    "Module and source of each library notebook, in reading order"
+    for path in sorted((ROOT/'nbs').glob('[0-9]*/*.ipynb')):
         source = '\n'.join(''.join(cell['source']) for cell in json.loads(path.read_text())['cells'] if cell['cell_type'] == 'code')
-        order[re.search(r'#\| default_exp (\w+)', source)[1]] = (path.name, source)
-    seen = set()
-    for module, (name, source) in order.items():
-        wanted = set(re.findall(r'^(?:from|import) cifar_fastai\.(\w+)', source, re.M))
-        assert wanted <= seen, (name, wanted - seen)
+        module = re.search(r'#\| default_exp ([\w.]+)', source)
+        assert module, f'{path} exports nowhere'
+        yield module[1], source
+
+
+def imported(source, modules):
+    "The modules of ours that a source imports, also inside its functions and by way of their packages"
+    code = '\n'.join('pass' if line.lstrip().startswith(('%', '!')) else line for line in source.splitlines())
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.Import): names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom): names = [node.module, *(f'{node.module}.{alias.name}' for alias in node.names)]
+        else: continue
+        yield from (name.removeprefix('cifar_fastai.') for name in names if name.removeprefix('cifar_fastai.') in modules)
+
+
+def broken_rules(found):
+    "Imports that lead up, or into a wing that is closed to the importer; `found` has modules and sources in reading order"
+    modules, seen = {module for module, _ in found}, set()
+    for module, source in found:
+        wing = module.rpartition('.')[0]
+        for name in set(imported(source, modules)):
+            other = name.rpartition('.')[0]
+            if not other: allowed = not wing
+            else: allowed = not wing or other == wing or other in BELOW[wing].split()
+            if not allowed or (name not in seen and name != module): yield f'{module} imports {name}'
         seen.add(module)
 
 
-def test_no_module_is_too_long_and_none_imports_everything():
-    for path in (ROOT/'cifar_fastai').glob('*.py'):
+def test_who_may_import_whom():
+    found = list(notebooks())
+    wings = {module.rpartition('.')[0] for module, _ in found}
+    assert wings - {''} == set(BELOW) and {module for module, _ in found if '.' not in module} == DOORS
+    assert list(broken_rules(found)) == []
+
+
+def test_the_rule_of_imports_sees_what_breaks_it():
+    up = [('base.files', 'def f():\n    from cifar_fastai.runs.files import load_run'), ('runs.files', '')]
+    across = [('training.learner', ''), ('views.pages', 'from cifar_fastai.training import learner')]
+    door = [('train', ''), ('runs.files', 'import cifar_fastai.train')]
+    later = [('base.files', 'from cifar_fastai.base.messages import BadInput'), ('base.messages', '')]
+    for found in (up, across, door, later): assert len(list(broken_rules(found))) == 1
+
+
+def test_the_folders_of_notebooks_are_the_wings():
+    for path in sorted((ROOT/'nbs').glob('[0-9]*/*.ipynb')):
+        module = re.search(r'#\| default_exp ([\w.]+)', path.read_text())[1]
+        folder, name = path.parent.name.partition('_')[2], path.stem.partition('_')[2]
+        assert module == (name if folder == 'doors' else f'{folder}.{name}')
+
+
+def test_wings_are_empty_and_no_module_is_too_long_or_imports_everything():
+    for path in (ROOT/'cifar_fastai').rglob('*.py'):
         text = path.read_text()
-        if path.name not in ('_modidx.py', 'all.py'):
-            assert len(text.splitlines()) <= 320 and 'import *' not in text, path.name
+        if path.name == '__init__.py': assert path.parent == ROOT/'cifar_fastai' or not text.strip(), path
+        elif path.name not in ('_modidx.py', 'all.py'):
+            assert len(text.splitlines()) <= 320 and 'import *' not in text, path

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cifar_fastai.archives import open_files
-from cifar_fastai.messages import BadInput
-from cifar_fastai.sources import read_files
+from cifar_fastai.data.archives import open_files
+from cifar_fastai.base.messages import BadInput
+from cifar_fastai.data.sources import read_files
 
 TEN = ['airplane', 'automobile', 'bird', 'cat', 'deer', 'dog', 'frog', 'horse', 'ship', 'truck']
 HUNDRED = [f'fine_{number}' for number in range(100)]

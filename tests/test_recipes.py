@@ -5,9 +5,9 @@ import sys
 
 import pytest
 
-from cifar_fastai.messages import BadInput
-from cifar_fastai.named_recipes import RECIPES, named_recipe, read_recipe
-from cifar_fastai.recipes import ARCHS, AUGMENTATIONS, NORMS, OPTIMIZERS, SCHEDULES, Recipe, recipe_fields, recipe_from_dict, recipe_to_dict
+from cifar_fastai.base.messages import BadInput
+from cifar_fastai.recipes.named import RECIPES, named_recipe, read_recipe
+from cifar_fastai.recipes.recipe import ARCHS, AUGMENTATIONS, NORMS, OPTIMIZERS, SCHEDULES, Recipe, recipe_fields, recipe_from_dict, recipe_to_dict
 
 
 def test_every_named_recipe_survives_json(tmp_path):
@@ -19,9 +19,9 @@ def test_every_named_recipe_survives_json(tmp_path):
 
 
 def test_the_tables_name_what_is_built():
-    from cifar_fastai.layers import NORM_LAYERS
-    from cifar_fastai.models import NETWORKS
-    from cifar_fastai.optimizers import BUILDERS
+    from cifar_fastai.models.layers import NORM_LAYERS
+    from cifar_fastai.models.networks import NETWORKS
+    from cifar_fastai.training.optimizers import BUILDERS
     assert set(NETWORKS) == set(ARCHS) and set(BUILDERS) == set(OPTIMIZERS) and set(NORM_LAYERS) == set(NORMS)
     assert {'one_cycle', 'constant', 'cosine', 'flat_cos'} == set(SCHEDULES)
     assert {'crop_flip_cutout8', 'crop_flip_cutout16', 'crop_rotate_cutout16', 'alternating'} <= set(AUGMENTATIONS)

@@ -10,11 +10,12 @@ from fastai.callback.core import Callback
 from fastai.callback.progress import CSVLogger
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from cifar_fastai import history, training
-from cifar_fastai.data import image_dataloaders
-from cifar_fastai.history import History
-from cifar_fastai.messages import BadInput
-from cifar_fastai.training import cifar_learner, fit_recipe
+from cifar_fastai.training import history
+from cifar_fastai.training import learner as training
+from cifar_fastai.data.loaders import image_dataloaders
+from cifar_fastai.training.history import History
+from cifar_fastai.base.messages import BadInput
+from cifar_fastai.training.learner import cifar_learner, fit_recipe
 
 
 def learner_of(data, recipe, place='auto', **fields):
@@ -26,7 +27,7 @@ def as_fastai_has_it(monkeypatch):
     for name in ('unhurried', 'on_device'): monkeypatch.setattr(training, name, lambda part: part)
 
 
-ON_THE_CPU = 'fastai/callback/schedule.py', 'cifar_fastai/randomness.py'  # draw and compute there, whatever the device
+ON_THE_CPU = 'fastai/callback/schedule.py', 'cifar_fastai/base/randomness.py'  # draw and compute there, whatever the device
 
 class Reads(TorchDispatchMode):
     "Counts what a GPU would be waited for, while `on`: numbers read from tensors here, copies to the CPU by `counted`"

@@ -17,14 +17,14 @@ from fastai.vision.data import ImageDataLoaders
 from PIL import Image
 from torch import nn
 
-from cifar_fastai import session
-from cifar_fastai.classified import ClassifiedImages
-from cifar_fastai.commands import run_command
-from cifar_fastai.interpretation import CifarInterpretation
-from cifar_fastai.messages import BadInput
+from cifar_fastai.runs import session
+from cifar_fastai.interpretation.predictions import ClassifiedImages
+from cifar_fastai.base.commands import run_command
+from cifar_fastai.interpretation.interpretation import CifarInterpretation
+from cifar_fastai.base.messages import BadInput
 from cifar_fastai.report import main
-from cifar_fastai.report_page import LIMIT, write_report, write_run_report
-from cifar_fastai.safe_files import faults
+from cifar_fastai.views.report_page import LIMIT, write_report, write_run_report
+from cifar_fastai.base.files import faults
 from cifar_fastai.train import main as train_main, train
 
 
@@ -127,14 +127,14 @@ def test_a_wheel_holds_the_pages(tmp_path):
     source = shutil.copytree(root, tmp_path/'source', ignore=shutil.ignore_patterns('.venv', '.git', 'runs', 'build', 'dist', '*.egg-info'))
     subprocess.run([sys.executable, 'setup.py', '-q', 'bdist_wheel', '-d', str(tmp_path)], cwd=source, check=True, capture_output=True)
     names = set(zipfile.ZipFile(next(tmp_path.glob('*.whl'))).namelist())
-    assert {f'cifar_fastai/pages/{path.name}' for path in (root/'cifar_fastai'/'pages').iterdir()} <= names
+    assert {f'cifar_fastai/views/assets/{path.name}' for path in (root/'cifar_fastai'/'views'/'assets').iterdir()} <= names
 
 
 # What is missing
 
 def test_a_page_that_fails_costs_the_run_nothing(tiny_folder, tiny_recipe, tmp_path, monkeypatch, capfd):
     def full(*args): raise OSError(28, 'No space left on device')
-    monkeypatch.setattr('cifar_fastai.report_page.write_run_report', full)
+    monkeypatch.setattr('cifar_fastai.views.report_page.write_run_report', full)
     found = train(dataclasses.replace(tiny_recipe, data=str(tiny_folder), epochs=1), tmp_path)
     assert found.metrics['status'] == 'complete' and not (found.path/'report.html').exists()
     said = capfd.readouterr()

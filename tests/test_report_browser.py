@@ -11,11 +11,11 @@ from PIL import Image
 from scipy.special import softmax
 
 from browsers import MARKS, started
-from cifar_fastai.classified import ClassifiedImages
-from cifar_fastai.marks import marks_from_text, read_marks
-from cifar_fastai.messages import BadInput
-from cifar_fastai.recipes import Recipe
-from cifar_fastai.report_page import write_report
+from cifar_fastai.interpretation.predictions import ClassifiedImages
+from cifar_fastai.interpretation.marks import marks_from_text, read_marks
+from cifar_fastai.base.messages import BadInput
+from cifar_fastai.recipes.recipe import Recipe
+from cifar_fastai.views.report_page import write_report
 from cifar_fastai.train import train
 
 pytestmark = MARKS

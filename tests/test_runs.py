@@ -8,9 +8,9 @@ import torch
 from safetensors.torch import load_file
 from torch.nn import functional as F
 
-from cifar_fastai.messages import BadInput
-from cifar_fastai.recipes import recipe_from_dict
-from cifar_fastai.runs import load_run, read_predictions, read_run
+from cifar_fastai.base.messages import BadInput
+from cifar_fastai.recipes.recipe import recipe_from_dict
+from cifar_fastai.runs.files import load_run, read_predictions, read_run
 from cifar_fastai.train import train
 
 FILES = {'recipe.json', 'history.csv', 'metrics.json', 'model.safetensors', 'predictions.npz',
@@ -51,13 +51,13 @@ def test_history_and_recipe_read_back(run, tiny_recipe):
 
 def test_load_run_predicts_as_the_run_did(run):
     learner = load_run(run.path)
-    from cifar_fastai.inference import answers, steady
+    from cifar_fastai.interpretation.inference import answers, steady
     logits, _ = answers(learner.model, steady(learner.dls.test))
     np.testing.assert_array_equal(logits, read_predictions(run.path/'predictions.npz').logits)
 
 
 def test_a_run_can_be_made_again_from_its_recipe(run, tmp_path):
-    from cifar_fastai.named_recipes import named_recipe
+    from cifar_fastai.recipes.named import named_recipe
     again = train(named_recipe(str(run.path)), tmp_path, 'again')
     one, two = load_file(run.path/'model.safetensors'), load_file(again.path/'model.safetensors')
     assert all(torch.equal(one[name], two[name]) for name in one)
@@ -74,7 +74,7 @@ def test_changed_data_are_refused(run, tmp_path):
 
 
 def test_an_interrupted_run_says_so(tiny_folder, tiny_recipe, tmp_path, monkeypatch):
-    from cifar_fastai import session
+    from cifar_fastai.runs import session
     def stop(*args, **kwargs): raise KeyboardInterrupt
     monkeypatch.setattr(session, 'fit_recipe', stop)
     with pytest.raises(KeyboardInterrupt): train(dataclasses.replace(tiny_recipe, data=str(tiny_folder)), tmp_path, 'x')
@@ -82,7 +82,7 @@ def test_an_interrupted_run_says_so(tiny_folder, tiny_recipe, tmp_path, monkeypa
 
 
 def test_a_full_disk_leaves_whole_files(tiny_folder, tiny_recipe, tmp_path, monkeypatch):
-    from cifar_fastai import safe_files
+    from cifar_fastai.base import files as safe_files
     def full(*args, **kwargs): raise OSError(28, 'No space left on device')
     recipe = dataclasses.replace(tiny_recipe, data=str(tiny_folder))
     monkeypatch.setattr(safe_files, 'save', full)

@@ -6,8 +6,8 @@ import pytest
 from matplotlib.path import Path
 from scipy import ndimage
 
-from cifar_fastai.shapes import FIGURES, draw_shapes, polygon_distance, star_corners
-from cifar_fastai.sources import load_images
+from cifar_fastai.data.shapes import FIGURES, draw_shapes, polygon_distance, star_corners
+from cifar_fastai.data.sources import load_images
 
 
 DIGESTS = ['3ee6f760e2d60c7e', 'e7826b4fd885a97e', '81f8d854e2eec322'] # of images, labels and masks

@@ -12,12 +12,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cifar_fastai import cache, messages, sources
-from cifar_fastai.cache import fastai_folder
-from cifar_fastai.image_data import image_data
-from cifar_fastai.messages import BadInput
-from cifar_fastai.sources import CIFAR10, load_images
-from cifar_fastai.splits import balanced_sample, split
+from cifar_fastai.data import cache
+from cifar_fastai.base import messages
+from cifar_fastai.data import sources
+from cifar_fastai.data.cache import fastai_folder
+from cifar_fastai.data.images import image_data
+from cifar_fastai.base.messages import BadInput
+from cifar_fastai.data.sources import CIFAR10, load_images
+from cifar_fastai.data.images import balanced_sample, split
 
 
 @pytest.fixture

@@ -3,13 +3,13 @@ import dataclasses
 import json
 import numpy as np, pytest, torch
 from torch.nn import functional as F
-from cifar_fastai.data import cifar_dataloaders
-from cifar_fastai.messages import BadInput
-from cifar_fastai.recipes import Recipe
-from cifar_fastai.runs import load_run, read_predictions
-from cifar_fastai.session import train_session
-from cifar_fastai.tta import SeveralViews
-from cifar_fastai.training import cifar_learner, fit_recipe
+from cifar_fastai.data.loaders import cifar_dataloaders
+from cifar_fastai.base.messages import BadInput
+from cifar_fastai.recipes.recipe import Recipe
+from cifar_fastai.runs.files import load_run, read_predictions
+from cifar_fastai.runs.session import train_session
+from cifar_fastai.interpretation.inference import SeveralViews
+from cifar_fastai.training.learner import cifar_learner, fit_recipe
 from fastai.callback.core import Callback
 
 
@@ -109,7 +109,7 @@ def test_lookahead_and_freezing_go_on_from_a_checkpoint(recipe, tmp_path):
         order = 99
         def after_batch(self):
             if self.training and self.epoch == 2 and self.iter == 0: raise KeyboardInterrupt
-    from cifar_fastai import session
+    from cifar_fastai.runs import session
     kept = session.fit_recipe
     session.fit_recipe = lambda learner, recipe, lr, cbs: kept(learner, recipe, lr, [*cbs, Stop()])
     try:

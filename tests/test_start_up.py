@@ -21,7 +21,7 @@ main(sys.argv[1:])
 '''
 LATER = ('IPython', 'ipywidgets', 'torchvision', 'pytorch_grad_cam', 'cv2', 'statsmodels', 'jinja2', 'torch._dynamo', 'torch._inductor',
          'tensorboard', 'fastai.vision.all', 'fastai.vision.augment', 'fastai.vision.learner',
-         'fastai.text.core', 'cifar_fastai.interpretation', 'cifar_fastai.analysis', 'cifar_fastai.report_page', 'cifar_fastai.gradcam')
+         'fastai.text.core', 'cifar_fastai.interpretation.interpretation', 'cifar_fastai.interpretation.analysis', 'cifar_fastai.views.report_page', 'cifar_fastai.heatmaps.gradcam')
 
 
 def test_what_only_the_end_of_a_run_needs_is_not_imported_before_its_first_step(tiny_folder, tmp_path):
@@ -30,4 +30,4 @@ def test_what_only_the_end_of_a_run_needs_is_not_imported_before_its_first_step(
     done = subprocess.run([sys.executable, '-c', FIRST_STEP, *map(str, words)], capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
     modules = set(json.loads(done.stdout.splitlines()[-1]))
-    assert 'cifar_fastai.session' in modules and not modules.intersection(LATER)
+    assert 'cifar_fastai.runs.session' in modules and not modules.intersection(LATER)

@@ -3,8 +3,8 @@ import json
 
 import pytest
 
-from cifar_fastai.messages import BadInput
-from cifar_fastai.recipes import Recipe, recipe_to_dict
+from cifar_fastai.base.messages import BadInput
+from cifar_fastai.recipes.recipe import Recipe, recipe_to_dict
 
 
 @pytest.fixture

@@ -14,17 +14,18 @@ from fastai.optimizer import SGD
 from torch import nn
 from torch.nn import functional as F
 
-from cifar_fastai.callbacks import AverageWeights, ClassificationLoss, MixImages
-from cifar_fastai.data import image_dataloaders
-from cifar_fastai.history import History
-from cifar_fastai.lr_find import find_learning_rate
-from cifar_fastai.messages import BadInput
-from cifar_fastai.optimizers import Muon, NesterovSGD, optimizer_function, orthogonalised
-from cifar_fastai.recipes import Recipe
-from cifar_fastai.schedules import cost_share, schedule, training_size
-from cifar_fastai.stopping import EarlyStopping, UntilAccuracy, until_reached
-from cifar_fastai.training import cifar_learner, fit_recipe
-from cifar_fastai.inference import answers, steady
+from cifar_fastai.training.callbacks import ClassificationLoss, MixImages
+from cifar_fastai.training.averaging import AverageWeights
+from cifar_fastai.data.loaders import image_dataloaders
+from cifar_fastai.training.history import History
+from cifar_fastai.training.lr_find import find_learning_rate
+from cifar_fastai.base.messages import BadInput
+from cifar_fastai.training.optimizers import Muon, NesterovSGD, optimizer_function, orthogonalised
+from cifar_fastai.recipes.recipe import Recipe
+from cifar_fastai.training.schedules import cost_share, schedule, training_size
+from cifar_fastai.training.stopping import EarlyStopping, UntilAccuracy, until_reached
+from cifar_fastai.training.learner import cifar_learner, fit_recipe
+from cifar_fastai.interpretation.inference import answers, steady
 
 
 def learner_of(data, recipe, **fields):
@@ -309,7 +310,8 @@ def test_an_error_in_a_batch_leaves_no_autocast_behind(tiny_data, tiny_recipe):
 
 
 def test_emulated_bf16_is_warned_of_once_with_what_it_costs(monkeypatch, capfd):
-    from cifar_fastai import devices, messages
+    from cifar_fastai.base import devices
+    from cifar_fastai.base import messages
     cpu, state = torch.device('cpu'), torch.get_rng_state()
     devices.emulation_cost.cache_clear()
     cost = devices.emulation_cost(cpu)

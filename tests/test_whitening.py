@@ -1,12 +1,12 @@
 "Whitening against patches cut by hand, and as a recipe's field"
 import dataclasses
 import numpy as np, pytest, torch
-from cifar_fastai.data import cifar_dataloaders
-from cifar_fastai.messages import BadInput
-from cifar_fastai.models import NETWORKS, network
-from cifar_fastai.recipes import Recipe
-from cifar_fastai.training import cifar_learner
-from cifar_fastai.whitening import whiten, whitening_filters
+from cifar_fastai.data.loaders import cifar_dataloaders
+from cifar_fastai.base.messages import BadInput
+from cifar_fastai.models.networks import NETWORKS, network
+from cifar_fastai.recipes.recipe import Recipe
+from cifar_fastai.training.learner import cifar_learner
+from cifar_fastai.models.weights import whiten, whitening_filters
 
 
 def smooth(count=30, side=12):

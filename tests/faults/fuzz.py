@@ -27,20 +27,20 @@ def hypothesised(examples, strategy, check):
 
 def clean(call):
     "Whether `call` gives a value or a message of one to five lines"
-    from cifar_fastai.messages import BadInput
+    from cifar_fastai.base.messages import BadInput
     try: call()
     except BadInput as error: assert 1 <= len(str(error).splitlines()) <= 5 or 'argument' in str(error), str(error)
 
 
 def recipes(examples):
-    from cifar_fastai.recipes import recipe_fields, recipe_from_dict
+    from cifar_fastai.recipes.recipe import recipe_fields, recipe_from_dict
     names = [field.name for field in recipe_fields()]
     fields = st.dictionaries(st.sampled_from(names) | st.text(max_size=6), JSON, max_size=6)
     return hypothesised(examples, fields | JSON, lambda value: clean(lambda: recipe_from_dict(value)))
 
 
 def recipe_files(examples, folder):
-    from cifar_fastai.named_recipes import read_recipe
+    from cifar_fastai.recipes.named import read_recipe
     path = folder/'fuzzed.json'
     def check(content):
         path.write_bytes(content if isinstance(content, bytes) else json.dumps(content).encode())
@@ -49,7 +49,7 @@ def recipe_files(examples, folder):
 
 
 def command_lines(examples):
-    from cifar_fastai.recipes import recipe_fields
+    from cifar_fastai.recipes.recipe import recipe_fields
     from cifar_fastai.train import train_parser, wanted
     options = [f"--{field.name.replace('_', '-')}" for field in recipe_fields()] + ['--recipe', '--out', '--name', '--checkpoint-every', '--resume', '--x', '--']
     words = st.lists(st.sampled_from(options) | st.text(max_size=8) | SCALARS.map(str), max_size=6).filter(lambda words: not {'-h', '--help'} & set(words))
@@ -59,7 +59,7 @@ def command_lines(examples):
 def run_files(examples, whole, folder):
     "The small files of a run, each replaced by anything, and no manifest to tell"
     import shutil
-    from cifar_fastai.runs import read_predictions, read_run
+    from cifar_fastai.runs.files import read_predictions, read_run
     shutil.copytree(whole, folder/'run')
     (folder/'run'/'manifest.json').unlink()
     names = ('recipe.json', 'metrics.json', 'history.csv', 'predictions.npz')
@@ -80,8 +80,8 @@ def run_files(examples, whole, folder):
 
 def marks(examples):
     import numpy as np
-    from cifar_fastai.classified import ClassifiedImages
-    from cifar_fastai.marks import COLUMNS, VERDICTS, marks_from_text
+    from cifar_fastai.interpretation.predictions import ClassifiedImages
+    from cifar_fastai.interpretation.marks import COLUMNS, VERDICTS, marks_from_text
     kept = ClassifiedImages(np.zeros((4, 2), np.float32), np.array([0, 1, 0, 1]), np.array(['a', 'b', 'c', 'd']), ('x', 'y'))
     rows = st.lists(st.tuples(st.integers(-2, 6).map(str) | st.text(max_size=4), st.sampled_from('abcd') | st.text(max_size=4), st.sampled_from('xy') | st.text(max_size=3),
         st.sampled_from('xy') | st.text(max_size=3), st.sampled_from(list(VERDICTS)) | st.text(max_size=5), st.sampled_from(['', 'x', 'y']) | st.text(max_size=4)), max_size=4)

@@ -18,9 +18,9 @@ import pandas as pd
 import torch
 from safetensors.torch import load_file
 
-import cifar_fastai.session  # imported once, for all children
+import cifar_fastai.runs.session  # imported once, for all children
 from cifar_fastai import train as train_module
-from cifar_fastai.commands import run_command
+from cifar_fastai.base.commands import run_command
 
 NOBODY = 65534
 

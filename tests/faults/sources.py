@@ -62,8 +62,8 @@ class Slow(Exception): pass
 
 def read(path, parts):
     "'' where reading gives arrays of the right shape and kind or one clean message naming a file; else what went wrong"
-    from cifar_fastai.messages import BadInput
-    from cifar_fastai.sources import load_images
+    from cifar_fastai.base.messages import BadInput
+    from cifar_fastai.data.sources import load_images
     def late(*_): raise Slow
     signal.signal(signal.SIGALRM, late)
     signal.alarm(SECONDS)
@@ -226,8 +226,8 @@ def strangers(row, bench, members=1_000_000):
         def work():
             base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
             signal_text = ''
-            from cifar_fastai.messages import BadInput
-            from cifar_fastai.sources import load_images
+            from cifar_fastai.base.messages import BadInput
+            from cifar_fastai.data.sources import load_images
             try: load_images(path, cache=False)
             except BadInput as error: signal_text = str(error)
             grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - base)/1024
@@ -251,8 +251,8 @@ def tensors_file(header, data=b''):
 def weights(row, bench):
     import torch
     from torch import nn
-    from cifar_fastai.messages import BadInput
-    from cifar_fastai.runs import read_weights
+    from cifar_fastai.base.messages import BadInput
+    from cifar_fastai.runs.files import read_weights
     folder = bench.place()
     folder.mkdir()
     def entry(*offsets, shape=(2,)): return {'dtype': 'F32', 'shape': list(shape), 'data_offsets': list(offsets)}

@@ -22,7 +22,7 @@ from fastai.torch_core import set_seed
 from fastai.vision.all import ImageDataLoaders, Learner, accuracy
 import fastai.callback.schedule  # gives `Learner` its `fit_one_cycle`
 
-from cifar_fastai.models import network
+from cifar_fastai.models.networks import network
 from drawn import CLASSES, write_images
 from harness import after, forked
 from trials import HARD, Bench, kills

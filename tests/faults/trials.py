@@ -243,7 +243,7 @@ def no_permission(row, bench, places):
 def broken(how):
     "A child's preparation: one thing becomes nan or infinite in the eighth step"
     import torch
-    from cifar_fastai.training import CifarLearner
+    from cifar_fastai.training.learner import CifarLearner
     def before():
         plain, steps = CifarLearner.one_batch, [0]
         def one_batch(self, number, batch):
@@ -264,7 +264,7 @@ def broken(how):
 
 @timed('nan in the data, in the loss, in a weight: the run stops within the epoch, named, its last checkpoint whole')
 def not_numbers(row, bench, kinds):
-    from cifar_fastai.checkpoints import checkpoint_numbers
+    from cifar_fastai.runs.checkpoints import checkpoint_numbers
     from safetensors.torch import load_file
     for kind in kinds:
         out = bench.place()
@@ -320,8 +320,8 @@ def files_of(run): return sorted(path.relative_to(run).as_posix() for path in ru
 
 @timed('each file of a finished run truncated, emptied, random, one bit flipped, removed: named')
 def named(row, bench):
-    from cifar_fastai.messages import BadInput
-    from cifar_fastai.safe_files import MANIFEST, faults, read_manifest
+    from cifar_fastai.base.messages import BadInput
+    from cifar_fastai.base.files import MANIFEST, faults, read_manifest
     for name in files_of(bench.whole):
         for how in HOW:
             out = bench.place()
@@ -335,7 +335,7 @@ def named(row, bench):
 
 @timed('the same, then --resume: what cannot be made again is refused, what can is made again, the same')
 def rebuilt(row, bench, names=None):
-    from cifar_fastai.safe_files import LOST
+    from cifar_fastai.base.files import LOST
     for name in names or files_of(bench.whole):
         for how in HOW if names is None else HOW[3:4]:
             out = bench.place()
@@ -398,7 +398,7 @@ def thousand_epochs(row, bench, epochs):
     data = write_binary(bench.folder/'tiny'/'cifar-10-batches-bin', 30, 15, 32)
     def watch():
         import psutil
-        from cifar_fastai.run_folder import RunFolder
+        from cifar_fastai.runs.folder import RunFolder
         plain, process = RunFolder.epoch, psutil.Process()
         def epoch(self, history):
             plain(self, history)
