@@ -52,8 +52,8 @@ def tables(interpretation, folder):
 
 def galleries(interpretation, count=10):
     "The pictures of every kind of gallery"
-    from cifar_fastai.interpretation.predictions import SORTS, chosen
-    for sort in SORTS: interpretation.images(chosen(interpretation.kept, 'all', sort)[:count])
+    from cifar_fastai.interpretation.predictions import SORTS, choose_images
+    for sort in SORTS: interpretation.images(choose_images(interpretation.kept, 'all', sort)[:count])
 
 
 def drawing(interpretation, folder):
@@ -71,21 +71,21 @@ def prepared_arms(path, count, folder):
     import torch
     from cifar_fastai.base.devices import choose_precision, memory_format
     from cifar_fastai.views.explorer import Explorer
-    from cifar_fastai.interpretation.inference import answers, steady
+    from cifar_fastai.interpretation.inference import run_inference, steady_loader
     from cifar_fastai.runs.interpreted import load_interpretation
     from cifar_fastai.views.report_page import write_run_report
     from cifar_fastai.runs.files import load_run
     learner = load_run(path)
     device = learner.dls.device
     precision = choose_precision(learner.recipe.precision, device)
-    batches = [images.as_subclass(torch.Tensor).contiguous(memory_format=memory_format(device)) for images, _ in steady(learner.dls.test)]
+    batches = [images.as_subclass(torch.Tensor).contiguous(memory_format=memory_format(device)) for images, _ in steady_loader(learner.dls.test)]
     def fresh(): return load_interpretation(path, learner)
     def heatmaps():
         interpretation = fresh()
         interpretation.heatmaps(np.argsort(-interpretation.kept.losses)[:count].tolist())
     def validate():
         with learner.no_bar(), learner.no_logging(): learner.validate(dl=learner.dls.test)
-    return {'bare': lambda: forward(learner, batches, 'fp32'), 'pass': lambda: answers(learner.model, steady(learner.dls.test)),
+    return {'bare': lambda: forward(learner, batches, 'fp32'), 'pass': lambda: run_inference(learner.model, steady_loader(learner.dls.test)),
             'bare run': lambda: forward(learner, batches, precision), 'evaluate': validate,
             'tables': lambda: tables(fresh(), folder), 'galleries': lambda: galleries(fresh()), 'heatmaps': heatmaps,
             'drawing': lambda: drawing(fresh(), folder), 'report': lambda: write_run_report(path, fresh(), folder/'report.html'),

@@ -32,9 +32,9 @@ def main(
     "The command `report`"
     options = report_parser().parse_args(words)
     from cifar_fastai.views.report_page import write_run_report
-    from cifar_fastai.base.files import rewriting
+    from cifar_fastai.base.files import rewrite_files
     own = not options.out and (Path(options.run)/'recipe.json').is_file()
-    with rewriting(options.run, ('report.html',)) if own else nullcontext(): path = write_run_report(options.run, path=options.out)
+    with rewrite_files(options.run, ('report.html',)) if own else nullcontext(): path = write_run_report(options.run, path=options.out)
     print(f'{path}: {path.stat().st_size/1e6:.1f} MB')
     if options.open: open_page(path)
 

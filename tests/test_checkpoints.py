@@ -10,7 +10,7 @@ import torch
 from fastai.callback.core import Callback
 
 from cifar_fastai.runs import session
-from cifar_fastai.runs.checkpoints import Checkpoints, Stops, checkpoint_numbers, own_sum, read_checkpoint, resumed
+from cifar_fastai.runs.checkpoints import Checkpoints, Stops, checkpoint_numbers, content_sum, read_checkpoint, resume_from
 from cifar_fastai.data.loaders import image_dataloaders
 from cifar_fastai.training.history import History
 from cifar_fastai.base.messages import BadInput
@@ -42,7 +42,7 @@ class Draws(Callback):
 def fit(data, recipe, cbs=(), state=None):
     random.seed(1), np.random.seed(1), torch.manual_seed(1)
     learner, history, draws = cifar_learner(image_dataloaders(data, recipe), recipe), History(), Draws()
-    if state: learner.go_on = resumed(state)
+    if state: learner.go_on = resume_from(state)
     with learner.no_bar(), learner.no_logging():
         try: fit_recipe(learner, recipe, 0.05, [history, draws, *stopping_callbacks(recipe, lambda text: None), *cbs])
         except KeyboardInterrupt: pass
@@ -101,14 +101,14 @@ def test_other_draws_and_loader_processes_change_nothing(tiny_data, tiny_recipe)
 
 def test_a_scaler_s_state_is_kept(tiny_data, tiny_recipe):
     "fp16 needs a GPU; its scaler's state is plain numbers, and goes through a checkpoint like the rest"
-    from cifar_fastai.runs.checkpoints import packed, unpacked
+    from cifar_fastai.runs.checkpoints import pack, unpack
     scaler = torch.amp.GradScaler('cpu', init_scale=1024.)
     scaler.scale(torch.ones(1))
     scaler.update(512.)
     tensors = {}
-    state = json.loads(json.dumps(packed(scaler.state_dict(), tensors, '')))
+    state = json.loads(json.dumps(pack(scaler.state_dict(), tensors, '')))
     other = torch.amp.GradScaler('cpu')
-    other.load_state_dict(unpacked(state, tensors))
+    other.load_state_dict(unpack(state, tensors))
     assert other.state_dict() == scaler.state_dict()
 
 
@@ -138,7 +138,7 @@ def test_a_run_of_an_earlier_version_goes_on(tiny_folder, tiny_recipe, tmp_path,
     path, = (tmp_path/'a'/'checkpoint').glob('*.json')
     content = json.loads(path.read_text())
     for name in younger: del content['about']['recipe'][name]
-    path.write_text(json.dumps({**content, 'sum': own_sum(content)}))
+    path.write_text(json.dumps({**content, 'sum': content_sum(content)}))
     again = train(None, resume=tmp_path/'a')
     assert same(again.learner, direct.learner) and len(again.history) == 2
     assert json.loads((tmp_path/'a'/'recipe.json').read_text())['recipe']['tta'] == 'none'

@@ -16,7 +16,7 @@ from cifar_fastai.comparison import grid
 from cifar_fastai.base.commands import run_command
 from cifar_fastai.compare import compare, main
 from cifar_fastai.comparison.comparison import by_class, compare_runs, image_table, nobody_right
-from cifar_fastai.comparison.grid import alone_in, grid_arms, grid_plan, known_runs
+from cifar_fastai.comparison.grid import claim_folder, grid_arms, grid_plan, known_runs
 from cifar_fastai.base.messages import BadInput
 from cifar_fastai.recipes.named import GRIDS, RECIPES, expectation
 from cifar_fastai.recipes.recipe import Recipe, recipe_to_dict
@@ -89,7 +89,7 @@ def test_more_than_200_runs_want_a_yes(tmp_path, capsys):
 
 def test_two_comparisons_in_one_folder(tmp_path):
     runs = [made_run(tmp_path, name, arch=name) for name in ('resnet9', 'resnet18')]
-    with alone_in(tmp_path/'out'), pytest.raises(BadInput, match='another comparison is writing'):
+    with claim_folder(tmp_path/'out'), pytest.raises(BadInput, match='another comparison is writing'):
         compare(runs, out=tmp_path/'out')
     compare(runs, out=tmp_path/'out')
 
@@ -282,7 +282,7 @@ def test_trials_are_kept_and_a_failed_value_is_not_taken(tmp_path, monkeypatch):
     choose = {'lr': [1e30, 0.05]}
     first = choosing.choose_for(arm, choose, data, tmp_path, say=lambda line: None)
     assert first.taken == {'lr': 0.05} and 'the loss became' in first.tried.failed[0] and 'failed' in first.line()
-    monkeypatch.setattr(choosing, 'trial', None)
+    monkeypatch.setattr(choosing, 'run_trial', None)
     pd.testing.assert_frame_equal(choosing.choose_for(arm, choose, data, tmp_path, say=lambda line: None).tried, first.tried)
     monkeypatch.undo()
     with pytest.raises(BadInput, match='every value failed'): choosing.choose_for(arm, {'lr': [1e30, 1e31]}, data, tmp_path, say=lambda line: None)

@@ -14,8 +14,8 @@ import torch
 from PIL import Image
 
 import cifar_fastai.explore
-from cifar_fastai.views.browsing import Selection, bars_html, find_image, line, mark_choices
-from cifar_fastai.interpretation.charts import overlaid
+from cifar_fastai.views.browsing import Selection, bars_html, find_image, selection_line, mark_choices
+from cifar_fastai.interpretation.charts import overlay
 from cifar_fastai.interpretation.predictions import ClassifiedImages
 from cifar_fastai.data.loaders import image_dataloaders
 from cifar_fastai.explore import explore
@@ -218,7 +218,7 @@ def test_the_heat_of_a_method_a_target_and_a_layer(explorer, interpretation, lea
     indices = shown(explorer)
     inputs = truth['inputs'][indices]
     maps = heatmaps(learner.model, inputs, 'actual', 'layercam', layers[-2], targets=truth['targets'][indices])
-    for tile, picture, index in zip(explorer.tiles, overlaid(truth['images'][indices], maps), indices):
+    for tile, picture, index in zip(explorer.tiles, overlay(truth['images'][indices], maps), indices):
         seen = Seen(tile.picture.value)
         assert np.abs(pixels(seen.pictures[0]).astype(int) - picture).max() <= 1
         assert f"for actual: {CLASSES[truth['targets'][index]]}" in seen.words
@@ -328,7 +328,7 @@ def test_many_images_and_many_classes(classes):
     selection = Selection(kept, kind='all', confidence=(.2, .8), marked='not marked', marks=frozenset(range(100)))
     wanted = (kept.confidence >= .2) & (kept.confidence <= .8) & (np.arange(50_000) >= 100)
     assert sorted(selection.indices.tolist()) == np.flatnonzero(wanted).tolist()
-    assert replace(selection, page=10**9).number == selection.pages - 1 and f'{wanted.sum():,} images' in line(selection)
+    assert replace(selection, page=10**9).number == selection.pages - 1 and f'{wanted.sum():,} images' in selection_line(selection)
     assert len(mark_choices(kept, 7)) == classes + 3 and {choice[1][0] for choice in mark_choices(kept, 7)} == {'', *VERDICTS}
     assert bars_html(kept, 7).count('<tr>') == min(classes, 10) and f'class {kept.targets[7]} ' in html.unescape(bars_html(kept, 7))
     assert find_image(kept, '49999') == 49999

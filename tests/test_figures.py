@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 from matplotlib import pyplot
 from PIL import Image
-from cifar_fastai.interpretation.charts import overlaid, plot_class_accuracy, plot_matrix, plot_reliability
-from cifar_fastai.base.figures import described, plot_images, save_figure
+from cifar_fastai.interpretation.charts import overlay, plot_class_accuracy, plot_matrix, plot_reliability
+from cifar_fastai.base.figures import read_description, plot_images, save_figure
 from cifar_fastai.training.curves import plot_curves, plot_lr_find
 
 LONG = ['golden_retriever_of_the_north', 'a$b$c', 'Staffordshire bull terrier', 'ü' * 30, 'cat']
@@ -160,7 +160,7 @@ def test_heat_lies_where_it_is_hot_and_a_dead_map_stays_grey():
     images = np.random.default_rng(0).integers(0, 256, (2, 8, 12, 3), dtype=np.uint8)
     heat = np.zeros((2, 8, 12))
     heat[0, 1, 9] = 1
-    over = overlaid(images, heat, alpha=0.9, colour_map='viridis').astype(int)
+    over = overlay(images, heat, alpha=0.9, colour_map='viridis').astype(int)
     yellow = over[0, :, :, 0] + over[0, :, :, 1] - over[0, :, :, 2]
     assert np.unravel_index(yellow.argmax(), yellow.shape) == (1, 9)
     assert (over[1].max(-1) == over[1].min(-1)).all()
@@ -169,7 +169,7 @@ def test_heat_lies_where_it_is_hot_and_a_dead_map_stays_grey():
 def test_a_file_is_whole_and_says_what_it_shows(tmp_path):
     figure = plot_images(np.zeros((1, 32, 32, 3), np.uint8), ['Ünïcode 猫'])
     path = save_figure(figure, tmp_path / 'figures' / 'a.png')
-    assert described(path) == figure.describe() != ''
+    assert read_description(path) == figure.describe() != ''
     before = path.read_bytes()
     def broken(*args, **kwargs): raise OSError(28, 'No space left on device')
     figure.savefig = broken

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from cifar_fastai.models import fused_norms
 from cifar_fastai.models.fused_norms import STEPS, Compiled, FusedNorm, batch_norms
-from cifar_fastai.models.layers import Add, Layers, in_order
+from cifar_fastai.models.layers import Add, Layers, apply_in_order
 from cifar_fastai.models.networks import network
 
 
@@ -53,7 +53,7 @@ class Stack:
     def __init__(self, norm, *rest): self.parts = norm, *rest
     def __call__(self, x, other):
         norm, *rest = self.parts
-        return in_order(x, norm, *(Add(other) if layer is SUM else layer for layer in rest))
+        return apply_in_order(x, norm, *(Add(other) if layer is SUM else layer for layer in rest))
 
 
 class Sum(nn.Module):
@@ -139,7 +139,7 @@ def test_what_somebody_looks_at_is_called(which, way):
     layers = Layers(norm, *([nn.MaxPool2d(2)] if which == 'pool' else []), nn.ReLU())
     other = torch.ones_like(layers(x)).contiguous(memory_format=torch.channels_last)
     def result():
-        y = in_order(x, layers, Add(other))
+        y = apply_in_order(x, layers, Add(other))
         return y, *torch.autograd.grad(y.square().sum(), [x, *layers.parameters()])
     plain = result()
     norm.fused = FusedNorm('eager')
@@ -158,7 +158,7 @@ def test_functions_among_the_layers():
     x, norm = maps(4, 8, 6, 6), a_norm(8)
     expected = torch.tanh(norm(x))
     norm.fused = FusedNorm('eager')
-    torch.testing.assert_close(in_order(x, norm, torch.tanh), expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(apply_in_order(x, norm, torch.tanh), expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize('other', [torch.ones(4, 8, 1, 1), maps(4, 8, 6, 6, seed=5).double(), maps(4, 8, 6, 6, seed=5).contiguous()], ids=['broadcast', 'float64', 'contiguous'])
@@ -185,7 +185,7 @@ def test_what_does_not_fit_is_done_by_the_layers_themselves(what):
     norm.fused = FusedNorm('eager')
     if what in ('bf16 bias', 'float64 statistics'):  # which PyTorch refuses, and with it so do we
         with pytest.raises(RuntimeError): norm(x)
-        with pytest.raises(RuntimeError): in_order(x, norm)
+        with pytest.raises(RuntimeError): apply_in_order(x, norm)
         return
     plain = answers(Stack(copy.deepcopy(norm), pool, nn.LeakyReLU(inplace=True)), x)
     for one, two in zip(answers(Stack(norm, pool, nn.LeakyReLU(inplace=True)), x), plain, strict=True): torch.testing.assert_close(one, two, rtol=1e-4, atol=2e-5)
@@ -263,7 +263,7 @@ def test_a_subclass_of_tensor_is_left_to_pytorch():
     norm = a_norm(8)
     norm.fused = FusedNorm('eager')
     expected = nn.functional.batch_norm(maps(4, 8, 6, 6), None, None, norm.weight, norm.bias, True)
-    torch.testing.assert_close(torch.Tensor(in_order(TensorImage(maps(4, 8, 6, 6)), norm)), expected)
+    torch.testing.assert_close(torch.Tensor(apply_in_order(TensorImage(maps(4, 8, 6, 6)), norm)), expected)
     assert not norm.fused.passes
 
 
@@ -272,7 +272,7 @@ def test_what_is_compiled_keeps_no_maps(backend):
     norm.fused = FusedNorm(backend)
     for _ in range(2):
         x = maps(4, 8, 6, 6).requires_grad_()
-        y = in_order(x, norm, nn.MaxPool2d(2), nn.ReLU())
+        y = apply_in_order(x, norm, nn.MaxPool2d(2), nn.ReLU())
         y.square().sum().backward()
         seen = [weakref.ref(value) for value in (x, y, x.grad)]
         del x, y
@@ -282,7 +282,7 @@ def test_what_is_compiled_keeps_no_maps(backend):
 
 
 def test_more_kinds_than_are_compiled(monkeypatch):
-    monkeypatch.setattr(fused_norms, 'MOST', 2)
+    monkeypatch.setattr(fused_norms, 'MOST_PASSES', 2)
     norm, twin, relu = a_norm(8), a_norm(8), nn.ReLU()
     norm.fused = FusedNorm('eager')
     for momentum in (0.1, 0.2, 0.3, 0.1):

@@ -8,9 +8,9 @@ from scipy import stats
 from torch import nn
 from cifar_fastai.heatmaps.checks import HeatmapChecks, check_heatmaps, rank_correlation, with_random_weights
 from cifar_fastai.base.messages import BadInput
-from cifar_fastai.base.intervals import mean, share
+from cifar_fastai.base.intervals import mean_interval, share_interval
 from cifar_fastai.heatmaps.pointing import edge_maps, gaussian_maps, heat_inside, peak, pointing_hits
-from cifar_fastai.heatmaps.road import REMOVED, CellImputer, cell_grid, random_maps, ranked, road_scores
+from cifar_fastai.heatmaps.road import REMOVED, CellImputer, cell_grid, random_maps, rank_pixels, road_scores
 
 
 class SquareFinder(nn.Module):
@@ -39,7 +39,7 @@ def squares():
 @pytest.mark.parametrize('hits, count', [(0, 20), (8, 10), (190, 200), (20, 20)])
 def test_wilson_interval(hits, count):
     "Against Wilson's formula written out"
-    found, z, rate = share(np.arange(count) < hits), 1.959963985, hits/count
+    found, z, rate = share_interval(np.arange(count) < hits), 1.959963985, hits/count
     middle = (rate + z*z/(2*count))/(1 + z*z/count)
     reach = z*np.sqrt(rate*(1 - rate)/count + z*z/(4*count*count))/(1 + z*z/count)
     assert found['value'] == rate
@@ -48,7 +48,7 @@ def test_wilson_interval(hits, count):
 
 def test_mean_interval():
     values = np.random.default_rng(0).normal(3, 2, 30)
-    found, reference = mean(values), stats.ttest_1samp(values, 0).confidence_interval(.95)
+    found, reference = mean_interval(values), stats.ttest_1samp(values, 0).confidence_interval(.95)
     assert (found['low'], found['high']) == pytest.approx((reference.low, reference.high))
     assert found['spread'] == pytest.approx(np.sqrt(((values - values.mean())**2).sum()/29))
 
@@ -116,19 +116,19 @@ def test_every_map_loses_the_same_number_of_pixels(order):
     "Also maps that are mostly zero, whose ties the package would take all at once"
     maps = np.zeros((3, 20, 20), np.float32)
     maps[0, :3, :3] = 1; maps[1] = np.random.default_rng(0).random((20, 20)); maps[1][maps[1] < .8] = 0
-    ranks, raw = ranked(maps), []
+    ranks, raw = rank_pixels(maps), []
     for percent in REMOVED:
         taken = []
         for each in ranks: order(100 - percent, lambda image, kept: taken.append(int((kept == 0).sum())))(None, torch.from_numpy(each))
         assert taken == [percent*4]*3
     order(100 - 90, lambda image, kept: raw.append(int((kept == 0).sum())))(None, torch.from_numpy(maps[0]))
     assert raw != [360]
-    assert (ranks[0][:3, :3].min() > np.sort(ranks[0][3:].ravel())).all() and np.array_equal(ranks, ranked(maps))
+    assert (ranks[0][:3, :3].min() > np.sort(ranks[0][3:].ravel())).all() and np.array_equal(ranks, rank_pixels(maps))
 
 
 def test_road_agrees_with_the_packages_own(squares):
     images, masks = squares[0][:10], squares[1][:10]
-    network, ranks = SquareFinder().eval(), ranked(masks + 1e-3*random_maps(masks.shape, (5, 5)))
+    network, ranks = SquareFinder().eval(), rank_pixels(masks + 1e-3*random_maps(masks.shape, (5, 5)))
     targets = [ClassifierOutputSoftmaxTarget(0)]*10
     expected = np.mean([(least(100 - percent)(images, ranks, targets, network) - most(100 - percent)(images, ranks, targets, network))/2
         for percent in REMOVED for least, most in [(ROADLeastRelevantFirst, ROADMostRelevantFirst)]], 0)
@@ -143,8 +143,8 @@ def test_truth_beats_chance_and_chance_does_not(squares):
     images, masks = squares
     scores = {name: road_scores(SquareFinder().eval(), images, maps, [0]*len(images)) for name, maps in {
         'truth': masks.astype(np.float32), 'false': 1 - masks.astype(np.float32), 'chance': random_maps(masks.shape, (5, 5), 1)}.items()}
-    assert mean(scores['truth'])['low'] > .1 and mean(scores['false'])['high'] < -.1
-    assert abs(mean(scores['chance'])['value']) < .1
+    assert mean_interval(scores['truth'])['low'] > .1 and mean_interval(scores['false'])['high'] < -.1
+    assert abs(mean_interval(scores['chance'])['value']) < .1
 
 
 # ---- sanity ----

@@ -31,7 +31,7 @@ from torchvision.models import resnet18
 from cifar_fastai.interpretation import interpretation as interpretation_module
 from cifar_fastai.interpretation.analysis import interpretation_files, metric_additions
 from cifar_fastai.base.intervals import wilson_interval
-from cifar_fastai.interpretation.predictions import ClassifiedImages, calibration_bins, chosen, expected_calibration_error, report_text, top_k_accuracy
+from cifar_fastai.interpretation.predictions import ClassifiedImages, calibration_bins, choose_images, expected_calibration_error, report_text, top_k_accuracy
 from cifar_fastai.base.commands import run_command
 from cifar_fastai.interpret import main
 from cifar_fastai.interpretation.interpretation import CifarInterpretation
@@ -282,7 +282,7 @@ def test_pictures_are_those_of_the_files_in_true_colours(wrong):
 def test_one_cell_of_the_matrix(mixed):
     matrix = mixed.confusion_matrix()
     for actual, predicted in ((0, 1), (2, 1), (1, 0)):
-        found = chosen(mixed.kept, actual=CLASSES[actual], predicted=predicted)
+        found = choose_images(mixed.kept, actual=CLASSES[actual], predicted=predicted)
         assert len(found) == matrix[actual, predicted]
         assert (mixed.kept.targets[found] == actual).all() and (mixed.kept.predicted[found] == predicted).all()
 
@@ -290,11 +290,11 @@ def test_one_cell_of_the_matrix(mixed):
 def test_orders(mixed):
     kept = mixed.kept
     for sort, key in (('loss', -kept.losses), ('confidence', -kept.confidence)):
-        assert (np.diff(key[chosen(kept, 'all', sort)]) >= 0).all()
+        assert (np.diff(key[choose_images(kept, 'all', sort)]) >= 0).all()
     two = np.sort(kept.probabilities, 1)
-    assert (np.diff((two[:, -1] - two[:, -2])[chosen(kept, 'all', 'least sure')]) >= 0).all()
-    assert chosen(kept, 'all', 'random').tolist() == chosen(kept, 'all', 'random').tolist() != chosen(kept, 'all', 'random', seed=1).tolist()
-    assert sorted([*chosen(kept, 'correct'), *chosen(kept)]) == list(range(21))
+    assert (np.diff((two[:, -1] - two[:, -2])[choose_images(kept, 'all', 'least sure')]) >= 0).all()
+    assert choose_images(kept, 'all', 'random').tolist() == choose_images(kept, 'all', 'random').tolist() != choose_images(kept, 'all', 'random', seed=1).tolist()
+    assert sorted([*choose_images(kept, 'correct'), *choose_images(kept)]) == list(range(21))
 
 
 def test_pages_follow_each_other(wrong, capsys):

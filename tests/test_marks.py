@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings, strategies
 
 from cifar_fastai.interpretation.predictions import ClassifiedImages
-from cifar_fastai.interpretation.marks import COLUMNS, VERDICTS, Mark, mark_image, marks_text, read_marks, write_marks
+from cifar_fastai.interpretation.marks import MARK_COLUMNS, VERDICTS, Mark, mark_image, marks_text, read_marks, write_marks
 from cifar_fastai.base.messages import BadInput
 
 HEADER = 'index,name,actual,predicted,verdict,suggested_label'
@@ -129,7 +129,7 @@ def test_names_that_no_file_can_hold_are_written_and_found_again(tmp_path):
 
 
 def test_the_columns_are_the_format_and_a_mark_cannot_be_changed():
-    assert ','.join(COLUMNS) == HEADER and marks_text([]) == HEADER + '\r\n'
+    assert ','.join(MARK_COLUMNS) == HEADER and marks_text([]) == HEADER + '\r\n'
     with pytest.raises(AttributeError): Mark(0, 'a', 'b', 'c', 'ambiguous').verdict = 'other'
     with pytest.raises(BadInput, match='no image 6'): mark_image(KEPT, 6, 'ambiguous')
     with pytest.raises(BadInput, match='no image -1'): mark_image(KEPT, -1, 'ambiguous')

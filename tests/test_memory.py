@@ -20,12 +20,12 @@ MEASURED = """
 import json, math, re, resource
 from pathlib import Path
 import numpy as np
-from cifar_fastai.data import image_dataloaders
-from cifar_fastai.image_data import image_data
-from cifar_fastai.free_memory import free_memory, kept_memory
-from cifar_fastai.memory import memory_need
-from cifar_fastai.recipes import Recipe
-from cifar_fastai.training import cifar_learner, fit_recipe
+from cifar_fastai.data.loaders import image_dataloaders
+from cifar_fastai.data.images import image_data
+from cifar_fastai.base.devices import free_memory, kept_memory
+from cifar_fastai.training.memory import memory_need
+from cifar_fastai.recipes.recipe import Recipe
+from cifar_fastai.training.learner import cifar_learner, fit_recipe
 
 def status(name): return 1024*int(re.search(rf'{name}:\\s+(\\d+)', Path('/proc/self/status').read_text()).group(1))
 SIZE, COUNT = 256, 2*256

@@ -9,8 +9,8 @@ import torch
 from cifar_fastai.data import cache
 from cifar_fastai.data import places
 from cifar_fastai.data import sources
-from cifar_fastai.data.cache import fetch, keep
-from cifar_fastai.data.loaders import channel_statistics, image_dataloaders, kept_statistics
+from cifar_fastai.data.cache import fetch_data, keep_data
+from cifar_fastai.data.loaders import channel_statistics, image_dataloaders, remember_statistics
 from cifar_fastai.data.images import image_data
 from cifar_fastai.data.places import PLACES, Places, RowsOnDisk, choose_place
 from cifar_fastai.training.learner import cifar_learner, fit_recipe
@@ -19,8 +19,8 @@ from cifar_fastai.training.learner import cifar_learner, fit_recipe
 @pytest.fixture
 def kept(tiny_data, tmp_path):
     "The tiny images as they are kept, mapped"
-    keep(tiny_data, tmp_path/'kept')
-    return fetch(tmp_path/'kept')
+    keep_data(tiny_data, tmp_path/'kept')
+    return fetch_data(tmp_path/'kept')
 
 
 def batches(loaders, epoch=2, skipped=0):
@@ -131,16 +131,16 @@ def never(*_, **__): raise AssertionError('computed again')
 
 def test_a_start_reads_no_image_that_is_kept(kept, monkeypatch):
     "Fingerprints and statistics are those that were kept; another choice of images has others"
-    statistics = kept_statistics(kept, kept.train_positions)
+    statistics = remember_statistics(kept, kept.train_positions)
     assert statistics == channel_statistics(kept.images, kept.train_positions)
     monkeypatch.setattr('cifar_fastai.data.images.fingerprint', never)
     monkeypatch.setattr('cifar_fastai.data.loaders.channel_statistics', never)
-    again = fetch(kept.folder)
-    assert again.fingerprints == kept.fingerprints and kept_statistics(again, again.train_positions) == statistics
-    with pytest.raises(AssertionError): kept_statistics(again, again.train_positions[1:])
+    again = fetch_data(kept.folder)
+    assert again.fingerprints == kept.fingerprints and remember_statistics(again, again.train_positions) == statistics
+    with pytest.raises(AssertionError): remember_statistics(again, again.train_positions[1:])
     path, = kept.folder.glob('statistics-*')
     path.write_text(path.read_text().replace('0.', '1.', 1))
-    with pytest.raises(AssertionError): kept_statistics(again, again.train_positions)
+    with pytest.raises(AssertionError): remember_statistics(again, again.train_positions)
 
 
 def test_a_write_shows_however_soon_it_comes(kept, monkeypatch):
@@ -150,15 +150,15 @@ def test_a_write_shows_however_soon_it_comes(kept, monkeypatch):
     data[-1] ^= 1
     with path.open('r+b') as file: file.write(data)
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
-    assert fetch(kept.folder) is None
+    assert fetch_data(kept.folder) is None
 
 
 def test_a_copied_cache_is_read_once_more_and_then_known(kept, tmp_path, monkeypatch):
     import shutil
     shutil.copytree(kept.folder, tmp_path/'copy')
-    assert fetch(tmp_path/'copy').fingerprints == kept.fingerprints
+    assert fetch_data(tmp_path/'copy').fingerprints == kept.fingerprints
     monkeypatch.setattr('cifar_fastai.data.images.fingerprint', never)
-    assert fetch(tmp_path/'copy').fingerprints == kept.fingerprints
+    assert fetch_data(tmp_path/'copy').fingerprints == kept.fingerprints
 
 
 def test_an_archive_is_read_for_its_key_only_when_it_has_changed(tmp_path, monkeypatch):

@@ -17,7 +17,7 @@ from cifar_fastai.profiling.layer_profile import profile_layers
 from cifar_fastai.models.networks import network
 from cifar_fastai.profiling.peak import step_flops
 from cifar_fastai.profile import main
-from cifar_fastai.profiling.step_profile import PARTS, AtShare, Turns, profile_step, timed_fit, waits
+from cifar_fastai.profiling.step_profile import PARTS, AtShare, Turns, profile_step, fit_for_turns, count_waits
 from cifar_fastai.training.learner import cifar_learner, fit_recipe
 
 
@@ -75,7 +75,7 @@ def test_the_measured_steps_are_those_of_a_training(tiny_data, tiny_recipe):
         def after_batch(self):
             if self.train_iter == 4: raise CancelFitException
 
-    measured = trained(lambda learner: timed_fit(learner, Turns(lambda part: 0, 3, skip=1), share=0.5))
+    measured = trained(lambda learner: fit_for_turns(learner, Turns(lambda part: 0, 3, skip=1), share=0.5))
     def plain(learner):
         with learner.no_bar(), learner.no_logging(): fit_recipe(learner, tiny_recipe, learner.lr, [AtShare(0.5), Enough()])
     other = trained(plain)
@@ -97,9 +97,9 @@ def test_values_that_python_asks_for_are_counted_where_it_asks(learner):
     class Asks(Callback):
         def after_loss(self): self.loss.item(), float(self.pred.max())
 
-    before = waits(learner, 0.)[0]
+    before = count_waits(learner, 0.)[0]
     learner.add_cb(Asks())
-    after, seconds = waits(learner, 0.)
+    after, seconds = count_waits(learner, 0.)
     assert after.pop('callbacks · Asks') == 2 and after == before
     assert seconds == 0  # a CPU has nothing to wait for
     assert all(before.get(part, 0) == 0 for part in ('forward', 'loss', 'backward', 'optimizer'))

@@ -336,7 +336,7 @@ def test_bad_folders(tmp_path):
 
 def test_the_first_file_of_a_process_is_an_image_too():
     "Pillow fills its table of endings late"
-    run([sys.executable, '-c', 'from cifar_fastai.pictures import is_image; assert is_image("1.webp") and not is_image("1.txt")'], check=True)
+    run([sys.executable, '-c', 'from cifar_fastai.data.pictures import is_image; assert is_image("1.webp") and not is_image("1.txt")'], check=True)
 
 
 def test_images_that_cannot_be_read_are_named(tmp_path):

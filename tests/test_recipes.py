@@ -54,5 +54,5 @@ def test_a_recipe_is_frozen_and_each_field_has_help():
 
 
 def test_recipes_import_neither_torch_nor_fastai():
-    code = 'import sys, cifar_fastai.train, cifar_fastai.commands; print([m for m in ("torch", "fastai", "numpy", "PIL") if m in sys.modules])'
+    code = 'import sys, cifar_fastai.train, cifar_fastai.base.commands; print([m for m in ("torch", "fastai", "numpy", "PIL") if m in sys.modules])'
     assert subprocess.check_output([sys.executable, '-c', code], text=True).strip() == '[]'

@@ -51,8 +51,8 @@ def test_history_and_recipe_read_back(run, tiny_recipe):
 
 def test_load_run_predicts_as_the_run_did(run):
     learner = load_run(run.path)
-    from cifar_fastai.interpretation.inference import answers, steady
-    logits, _ = answers(learner.model, steady(learner.dls.test))
+    from cifar_fastai.interpretation.inference import run_inference, steady_loader
+    logits, _ = run_inference(learner.model, steady_loader(learner.dls.test))
     np.testing.assert_array_equal(logits, read_predictions(run.path/'predictions.npz').logits)
 
 

@@ -96,7 +96,7 @@ def test_a_damaged_cache_is_never_believed(home, tmp_path, capsys):
             data[place] ^= 1 << int(random.integers(8))
             (kept/name).write_bytes(data)
             assert same(load_images(path), first), (name, place)
-            assert same(cache.fetch(kept), first), (name, place) # made again, not only passed by
+            assert same(cache.fetch_data(kept), first), (name, place) # made again, not only passed by
         for length in (0, 1, 60, 127, len(whole)//2, len(whole)-1):
             (kept/name).write_bytes(whole[:length])
             assert same(load_images(path), first), (name, length)

@@ -20,12 +20,12 @@ from cifar_fastai.data.loaders import image_dataloaders
 from cifar_fastai.training.history import History
 from cifar_fastai.training.lr_find import find_learning_rate
 from cifar_fastai.base.messages import BadInput
-from cifar_fastai.training.optimizers import Muon, NesterovSGD, optimizer_function, orthogonalised
+from cifar_fastai.training.optimizers import Muon, NesterovSGD, optimizer_function, orthogonalise
 from cifar_fastai.recipes.recipe import Recipe
 from cifar_fastai.training.schedules import cost_share, schedule, training_size
 from cifar_fastai.training.stopping import EarlyStopping, UntilAccuracy, until_reached
 from cifar_fastai.training.learner import cifar_learner, fit_recipe
-from cifar_fastai.interpretation.inference import answers, steady
+from cifar_fastai.interpretation.inference import run_inference, steady_loader
 
 
 def learner_of(data, recipe, **fields):
@@ -68,7 +68,7 @@ def test_orthogonalised_is_near_the_polar_factor(shape):
     torch.manual_seed(1)
     matrix = torch.randn(shape)
     left, _, right = torch.linalg.svd(matrix, full_matrices=False)
-    found = orthogonalised(matrix).float()
+    found = orthogonalise(matrix).float()
     assert F.cosine_similarity(found.flatten(), (left @ right).flatten(), 0) > 0.95
     assert torch.linalg.svdvals(found).min() > 0.3 and torch.linalg.svdvals(found).max() < 1.3
 
@@ -188,7 +188,7 @@ def test_the_loss_smooths_in_training_only():
 def test_history_is_what_a_second_look_finds(tiny_data, tiny_recipe):
     learner, history = fitted(tiny_data, tiny_recipe, label_smoothing=0.2)
     last, rates = history.rows[-1], learner.recorder.lrs
-    logits, target = answers(learner.model, steady(learner.dls.test))
+    logits, target = run_inference(learner.model, steady_loader(learner.dls.test))
     losses = F.cross_entropy(torch.from_numpy(logits), torch.from_numpy(target), reduction='none')
     assert last['valid_loss'] == pytest.approx(losses.mean().item(), rel=1e-4)
     assert last['valid_accuracy'] == pytest.approx((logits.argmax(1) == tiny_data.labels[120:]).mean())
@@ -255,7 +255,7 @@ def test_early_stopping_brings_the_best_epoch_back(tiny_data, tiny_recipe):
     learner, history = fitted(tiny_data, tiny_recipe, [stopping], epochs=12, holdout=30, schedule='constant', optimizer='adam')
     losses = history.table.valid_loss
     assert len(losses) == min(12, losses.idxmin() + 1 + 2) and stopping.best_epoch == losses.idxmin() + 1
-    logits, target = (torch.from_numpy(found) for found in answers(learner.model, steady(learner.dls.valid)))
+    logits, target = (torch.from_numpy(found) for found in run_inference(learner.model, steady_loader(learner.dls.valid)))
     assert F.cross_entropy(logits, target).item() == pytest.approx(losses.min(), rel=1e-4)
     assert lines[0].startswith('  saved: lowest hold-out loss so far') and len(lines) == len(losses)
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MANIFEST', 'KEPT', 'LOST', 'MADE_AGAIN', 'whole_file', 'flush_folder', 'clear_partial', 'write_text', 'write_json',
            'read_json', 'write_tensors', 'checksum', 'write_manifest', 'read_manifest', 'fault', 'faults', 'check_file',
-           'locked', 'rewriting']
+           'lock_folder', 'rewrite_files']
 
 # %% ../../nbs/00_base/04_files.ipynb #i979bf5b
 import errno, hashlib, json, os
@@ -160,7 +160,7 @@ def check_file(
 
 # %% ../../nbs/00_base/04_files.ipynb #5e68f745
 @contextmanager
-def locked(
+def lock_folder(
     folder:str|Path, # A run folder
 ):
     "Hold a folder while the block runs"
@@ -175,12 +175,12 @@ def locked(
     finally: os.close(place)
 
 @contextmanager
-def rewriting(
+def rewrite_files(
     folder:str|Path, # A run folder
     again:tuple[str, ...]=(*MADE_AGAIN, 'metrics.json'), # Names or patterns of the files that the block writes
 ):
     "Hold a run folder while files of it are made again; its manifest, where it has one, follows"
-    with locked(folder):
+    with lock_folder(folder):
         known = (Path(folder)/MANIFEST).exists()
         if known: write_manifest(folder, (), forget=again)
         yield

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MOST_FILES', 'MOST_BYTES', 'MOST_BYTES_A_FILE', 'EXPECTED', 'safe_name', 'is_hidden', 'visible_files', 'Files',
-           'readable', 'TarFiles', 'ZipFiles', 'open_files']
+           'refuse_unreadable', 'TarFiles', 'ZipFiles', 'open_files']
 
 # %% ../../nbs/03_data/00_archives.ipynb #iac52e7e
 import errno, lzma, os, re, stat, struct, tarfile, zipfile, zlib
@@ -68,7 +68,7 @@ class Files:
     ):
         self.path,self.most_files,self.most_bytes,self.total = Path(path),most_files,most_bytes,0
         self.sizes:dict[str,int] = {}
-        with readable(self.path): self._list()
+        with refuse_unreadable(self.path): self._list()
         if not self.sizes: raise BadInput(f"{self.path} is empty: it holds no files\n{EXPECTED}")
 
     def _add(self, name, size):
@@ -91,7 +91,7 @@ class Files:
     )->Iterator[tuple[str,bytes]]: # Each name with its bytes, in the order that costs least
         "The bytes of the files called `names`"
         for name in names:
-            with readable(self.path/name): data = (self.path/name).read_bytes()
+            with refuse_unreadable(self.path/name): data = (self.path/name).read_bytes()
             yield name, data
 
 # %% ../../nbs/03_data/00_archives.ipynb #bd467119
@@ -103,7 +103,7 @@ _DAMAGE = (OSError, EOFError, tarfile.TarError, zipfile.BadZipFile, zlib.error, 
            RuntimeError, NotImplementedError) # the last two: zipfile, for passwords and unknown compression
 
 @contextmanager
-def readable(
+def refuse_unreadable(
     path:Path, # What is being read, for the message
 ):
     "Turn the errors of reading a file, a folder or an archive into one `BadInput`"
@@ -132,7 +132,7 @@ class TarFiles(Files):
 
     def read(self, names):
         wanted = set(names)
-        with readable(self.path), tarfile.open(self.path) as archive:
+        with refuse_unreadable(self.path), tarfile.open(self.path) as archive:
             for member in archive:
                 name = safe_name(member.name, self.path)
                 if member.isfile() and name in wanted: yield name, archive.extractfile(member).read()
@@ -154,7 +154,7 @@ class ZipFiles(Files):
                     self.members[name] = member
 
     def read(self, names):
-        with readable(self.path), zipfile.ZipFile(self.path) as archive:
+        with refuse_unreadable(self.path), zipfile.ZipFile(self.path) as archive:
             for name in names: yield name, archive.read(self.members[name])
 
 # %% ../../nbs/03_data/00_archives.ipynb #16712458
@@ -164,7 +164,7 @@ def open_files(
 )->Files: # Its names, sizes and bytes
     "The files under `path`"
     path = Path(path).expanduser()
-    with readable(path):
+    with refuse_unreadable(path):
         if path.is_dir(): return Files(path, **bounds)
         if not path.exists(): raise BadInput(f"--data {path}: there is no such file or folder\n{EXPECTED}")
         if not path.is_file(): raise BadInput(f"--data {path} is neither a file nor a folder\n{EXPECTED}")

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['BatchAugment', 'CropFlip', 'Rotate', 'Jitter', 'Policy', 'Cutout', 'NormalizeRows', 'augmentation_transforms',
-           'mixup', 'mixed_targets', 'cutmix']
+           'mixup', 'mix_targets', 'cutmix']
 
 # %% ../../nbs/03_data/10_augment.ipynb #iad2e110
 import torch
@@ -155,9 +155,9 @@ def mixup(
     share = random.beta(alpha, len(images), images.device)
     partners = random.permutation(len(images), images.device)
     mixed = torch.lerp(images[partners], images, share.to(images.dtype)[:, None, None, None])
-    return mixed, mixed_targets(targets, partners, share)
+    return mixed, mix_targets(targets, partners, share)
 
-def mixed_targets(targets, partners, share): return torch.lerp(targets[partners], targets, share.to(targets.dtype)[:, None])
+def mix_targets(targets, partners, share): return torch.lerp(targets[partners], targets, share.to(targets.dtype)[:, None])
 
 # %% ../../nbs/03_data/10_augment.ipynb #ce251223
 def cutmix(
@@ -173,4 +173,4 @@ def cutmix(
     rows, columns = random.integers(0, height, count, device), random.integers(0, width, count, device)
     pasted = boxes(images, rows, columns, (side*height).long(), (side*width).long())
     mixed = torch.where(pasted, images[partners], images)
-    return mixed, mixed_targets(targets, partners, 1 - pasted.flatten(1).float().mean(1))
+    return mixed, mix_targets(targets, partners, 1 - pasted.flatten(1).float().mean(1))

@@ -15,12 +15,12 @@ from http.client import HTTPException
 from pathlib import Path
 import numpy as np
 from ..base.messages import BadInput, notice
-from .archives import EXPECTED, Files, open_files, readable
+from .archives import EXPECTED, Files, open_files, refuse_unreadable
 from .images import ImageData, image_data
 from .pictures import empty_images, is_image
-from .readers import folder_roots, official_roots, plain, read_folder, read_official
+from .readers import folder_roots, official_roots, safe_text, read_folder, read_official
 from .shapes import draw_shapes
-from .cache import cached, fastai_folder, remembered
+from .cache import read_once, fastai_folder, remember_digest
 
 # %% ../../nbs/03_data/06_sources.ipynb #9987787f
 def read_files(
@@ -37,9 +37,9 @@ def read_files(
     if not roots:
         images = sum(map(is_image, names))
         raise BadInput(f"--data {files.path}: no train/ in this {files.kind} of {len(names):,} files, {images:,} of them images, "
-                       f"such as {plain(names[0])!r}\n{EXPECTED}")
+                       f"such as {safe_text(names[0])!r}\n{EXPECTED}")
     if len(roots) > 1:
-        raise BadInput(f"--data {files.path} holds {len(roots)} data sets: {', '.join(map(plain, roots[:9]))}\nName the path of one of them.")
+        raise BadInput(f"--data {files.path} holds {len(roots)} data sets: {', '.join(map(safe_text, roots[:9]))}\nName the path of one of them.")
     reader, *version = found[roots[0]]
     return reader(files, roots[0], *version, image_size=image_size, room=room)
 
@@ -93,7 +93,7 @@ def differs_from_published(
 )->str: # One line; '' where it is as published, or no such file
     "Whether a file that is called like an official archive is another"
     if path.name not in PUBLISHED or not path.is_file(): return ''
-    with readable(path): md5 = remembered(path, 'md5')
+    with refuse_unreadable(path): md5 = remember_digest(path, 'md5')
     return '' if md5 == PUBLISHED[path.name] else f'{path.name} is not the archive that is published under this name: its MD5 is {md5}'
 
 def read_whole(
@@ -120,7 +120,7 @@ def load_images(
     if data == 'shapes': return shapes_data(32 if image_size == 'auto' else image_size)
     path = cifar10_path() if data == 'cifar10' else Path(data).expanduser()
     if not path.exists(): open_files(path) # says so
-    found = cached(path, image_size, partial(read_whole, path, image_size), cache)
+    found = read_once(path, image_size, partial(read_whole, path, image_size), cache)
     found = replace(found, name='cifar10' if data == 'cifar10' else re.sub(r'\.(tgz|tar\.gz|tar|zip)$', '', path.resolve().name))
     if data == 'cifar10': check_cifar10(found, path)
     for note in found.notes: notice(f'{found.name}: {note}')

@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 from ..base.files import write_text
 from ..base.figures import save_figure
-from ..heatmaps.checks import PARTS, QUICK_METHODS, HeatmapChecks, check_heatmaps
-from .predictions import chosen
+from ..heatmaps.checks import CHECKS, QUICK_METHODS, HeatmapChecks, check_heatmaps
+from .predictions import choose_images
 from .charts import plot_matrix
-from .galleries import several
+from .galleries import as_list
 from .interpretation import CifarInterpretation
 
 # %% ../../nbs/05_interpretation/06_analysis.ipynb #942a277a
@@ -25,7 +25,7 @@ def check_interpretation(
     sample:int=200, # How many images, chosen by the seed; 0: all
     seed:int=0, # Same seed, same sample
     layer:str|None=None, # As for `heatmaps`
-    parts:Sequence=PARTS, # Which checks: pointing, faithfulness, sanity
+    parts:Sequence=CHECKS, # Which checks: pointing, faithfulness, sanity
 )->HeatmapChecks:
     "Whether the heatmaps point at the figure, matter to the network, and know its weights"
     sample = sample or len(interpretation.kept)
@@ -65,8 +65,8 @@ def interpretation_files(
     (folder/'figures').mkdir(parents=True, exist_ok=True)
     interpretation.write_top_losses(folder/'top_losses.csv')
     write_text(folder/'classification_report.txt', interpretation.classification_report())
-    wrong = len(chosen(interpretation.kept)) > 0
-    note = '; '.join(f'{method}: {checks.verdict(method)}' for method in several(methods)) if checks else ''
+    wrong = len(choose_images(interpretation.kept)) > 0
+    note = '; '.join(f'{method}: {checks.verdict(method)}' for method in as_list(methods)) if checks else ''
     figures = dict(
         confusion_matrix=lambda: plot_matrix(interpretation.confusion_matrix(), list(interpretation.vocab)),
         per_class=interpretation.plot_class_accuracy, reliability=interpretation.plot_reliability,

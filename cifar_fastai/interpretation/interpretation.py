@@ -22,9 +22,9 @@ from ..base.messages import BadInput
 from ..base.intervals import wilson_interval
 from ..base.files import whole_file
 from ..base.figures import Picture
-from ..heatmaps.prepared import prepared
+from ..heatmaps.prepared import prepare
 from .predictions import ClassifiedImages, calibration_bins, class_table, confusion, loss_table, report_text
-from .inference import answers, image_names, steady, true_colours
+from .inference import run_inference, image_names, steady_loader, true_colours
 from .charts import plot_matrix
 from .galleries import Galleries
 
@@ -61,9 +61,9 @@ def from_learner(cls:CifarInterpretation,
 ):
     "One pass over a set, kept"
     if dl is None: dl = learn.dls[ds_idx] if ds_idx is not None else test_loader(learn.dls)
-    dl, vocab = steady(dl), list(getattr(dl, 'vocab', None) or learn.dls.vocab)
+    dl, vocab = steady_loader(dl), list(getattr(dl, 'vocab', None) or learn.dls.vocab)
     if vocab and is_listy(vocab[-1]) and not isinstance(vocab[-1], str): vocab = list(vocab[-1])
-    kept = ClassifiedImages(*answers(learn.model, dl), image_names(dl, learn.dls), tuple(vocab))
+    kept = ClassifiedImages(*run_inference(learn.model, dl), image_names(dl, learn.dls), tuple(vocab))
     return cls(kept, lambda: learn, lambda: dl, act)
 
 # %% ../../nbs/05_interpretation/05_interpretation.ipynb #bc4bf928
@@ -183,19 +183,19 @@ def _repr_markdown_(self:CifarInterpretation):
 # %% ../../nbs/05_interpretation/05_interpretation.ipynb #4e2d865c
 @patch
 def images(self:CifarInterpretation, indices:Sequence, inputs=None)->np.ndarray: # uint8, shape (n, H, W, 3)
-    "The pictures of these indices (of their `inputs`, where those are at hand), as they were before normalisation"
+    "The pictures of these indices (of their `network_inputs`, where those are at hand), as they were before normalisation"
     return true_colours(self.dl, self.inputs(indices) if inputs is None else inputs)
 
 @patch
 def inputs(self:CifarInterpretation, indices:Sequence)->torch.Tensor: # Shape (n, C, H, W)
     "The images of these indices as the network gets them"
-    return inference.inputs(self.dl, indices)
+    return inference.network_inputs(self.dl, indices)
 
 @patch
 def model_for(self:CifarInterpretation, indices:Sequence, inputs:torch.Tensor): # The network
     "The network, checked on a few of these inputs to be the one whose predictions are kept"
     few = list(indices[:4])
-    with prepared(self.learn.model) as ready, torch.no_grad():
+    with prepare(self.learn.model) as ready, torch.no_grad():
         now = ready(inputs[:4].to(ready.device).as_subclass(torch.Tensor).float()).cpu().numpy()
     then = self.kept.logits[few]
     if np.abs(now-then).max() > 0.05*max(1, np.abs(then).max()):

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['KINDS', 'SORTS', 'check_answers', 'ClassifiedImages', 'class_table', 'confusion', 'top_k_accuracy',
            'balanced_accuracy', 'report_text', 'calibration_bins', 'expected_calibration_error', 'class_index',
-           'chosen', 'loss_table']
+           'choose_images', 'loss_table']
 
 # %% ../../nbs/05_interpretation/00_predictions.ipynb #i881802a
 from collections.abc import Sequence
@@ -139,7 +139,7 @@ def class_index(
     return names.index(one_of(str(name), names, 'class'))
 
 # %% ../../nbs/05_interpretation/00_predictions.ipynb #66246ca2
-def chosen(
+def choose_images(
     predictions:ClassifiedImages, # Kept predictions
     kind:str='misclassified', # misclassified, correct or all
     sort:str='loss', # loss, confidence, least sure or random

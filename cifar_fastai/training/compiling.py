@@ -11,7 +11,7 @@ import torch
 from fastai.callback.core import Callback
 from fastai.learner import Learner
 from ..base.messages import notice, one_of, out_of_memory
-from ..base.randomness import random_states_kept
+from ..base.randomness import keep_random_states
 from ..recipes.recipe import COMPILES
 from ..models.fused_norms import FusedNorm, batch_norms
 
@@ -29,7 +29,7 @@ def rehearse(
     device, weights = images[0].device, [p for p in model.parameters() if p.requires_grad]
     buffers = {name: value.clone() for name, value in model.named_buffers()}
     try:
-        with random_states_kept(device):
+        with keep_random_states(device):
             for _ in range(times):
                 if own_gradients: torch.compiler.cudagraph_mark_step_begin()
                 loss = learner.loss_func(model(*images).float(), *learner.yb)

@@ -16,7 +16,7 @@ from fastai.callback.training import GradientClip
 from fastai.learner import Learner
 from fastai.metrics import accuracy
 from fastcore.meta import delegates
-from ..base.randomness import random_states_kept
+from ..base.randomness import keep_random_states
 from ..base.devices import choose_precision, keep_freed_memory, memory_format
 from ..recipes.recipe import OPTIMIZERS, Recipe, optimizer_choice
 from ..data.images import balanced_sample
@@ -28,7 +28,7 @@ from .schedules import ShrinkImages, schedule
 from .callbacks import Autocast, ClassificationLoss, EpochNumber, FreezeParts, GradientValueClip, LossMode, MixImages
 from .callbacks import precision_callback
 from .averaging import AverageWeights, Lookahead
-from .recorder import on_device, unhurried
+from .recorder import put_on_device, avoid_waiting
 from .compiling import CompileModel
 from .lr_find import lr_find
 
@@ -39,14 +39,14 @@ class CifarLearner(Learner):
     go_on = None # Called with the Learner when the next fit begins, returns its first epoch: `checkpoints.resumed`
     before_batches = None # Called once, when the next pass over the batches begins
 
-    def add_cb(self, cb): return super().add_cb(unhurried(cb))
+    def add_cb(self, cb): return super().add_cb(avoid_waiting(cb))
 
     @property
     def metrics(self): return self._metrics
     @metrics.setter
     def metrics(self, metrics):
         Learner.metrics.fset(self, metrics)
-        self._metrics = self._metrics.map(on_device)
+        self._metrics = self._metrics.map(put_on_device)
 
     def _do_fit(self):
         first = self.go_on(self) if self.go_on else 0
@@ -118,7 +118,7 @@ def cifar_learner(
     recipe = recipe or Recipe()
     device, choice = loaders.device, optimizer_choice(recipe)
     if device.type == 'cpu': keep_freed_memory()
-    with random_states_kept(torch.device('cpu')):
+    with keep_random_states(torch.device('cpu')):
         torch.manual_seed(recipe.seed)
         model = first_network(loaders, recipe)
     low = choice['momentum'] if recipe.momentum_low == 'auto' else recipe.momentum_low

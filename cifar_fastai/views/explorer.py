@@ -15,11 +15,11 @@ from fastcore.basics import patch
 from ipywidgets import Box, HTML, Layout, VBox
 from ..base.messages import BadInput
 from ..heatmaps.gradcam import CLASSLESS_METHODS, is_dead
-from ..interpretation.charts import overlaid
-from ..interpretation.galleries import chosen_layers, explained
+from ..interpretation.charts import overlay
+from ..interpretation.galleries import choose_layers, evidence_text
 from ..interpretation.marks import mark_image, read_marks, write_marks
 from ..interpretation.interpretation import CifarInterpretation
-from .browsing import Selection, caption_html, details_html, find_image, line, picture_html
+from .browsing import Selection, caption_html, details_html, find_image, selection_line, picture_html
 from .controls import Tile, button, file_controls, filter_controls, heat_controls, page_controls, row
 
 # %% ../../nbs/10_views/08_explorer.ipynb #1f60c7b1
@@ -39,15 +39,15 @@ class Explorer:
         self.large = Tile(self.open, self.set_mark)
         self.about, self.before, self.after = HTML(), button('‹ image', 'The image before this one'), button('image ›', 'The image after this one')
         self.grid = Box(layout=Layout(display='flex', flex_flow='row wrap', grid_gap='4px 10px', flex='1 1 300px', align_content='flex-start'))
-        self.widget = self.laid_out()
+        self.widget = self.lay_out()
         self.listen()
         self.show()
-        if Path(path).exists(): self.told(self.load)
+        if Path(path).exists(): self.attempt(self.load)
         if len(self.selection.shown): self.open(self.selection.shown[0])
 
 # %% ../../nbs/10_views/08_explorer.ipynb #5ca2c68b
 @patch
-def laid_out(self:Explorer):
+def lay_out(self:Explorer):
     "All widgets in their places"
     filters, self.large.mark.layout.width, self.large.open.layout.display = self.filters, '230px', 'none'
     self.large.widget.layout = Layout(width='100%')
@@ -61,7 +61,7 @@ def laid_out(self:Explorer):
 
 # %% ../../nbs/10_views/08_explorer.ipynb #b4247915
 @patch
-def told(self:Explorer, action, *args):
+def attempt(self:Explorer, action, *args):
     "Do what was asked; what goes wrong for a reason that a person can mend is said under the pictures"
     try: action(*args)
     except (BadInput, OSError) as error:
@@ -79,8 +79,8 @@ def say(self:Explorer, words:str, bad:bool=False):
 @patch
 def listen(self:Explorer):
     "Let each widget do what it is for"
-    def valued(widget, action): widget.observe(lambda change: self.quiet or self.told(action, change['new']), 'value')
-    def pressed(widget, action, *args): widget.on_click(lambda _: self.told(action, *args))
+    def valued(widget, action): widget.observe(lambda change: self.quiet or self.attempt(action, change['new']), 'value')
+    def pressed(widget, action, *args): widget.on_click(lambda _: self.attempt(action, *args))
     for name, widget in self.filters.items(): valued(widget, lambda value, name=name: self.ask(**{name: value}))
     for widget in self.heat.values(): valued(widget, self.show_heat)
     valued(self.pager['page'], lambda number: self.turn(number - 1))
@@ -133,8 +133,8 @@ def overlays(self:Explorer, indices):
     images, method, target = self.interpretation.images(indices), self.heat['method'].value, self.heat['target'].value
     if not method: return images, images, ['']*len(indices)
     heat = self.interpretation.heatmaps(indices, target, method, self.heat['layer'].value or None)
-    words = [explained(self.kept, index, target, method) + (', dead map: no evidence' if dead else '') for index, dead in zip(indices, is_dead(heat))]
-    return images, overlaid(images, heat), words
+    words = [evidence_text(self.kept, index, target, method) + (', dead map: no evidence' if dead else '') for index, dead in zip(indices, is_dead(heat))]
+    return images, overlay(images, heat), words
 
 @patch
 def show(self:Explorer):
@@ -143,7 +143,7 @@ def show(self:Explorer):
     self.pager['page'].max, self.pager['page'].value = selection.pages, selection.number + 1
     self.pager['back'].disabled, self.pager['forward'].disabled = selection.number == 0, selection.number == selection.pages - 1
     self.quiet = False
-    self.status.value = f'<div role="status" style="margin:2px 0">{escape(line(selection))}</div>'
+    self.status.value = f'<div role="status" style="margin:2px 0">{escape(selection_line(selection))}</div>'
     shown = selection.shown.tolist()
     self.pictures = dict(zip(shown, zip(*self.overlays(shown)[1:]))) if shown else {}
     for tile, index in zip(self.tiles, shown): self.show_tile(tile, index)
@@ -199,7 +199,7 @@ def show_heat(self:Explorer, _=None):
 def find_layers(self:Explorer):
     "Fill the menu of layers, once the network is there"
     inputs, self.quiet = self.interpretation.inputs([0]), True
-    layers = chosen_layers(self.interpretation.learn.model, inputs, 'all')
+    layers = choose_layers(self.interpretation.learn.model, inputs, 'all')
     self.heat['layer'].options = [("the network's own", ''), *((f'{name} ({size[0]}×{size[1]})', name) for name, size in layers)]
     self.quiet = False
 
@@ -257,11 +257,11 @@ def change(self:Explorer)->list[tuple[int, str]]: # As of fastai's `ImageClassif
 def picture(self:Explorer): # A `Picture`, or None where there are no such images
     "The page as a picture"
     shown = self.selection.shown
-    return self.interpretation.plot_indices(shown, line(self.selection), columns=6) if len(shown) else None
+    return self.interpretation.plot_indices(shown, selection_line(self.selection), columns=6) if len(shown) else None
 
 @patch
 def _repr_mimebundle_(self:Explorer, include=None, exclude=None):
     picture, shell = self.picture(), get_ipython()
     found = picture._repr_mimebundle_()[0] if picture else {}
     alive = self.widget._repr_mimebundle_() if hasattr(shell, 'kernel') else {}
-    return {'text/plain': f'Explorer: {line(self.selection)}', **found, **alive}
+    return {'text/plain': f'Explorer: {selection_line(self.selection)}', **found, **alive}

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['SHOWN', 'WRONG_SIDE', 'RIGHT_SIDE', 'HEATED', 'row_order', 'likeliest', 'packed_rows', 'row_bytes', 'picture_groups',
-           'left_out', 'explorer_data', 'heat_data', 'reason', 'sample_grids', 'label_of', 'augmented']
+           'omission_text', 'explorer_data', 'heat_data', 'absence_reason', 'sample_grids', 'label_of',
+           'augmented_images']
 
 # %% ../../nbs/10_views/04_report_images.ipynb #i97ad621
 import json
@@ -13,15 +14,15 @@ import numpy as np, torch
 from fastai.data.core import DataLoaders
 from ..base.messages import BadInput
 from ..base.wording import thousands
-from ..base.randomness import random_states_kept
+from ..base.randomness import keep_random_states
 from ..heatmaps.gradcam import heatmaps
 from ..interpretation.predictions import ClassifiedImages
-from ..interpretation.inference import inputs, true_colours
-from ..interpretation.galleries import chosen_layers
-from ..interpretation.marks import class_names, written
+from ..interpretation.inference import network_inputs, true_colours
+from ..interpretation.galleries import choose_layers
+from ..interpretation.marks import class_names, file_text
 from ..interpretation.interpretation import CifarInterpretation
 from ..runs.files import arrays_fingerprint
-from .pages import packed
+from .pages import pack_array
 from .sprites import LADDER, coarse_maps, picture_group, picture_uri
 
 # %% ../../nbs/10_views/04_report_images.ipynb #404551c2
@@ -51,16 +52,16 @@ def packed_rows(
 )->dict: # Arrays for `explorer.js`
     "What the page knows of each row"
     classes, shares = likeliest(kept, indices)
-    return dict(index=packed(indices, 'uint32'), actual=packed(kept.targets[indices], 'uint16'), predicted=packed(kept.predicted[indices], 'uint16'),
-                loss=packed(kept.losses[indices], 'float32'), shares=packed((65535*shares).round(), 'uint16'),
-                likeliest=None if classes is None else packed(classes, 'uint16'))
+    return dict(index=pack_array(indices, 'uint32'), actual=pack_array(kept.targets[indices], 'uint16'), predicted=pack_array(kept.predicted[indices], 'uint16'),
+                loss=pack_array(kept.losses[indices], 'float32'), shares=pack_array((65535*shares).round(), 'uint16'),
+                likeliest=None if classes is None else pack_array(classes, 'uint16'))
 
 # %% ../../nbs/10_views/04_report_images.ipynb #52f5731a
 WRONG_SIDE, RIGHT_SIDE = 192, 96 # pixels of the longer side, at most
 
 def row_bytes(kept):
     "What a row costs beside its picture, on average"
-    names = len(json.dumps([written(name) for name in kept.names]))/len(kept)
+    names = len(json.dumps([file_text(name) for name in kept.names]))/len(kept)
     width = min(len(kept.classes), SHOWN)
     return names + (12 + 2*width*(1 if len(kept.classes) <= SHOWN else 2))*4/3
 
@@ -84,7 +85,7 @@ def picture_groups(
     return groups + [picture_group(partial(images, wrong), right, int(for_pictures), RIGHT_SIDE, wrong, ladder)]
 
 # %% ../../nbs/10_views/04_report_images.ipynb #810042d6
-def left_out(kept, indices, groups):
+def omission_text(kept, indices, groups):
     "What the page holds of the images, in a sentence or two"
     held, wrong = int((~kept.right[indices]).sum()), int((~kept.right).sum())
     quality = '; '.join(f"the {name} ones {'as they are' if group.quality == 'lossless' else f'as JPEG of quality {group.quality}'}, "
@@ -105,10 +106,10 @@ def explorer_data(
     sheets = {f'{name}-{number}': text for name, group in groups.items() for number, text in enumerate(group.sheets)}
     rows = {int(index): row for row, index in enumerate(indices)}
     data = dict(key=arrays_fingerprint(dict(logits=kept.logits, target=kept.targets))[:16], total=len(kept), classes=class_names(kept),
-                names=[written(name) for name in kept.names[indices]], rows=packed_rows(kept, indices),
+                names=[file_text(name) for name in kept.names[indices]], rows=packed_rows(kept, indices),
                 pictures=[group.about(name) for name, group in groups.items()],
                 heat=heat and {**heat, 'of': [rows.get(index, -1) for index in heat['of']]})
-    return data, sheets, left_out(kept, indices, groups)
+    return data, sheets, omission_text(kept, indices, groups)
 
 # %% ../../nbs/10_views/04_report_images.ipynb #ba32f29f
 HEATED = 100 # images with heatmaps
@@ -122,11 +123,11 @@ def heat_data(
     indices = np.argsort(-kept.losses, kind='stable')[:count]
     images = interpretation.inputs(indices)
     model = interpretation.model_for(indices, images)
-    [(layer, size)] = chosen_layers(model, images, None)
+    [(layer, size)] = choose_layers(model, images, None)
     maps = {target: coarse_maps(heatmaps(model, images, target, layer=layer, targets=kept.targets[indices])) for target in ('predicted', 'actual')}
-    return dict(side=maps['actual'].shape[1], of=indices.tolist(), layer=layer, size=list(size), **{name: packed(each, 'uint8') for name, each in maps.items()})
+    return dict(side=maps['actual'].shape[1], of=indices.tolist(), layer=layer, size=list(size), **{name: pack_array(each, 'uint8') for name, each in maps.items()})
 
-def reason(error):
+def absence_reason(error):
     "Why something is not there, in a line"
     return str(error).splitlines()[0] if isinstance(error, BadInput) else f'{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ""}'[:300]
 
@@ -142,23 +143,23 @@ def sample_grids(
     draw, train = np.random.default_rng(seed), loaders.train
     def chosen(loader): return np.sort(draw.permutation(len(loader.dataset))[:count])
     def grid(title, loader, images, labels):
-        names = [written(loaders.vocab[int(label)]) for label in labels]
+        names = [file_text(loaders.vocab[int(label)]) for label in labels]
         seen = true_colours(loader, images)
         height, width = seen.shape[1:3]
         return dict(title=title, height=height, width=width, small=max(height, width) <= 64,
                     pictures=[dict(src=picture_uri(image, 128), name=name) for image, name in zip(seen, names)])
     where, there = chosen(train), chosen(test)
     labels, seen = label_of(train, where), label_of(test, there)
-    return [grid('Training images', train, inputs(train, where), labels), grid('The same, augmented', train, augmented(train, where), labels),
-            grid(f'{name.capitalize()} images' if name != 'set' else 'Images', test, inputs(test, there), seen)]
+    return [grid('Training images', train, network_inputs(train, where), labels), grid('The same, augmented', train, augmented_images(train, where), labels),
+            grid(f'{name.capitalize()} images' if name != 'set' else 'Images', test, network_inputs(test, there), seen)]
 
 def label_of(loader, indices):
     "Class indices of these images"
     return [loader.dataset[int(index)][1] for index in indices]
 
-def augmented(loader, indices):
+def augmented_images(loader, indices):
     "Images as the network meets them in training, shape (n, C, H, W)"
-    with random_states_kept(torch.device('cpu')):
+    with keep_random_states(torch.device('cpu')):
         positions = getattr(loader, 'positions', None)
         if positions is not None: loader.random.start(0, 0, torch.from_numpy(positions[indices])) # ours draw by batch, from a generator of their own
         again = loader.new(shuffle=False, drop_last=False, num_workers=0, get_idxs=partial(list, map(int, indices)))

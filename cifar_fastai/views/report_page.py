@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['MOST_CELLS', 'LEVELS', 'LIMIT', 'FIRST', 'class_rows', 'matrix_cells', 'confused_pairs', 'classes_values',
-           'number_interval', 'check_tables', 'trust_values', 'first_tiles', 'attempted', 'pictures_values', 'rendered',
-           'shared_values', 'set_name', 'write_report', 'history_table', 'finder_of', 'lazy_interpretation',
+           'number_interval', 'check_tables', 'trust_values', 'first_tiles', 'attempt', 'pictures_values', 'render',
+           'shared_values', 'name_of_set', 'write_report', 'history_table', 'finder_of', 'lazy_interpretation',
            'run_values', 'write_run_report']
 
 # %% ../../nbs/10_views/05_report_page.ipynb #i78a5651
@@ -15,20 +15,20 @@ from importlib.metadata import version
 from pathlib import Path
 import numpy as np, pandas as pd, sklearn.metrics as metrics
 from ..base.messages import BadInput, notice
-from ..base.wording import percent, share, thousands
+from ..base.wording import percent, percentage, thousands
 from ..base.files import read_json
 from ..recipes.options import command_again
 from ..interpretation.predictions import ClassifiedImages, calibration_bins, class_table, confusion, expected_calibration_error
 from ..interpretation.predictions import report_text
-from ..interpretation.inference import steady
-from ..interpretation.marks import VERDICTS, class_names, written
+from ..interpretation.inference import steady_loader
+from ..interpretation.marks import VERDICTS, class_names, file_text
 from ..interpretation.interpretation import CifarInterpretation
 from ..runs.files import load_run, read_run, run_loaders
 from ..runs.interpreted import run_predictions
-from .pages import embedded_json, packed, page, write_page
+from .pages import embedded_json, pack_array, fill_page, write_page
 from .report_facts import MEASURED, course_warnings, curve_charts, finder_chart, headline, learner_facts, learner_history
 from .report_facts import recipe_groups, reliability_chart, run_facts, run_numbers, run_warnings
-from .report_images import explorer_data, heat_data, reason, row_order, sample_grids
+from .report_images import explorer_data, heat_data, absence_reason, row_order, sample_grids
 
 # %% ../../nbs/10_views/05_report_page.ipynb #9088ad41
 MOST_CELLS = 30 # classes up to which the matrix is a table of buttons
@@ -60,7 +60,7 @@ def classes_values(kept):
     matrix = confusion(kept)
     many = len(matrix) > MOST_CELLS
     return dict(classes=class_names(kept), rows=class_rows(kept), report=report_text(kept), many=many, cells=None if many else matrix_cells(matrix),
-                confused=confused_pairs(matrix), matrix=embedded_json(dict(classes=class_names(kept), matrix=packed(matrix, 'uint32'))) if many else None)
+                confused=confused_pairs(matrix), matrix=embedded_json(dict(classes=class_names(kept), matrix=pack_array(matrix, 'uint32'))) if many else None)
 
 # %% ../../nbs/10_views/05_report_page.ipynb #dcb96453
 def number_interval(value, digits=2, percent=False):
@@ -103,31 +103,31 @@ def first_tiles(kept, data):
     return [dict(actual=names[kept.targets[index]], predicted='\xa0' if kept.right[index] else f'→ {names[kept.predicted[index]]}',
                  sure=percent(kept.confidence[index])) for index in order]
 
-def attempted(
+def attempt(
     what:str, # What it is, for the notice
     make:Callable, # Called for what may not be there
 )->tuple[object, str]: # What it made, or None; and why there is none
     "Something that the page can do without; that it has to is said"
     try: return make(), ''
     except (BadInput, RuntimeError, OSError, ValueError) as error:
-        notice(f'the page is without {what}: {reason(error)}')
-        return None, reason(error)
+        notice(f'the page is without {what}: {absence_reason(error)}')
+        return None, absence_reason(error)
 
 def pictures_values(interpretation, base):
     "The explorer's data, its sheets, and what is missing"
-    heat, no_heat = attempted('heatmaps', lambda: heat_data(interpretation))
+    heat, no_heat = attempt('heatmaps', lambda: heat_data(interpretation))
     room = LIMIT - base - len(embedded_json(heat or '')) - 20_000
-    found, no_pictures = attempted('pictures', lambda: explorer_data(interpretation, room, heat))
+    found, no_pictures = attempt('pictures', lambda: explorer_data(interpretation, room, heat))
     data, sheets, held = found or (None, {}, '')
     kept, first = interpretation.kept, data['pictures'][0] if data and data['pictures'] else dict(width=1, height=1)
     return dict(data=data and embedded_json(data), sheets=sheets, held=held, no_pictures=no_pictures, heat=heat, no_heat=no_heat, verdicts=VERDICTS,
                 tiles=first_tiles(kept, data) if data else [], width=first['width'], height=first['height'], perfect=bool(kept.right.all()))
 
 # %% ../../nbs/10_views/05_report_page.ipynb #08d50959
-def rendered(values, interpretation):
+def render(values, interpretation):
     "The page, its pictures in the room that is left"
     scripts = 'data.js', 'charts.js', 'gallery.js', 'marks.js', 'explorer.js', 'report.js'
-    def draw(explorer): return page('report.html', scripts, ('base.css', 'report.css'), explorer=explorer, version=version('cifar_fastai'), **values)
+    def draw(explorer): return fill_page('report.html', scripts, ('base.css', 'report.css'), explorer=explorer, version=version('cifar_fastai'), **values)
     text = draw(None)
     return text if interpretation is None else draw(pictures_values(interpretation, len(text.encode('utf-8', 'replace'))))
 
@@ -138,7 +138,7 @@ def shared_values(interpretation, checks, measured):
     return dict(headline=headline(kept), classes=classes_values(kept), trust=trust_values(kept, checks), measured=measured)
 
 # %% ../../nbs/10_views/05_report_page.ipynb #4f7d1c39
-def set_name(
+def name_of_set(
     interpretation:CifarInterpretation, # Over any Learner
 )->str: # Such as `validation set`
     "What the images that were looked at are to the Learner"
@@ -155,21 +155,21 @@ def write_report(
     "One HTML file that explains a model's errors; it makes no request to anywhere"
     learner, path = interpretation.learn, Path(path)
     facts, history = learner_facts(learner), learner_history(learner)
-    kept, measured, valid_is = interpretation.kept, set_name(interpretation), getattr(learner.dls, 'valid_is', 'valid')
+    kept, measured, valid_is = interpretation.kept, name_of_set(interpretation), getattr(learner.dls, 'valid_is', 'valid')
     numbers = [('loss', f'{kept.losses.mean():.4f}'), ('misclassified', thousands(interpretation.misclassified)),
-               ('calibration error', share(interpretation.expected_calibration_error())), ('epochs', str(len(history)))]
-    samples, no_samples = attempted('samples', lambda: sample_grids(learner.dls, interpretation.dl, measured.removesuffix(' set')))
-    values = dict(heading=written(title or f'{facts[0][1][0][1]} on {Path(learner.dls.path).resolve().name}'), lead=f'a fastai Learner, looked at over its {measured}', numbers=numbers,
+               ('calibration error', percentage(interpretation.expected_calibration_error())), ('epochs', str(len(history)))]
+    samples, no_samples = attempt('samples', lambda: sample_grids(learner.dls, interpretation.dl, measured.removesuffix(' set')))
+    values = dict(heading=file_text(title or f'{facts[0][1][0][1]} on {Path(learner.dls.path).resolve().name}'), lead=f'a fastai Learner, looked at over its {measured}', numbers=numbers,
                   warnings=course_warnings(history, valid_is), groups=[], command='', facts=facts, charts=curve_charts(history, valid_is), history=history_table(history),
                   finder=None, samples=samples or [], no_samples=no_samples, missing='', **shared_values(interpretation, checks, measured))
-    write_page(path, rendered(values, interpretation))
+    write_page(path, render(values, interpretation))
     return path
 
 def history_table(history):
     "The epochs as heads and rows of text"
     if not len(history): return None
     known = [name for name in history.columns if pd.api.types.is_numeric_dtype(pd.to_numeric(history[name], errors='coerce'))]
-    def text(name, value): return f'{value:.0f}' if name in ('epoch', 'seconds') else share(value) if name.endswith('accuracy') else f'{value:.4g}'
+    def text(name, value): return f'{value:.0f}' if name in ('epoch', 'seconds') else percentage(value) if name.endswith('accuracy') else f'{value:.4g}'
     return dict(heads=[name.replace('_', ' ') for name in known], rows=[[text(name, float(row[name])) for name in known] for _, row in history[known].iterrows()])
 
 # %% ../../nbs/10_views/05_report_page.ipynb #9b2400b8
@@ -181,13 +181,13 @@ def finder_of(record):
 
 def lazy_interpretation(record, loaders):
     "The interpretation of a run, over data that are read once and only when a picture is wanted"
-    return CifarInterpretation(run_predictions(record.path), lambda: load_run(record.path, loaders()), lambda: steady(loaders().test))
+    return CifarInterpretation(run_predictions(record.path), lambda: load_run(record.path, loaders()), lambda: steady_loader(loaders().test))
 
 def run_values(record, interpretation):
     "What the head of the page says of a run"
     recipe, name = record.recipe, (record.about.get('data') or {}).get('name') or record.recipe.data
     known = {} if interpretation is None else dict(misclassified=interpretation.misclassified, ece=interpretation.expected_calibration_error())
-    return dict(heading=written(record.path.resolve().name), lead=f"{recipe.arch} on {name}, {recipe.epochs} epochs, {recipe.schedule.replace('_', '-')}",
+    return dict(heading=file_text(record.path.resolve().name), lead=f"{recipe.arch} on {name}, {recipe.epochs} epochs, {recipe.schedule.replace('_', '-')}",
                 numbers=run_numbers({**record.metrics, **known}), groups=recipe_groups(record), command=command_again(recipe), facts=run_facts(record))
 
 def write_run_report(
@@ -199,13 +199,13 @@ def write_run_report(
     record, missing = read_run(folder), ''
     path = Path(path or record.path/'report.html')
     loaders = cache(lambda: run_loaders(record)) if interpretation is None else lambda: interpretation.learn.dls
-    if interpretation is None: interpretation, missing = attempted('predictions', lambda: lazy_interpretation(record, loaders))
+    if interpretation is None: interpretation, missing = attempt('predictions', lambda: lazy_interpretation(record, loaders))
     checks = read_json(record.path/'heatmap_checks.json') if (record.path/'heatmap_checks.json').is_file() else None
     curve, finder = finder_of(record)
-    samples, no_samples = attempted('samples', lambda: sample_grids(loaders(), loaders().test, seed=record.recipe.seed))
+    samples, no_samples = attempt('samples', lambda: sample_grids(loaders(), loaders().test, seed=record.recipe.seed))
     names = () if interpretation is None else interpretation.kept.names
     values = dict(run_values(record, interpretation), warnings=run_warnings(record, names, curve), history=history_table(record.history), finder=finder,
                   charts=curve_charts(record.history, record.metrics.get('valid_is', 'test')), samples=samples or [], no_samples=no_samples, missing=missing,
                   **shared_values(interpretation, checks, 'test set'))
-    write_page(path, rendered(values, interpretation))
+    write_page(path, render(values, interpretation))
     return path

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['WIDTH', 'HEIGHT', 'LEFT', 'RIGHT', 'TOP', 'BOTTOM', 'Line', 'Axis', 'power_text', 'spread', 'path', 'band',
-           'number_text', 'drawn_line', 'line_chart']
+           'number_text', 'draw_line', 'line_chart']
 
 # %% ../../nbs/10_views/02_vector_charts.ipynb #idfcf95d
 import math
@@ -95,7 +95,7 @@ def number_text(value, percent=False):
     if percent: return f'{value:.2%}'
     return f'{value:.0f}' if value == round(value) and abs(value) < 1e6 else f'{value:.4g}'
 
-def drawn_line(across, up, line, place):
+def draw_line(across, up, line, place):
     "One line's geometry, and the words for each of its points"
     there = [number for number, pair in enumerate(zip(line.x, line.y)) if across.place(pair[0]) is not None and up.place(pair[1]) is not None]
     intervals = line.low is not None and not line.points
@@ -128,7 +128,7 @@ def line_chart(
     whole = not x_percent and all(float(x).is_integer() for line in lines for x in line.x)
     across = Axis(low, high, LEFT, WIDTH - RIGHT, x_label, x_percent, x_log, whole)
     up = Axis(*(y_range or spread(heights)), HEIGHT - BOTTOM, TOP, y_label, percent)
-    drawn = [drawn_line(across, up, line, place) for place, line in enumerate(lines)]
+    drawn = [draw_line(across, up, line, place) for place, line in enumerate(lines)]
     corners = (f'M{LEFT} {HEIGHT - BOTTOM}L{WIDTH - RIGHT} {TOP}') if diagonal else ''
     return dict(title=title, description=' '.join((description or title).split()), width=WIDTH, height=HEIGHT,
                 frame=(LEFT, TOP, WIDTH - RIGHT, HEIGHT - BOTTOM), x_label=x_label, y_label=y_label, x_ticks=across.ticks(), y_ticks=up.ticks(),

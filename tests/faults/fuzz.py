@@ -50,10 +50,10 @@ def recipe_files(examples, folder):
 
 def command_lines(examples):
     from cifar_fastai.recipes.recipe import recipe_fields
-    from cifar_fastai.train import train_parser, wanted
+    from cifar_fastai.train import train_parser, recipe_of_words
     options = [f"--{field.name.replace('_', '-')}" for field in recipe_fields()] + ['--recipe', '--out', '--name', '--checkpoint-every', '--resume', '--x', '--']
     words = st.lists(st.sampled_from(options) | st.text(max_size=8) | SCALARS.map(str), max_size=6).filter(lambda words: not {'-h', '--help'} & set(words))
-    return hypothesised(examples, words, lambda words: clean(lambda: wanted(train_parser().parse_args(words))))
+    return hypothesised(examples, words, lambda words: clean(lambda: recipe_of_words(train_parser().parse_args(words))))
 
 
 def run_files(examples, whole, folder):
@@ -81,11 +81,11 @@ def run_files(examples, whole, folder):
 def marks(examples):
     import numpy as np
     from cifar_fastai.interpretation.predictions import ClassifiedImages
-    from cifar_fastai.interpretation.marks import COLUMNS, VERDICTS, marks_from_text
+    from cifar_fastai.interpretation.marks import MARK_COLUMNS, VERDICTS, marks_from_text
     kept = ClassifiedImages(np.zeros((4, 2), np.float32), np.array([0, 1, 0, 1]), np.array(['a', 'b', 'c', 'd']), ('x', 'y'))
     rows = st.lists(st.tuples(st.integers(-2, 6).map(str) | st.text(max_size=4), st.sampled_from('abcd') | st.text(max_size=4), st.sampled_from('xy') | st.text(max_size=3),
         st.sampled_from('xy') | st.text(max_size=3), st.sampled_from(list(VERDICTS)) | st.text(max_size=5), st.sampled_from(['', 'x', 'y']) | st.text(max_size=4)), max_size=4)
-    text = rows.map(lambda rows: '\r\n'.join([','.join(COLUMNS), *(','.join(row) for row in rows)]) + '\r\n') | st.text(max_size=200)
+    text = rows.map(lambda rows: '\r\n'.join([','.join(MARK_COLUMNS), *(','.join(row) for row in rows)]) + '\r\n') | st.text(max_size=200)
     return hypothesised(examples, text, lambda text: clean(lambda: marks_from_text(text, kept)))
 
 
