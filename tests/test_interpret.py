@@ -32,7 +32,6 @@ from torchvision.models import resnet18
 from test_gradcam import CORNERS, CornerWatcher, corner_of
 from cifar_fastai.interpretation import interpretation as interpretation_module
 from cifar_fastai.interpretation.analysis import interpretation_files, metric_additions
-from cifar_fastai.base.intervals import wilson_interval
 from cifar_fastai.interpretation.predictions import ClassifiedImages, calibration_bins, choose_images, expected_calibration_error, report_text, top_k_accuracy
 from cifar_fastai.base.commands import run_command
 from cifar_fastai.interpret import main
@@ -247,13 +246,6 @@ def test_calibration_error_by_its_definition():
         if inside.any(): expected += inside.mean() * abs((shares.argmax(1) == kept.targets)[inside].mean() - shares.max(1)[inside].mean())
     assert expected_calibration_error(kept) == pytest.approx(expected, abs=1e-9)
     assert calibration_bins(kept).images.sum() == 500
-
-
-def test_wilson_interval_by_its_formula():
-    share, count, z = 0.93, 1000, 1.959963984540054
-    middle, half = (share + z * z / (2 * count)), z * np.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
-    assert wilson_interval(930, 1000) == pytest.approx(((middle - half) / (1 + z * z / count), (middle + half) / (1 + z * z / count)))
-    assert wilson_interval(0, 10)[0] == 0 and np.isnan(wilson_interval(0, 0)).all()
 
 
 # Galleries
