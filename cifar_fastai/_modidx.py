@@ -111,6 +111,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                             'cifar_fastai/base/intervals.py'),
                                              'cifar_fastai.base.intervals.share_interval': ( '00_base/intervals.html#share_interval',
                                                                                              'cifar_fastai/base/intervals.py'),
+                                             'cifar_fastai.base.intervals.student_interval': ( '00_base/intervals.html#student_interval',
+                                                                                               'cifar_fastai/base/intervals.py'),
                                              'cifar_fastai.base.intervals.wilson_interval': ( '00_base/intervals.html#wilson_interval',
                                                                                               'cifar_fastai/base/intervals.py')},
             'cifar_fastai.base.messages': { 'cifar_fastai.base.messages.BadInput': ( '00_base/messages.html#badinput',
