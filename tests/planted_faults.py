@@ -16,7 +16,7 @@ class Fault:
 FAULTS = [
     # base
     Fault('an interval of 95 % holds 90', 'base', 'base/intervals.py', 'float(ndtri((1 + level)/2)), right/images', 'float(ndtri(level)), right/images',
-          'test_interpret.py -k wilson'),
+          'test_intervals.py -k wilson'),
     Fault('heatmaps move the random state of NumPy', 'base', 'base/randomness.py', 'np.random.set_state(states[1]); ', '',
           'test_gradcam.py -k "found_unchanged and eigencam"'),
     Fault('each epoch draws the same augmentation', 'base', 'base/randomness.py', "f'{self.seed} {epoch} {batch}'", "f'{self.seed} {batch}'",
@@ -86,7 +86,7 @@ FAULTS = [
           'test_models.py -k "initial_weights or first_logits"'),
     Fault('whitening filters are trained', 'models', 'models/weights.py', '    layer.weight.requires_grad_(False)', '    layer.weight.requires_grad_(True)', 'test_speed_ideas.py -k whitened_filters'),
     Fault("the recipe's momentum of norms is ignored", 'models', 'models/weights.py', 'part.momentum = momentum', 'pass', 'test_training.py -k rates_and_norms'),
-    Fault('--dirac does nothing', 'models', 'models/weights.py', 'if dirac and layer.in_channels > 3:', 'if False:', 'test_whitening.py -k "networks_of or as_a_field"'),
+    Fault('--dirac does nothing', 'models', 'models/weights.py', 'if dirac and layer.in_channels > 3:', 'if False:', 'test_models.py -k dirac'),
 
     # interpretation
     Fault('plot_gradcam lays heat over the wrong images', 'interpretation', 'interpretation/galleries.py',
