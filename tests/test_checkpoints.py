@@ -69,6 +69,19 @@ def test_stopped_and_gone_on_is_not_stopped(tiny_data, tiny_recipe, tmp_path, fi
     assert again_history.steps == history.steps and again_history.train_seconds > 0
 
 
+def test_draws_go_on_at_the_end_of_an_epoch(tiny_data, tiny_recipe, tmp_path):
+    "The checkpoint between two epochs brings the global generators back too"
+    class Between(Callback):
+        order = 80
+        def after_epoch(self):
+            if self.epoch == 0: self.checkpoints.stops.asked = signal.SIGINT
+    recipe = dataclasses.replace(tiny_recipe, epochs=2)
+    whole, _, draws = fit(tiny_data, recipe)
+    fit(tiny_data, recipe, [Checkpoints(tmp_path, {}, stops=Ends()), Between()])
+    again, _, again_draws = fit(tiny_data, recipe, state=read_checkpoint(tmp_path, {}))
+    assert same(whole, again) and again_draws.seen == draws.seen[6:] and len(draws.seen) == 12
+
+
 def test_a_fit_that_reached_its_accuracy_and_was_stopped_ends_there_too(tiny_data, tiny_recipe, tmp_path):
     recipe = dataclasses.replace(tiny_recipe, epochs=6, batch_size=20, optimizer='adam', holdout=20)
     rows = fit(tiny_data, recipe)[1].rows

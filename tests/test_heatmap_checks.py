@@ -8,7 +8,7 @@ from scipy import stats
 from torch import nn
 from cifar_fastai.heatmaps.checks import HeatmapChecks, check_heatmaps, rank_correlation, with_random_weights
 from cifar_fastai.base.messages import BadInput
-from cifar_fastai.base.intervals import mean_interval, share_interval
+from cifar_fastai.base.intervals import mean_interval
 from cifar_fastai.heatmaps.pointing import edge_maps, gaussian_maps, heat_inside, peak, pointing_hits
 from cifar_fastai.heatmaps.road import REMOVED, CellImputer, cell_grid, random_maps, rank_pixels, road_scores
 
@@ -34,23 +34,6 @@ def squares():
         image[:, row:row + 6, column:column + 6] += 2
         mask[row:row + 6, column:column + 6] = True
     return images, masks
-
-
-@pytest.mark.parametrize('hits, count', [(0, 20), (8, 10), (190, 200), (20, 20)])
-def test_wilson_interval(hits, count):
-    "Against Wilson's formula written out"
-    found, z, rate = share_interval(np.arange(count) < hits), 1.959963985, hits/count
-    middle = (rate + z*z/(2*count))/(1 + z*z/count)
-    reach = z*np.sqrt(rate*(1 - rate)/count + z*z/(4*count*count))/(1 + z*z/count)
-    assert found['value'] == rate
-    assert (found['low'], found['high']) == pytest.approx((middle - reach, middle + reach), abs=1e-6)
-
-
-def test_mean_interval():
-    values = np.random.default_rng(0).normal(3, 2, 30)
-    found, reference = mean_interval(values), stats.ttest_1samp(values, 0).confidence_interval(.95)
-    assert (found['low'], found['high']) == pytest.approx((reference.low, reference.high))
-    assert found['spread'] == pytest.approx(np.sqrt(((values - values.mean())**2).sum()/29))
 
 
 # ---- pointing ----

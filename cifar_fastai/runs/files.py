@@ -19,7 +19,7 @@ from ..base.messages import BadInput, notice
 from ..base.files import MANIFEST, check_file, read_json, whole_file, write_json, write_tensors
 from ..recipes.recipe import Recipe, recipe_from_dict
 from ..data.sources import load_images
-from ..data.loaders import ImageDataLoaders, image_dataloaders
+from ..data.loaders import CifarDataLoaders, image_dataloaders
 from ..training.history import HISTORY_COLUMNS
 from ..training.learner import CifarLearner, cifar_learner
 
@@ -231,7 +231,7 @@ def check_fingerprint(
 # %% ../../nbs/09_runs/00_files.ipynb #046afe6e
 def run_loaders(
     record:RunRecord,
-)->ImageDataLoaders: # train, valid, test
+)->CifarDataLoaders: # train, valid, test
     "The data of a run; raises `BadInput` where those at hand are others"
     data, known = load_images(record.recipe.data, record.recipe.image_size), record.about['data']['fingerprints']
     if data.fingerprints != known:
@@ -241,7 +241,7 @@ def run_loaders(
 
 def load_run(
     path:str|Path, # A run folder
-    loaders:ImageDataLoaders|None=None, # The run's data, where they are loaded already
+    loaders:CifarDataLoaders|None=None, # The run's data, where they are loaded already
 )->CifarLearner:
     "The Learner of a run, with its data and its weights; nothing is unpickled"
     record = read_run(path)
