@@ -89,7 +89,7 @@ def test_more_than_200_runs_want_a_yes(tmp_path, capsys):
 
 def test_two_comparisons_in_one_folder(tmp_path):
     runs = [made_run(tmp_path, name, arch=name) for name in ('resnet9', 'resnet18')]
-    with claim_folder(tmp_path/'out'), pytest.raises(BadInput, match='another comparison is writing'):
+    with claim_folder(tmp_path/'out'), pytest.raises(BadInput, match='another process is writing'):
         compare(runs, out=tmp_path/'out')
     compare(runs, out=tmp_path/'out')
 

@@ -82,10 +82,10 @@ def test_an_interrupted_run_says_so(tiny_folder, tiny_recipe, tmp_path, monkeypa
 
 
 def test_a_full_disk_leaves_whole_files(tiny_folder, tiny_recipe, tmp_path, monkeypatch):
-    from cifar_fastai.base import files as safe_files
+    from cifar_fastai.runs import files
     def full(*args, **kwargs): raise OSError(28, 'No space left on device')
     recipe = dataclasses.replace(tiny_recipe, data=str(tiny_folder))
-    monkeypatch.setattr(safe_files, 'save', full)
+    monkeypatch.setattr(files, 'save', full)
     with pytest.raises(OSError): train(recipe, tmp_path, 'full')
     assert read_run(tmp_path/'full').metrics['status'] == 'failed' and not list((tmp_path/'full').glob('*model*'))
     assert len(pd.read_csv(tmp_path/'full'/'history.csv')) == 2
