@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['RECENT', 'VERSION', 'ABANDONED', 'ARRAYS', 'fastai_folder', 'cache_folder', 'file_stamp', 'remember_digest',
-           'write_small', 'source_key', 'new_folder', 'mapped_room', 'about_sum', 'date_back', 'write_folder',
-           'keep_data', 'is_whole', 'known_stamps', 'fetch_data', 'read_once']
+           'source_key', 'new_folder', 'mapped_room', 'about_sum', 'date_back', 'write_folder', 'keep_data', 'is_whole',
+           'known_stamps', 'fetch_data', 'read_once']
 
 # %% ../../nbs/03_data/05_cache.ipynb #ie33b59e
 import hashlib, json, os, shutil, tempfile, time
@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from fastcore.xtras import Config
 from ..base.messages import notice
+from ..base.files import checksum, write_json
 from .archives import Files, refuse_unreadable
 from .images import ImageData, image_data
 
@@ -51,22 +52,12 @@ def remember_digest(
     with suppress(OSError, ValueError):
         known = json.loads(kept.read_text())
         if known[:1] == [now]: return str(known[1])
-    digest, began = hashlib.new(method, usedforsecurity=False), time.time_ns()
-    with path.open('rb') as file:
-        while block := file.read(2**22): digest.update(block)
+    began, digest = time.time_ns(), checksum(path, method)
     if began - max(now[1:3]) > RECENT and file_stamp(path) == now:
-        with suppress(OSError): write_small(kept, json.dumps([now, digest.hexdigest()]))
-    return digest.hexdigest()
-
-def write_small(
-    path:Path, # A file
-    text:str, # What it is to hold
-)->None:
-    "Write beside `path`, then rename"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f'{path.name}.{os.getpid()}')
-    part.write_text(text)
-    part.replace(path)
+        with suppress(OSError):
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            write_json(kept, [now, digest])
+    return digest
 
 # %% ../../nbs/03_data/05_cache.ipynb #272b7e3d
 VERSION = 2 # of how images are decoded and kept: raise it when a rule changes
@@ -97,7 +88,7 @@ def new_folder(
     folder.parent.mkdir(parents=True, exist_ok=True)
     for left in folder.parent.glob('part-*'):
         if time.time() - left.stat().st_mtime > ABANDONED: shutil.rmtree(left, ignore_errors=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix='part-') as part:
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix='part-') as part:  # not by `whole_file`: no rename replaces a folder that holds something
         whole = Path(part)/'whole'
         whole.mkdir()
         yield whole
@@ -161,7 +152,7 @@ def is_whole(
     again = image_data(data.images, data.labels, data.classes, (), data.train_count)
     if again.fingerprints != about['fingerprints'] or _names_sum(data.names) != about['names'] or data.labels.dtype != np.int64: return False
     if stamps:
-        with suppress(OSError): write_small(data.folder/'stamps.json', json.dumps(stamps))
+        with suppress(OSError): write_json(data.folder/'stamps.json', stamps)
     return True
 
 def known_stamps(folder):

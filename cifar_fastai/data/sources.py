@@ -9,12 +9,14 @@ __all__ = ['CIFAR10', 'USUAL', 'NO_DATA', 'PUBLISHED', 'read_files', 'cifar10_pa
 # %% ../../nbs/03_data/06_sources.ipynb #ic785215
 import os, re, sys
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from http.client import HTTPException
 from pathlib import Path
 import numpy as np
 from ..base.messages import BadInput, notice
+from ..base.files import whole_file
 from .archives import EXPECTED, Files, open_files, refuse_unreadable
 from .images import ImageData, image_data
 from .pictures import empty_images, is_image
@@ -69,18 +71,16 @@ def download(
     from fastai.data.external import URLs
     from fastcore.net import urlsave
     from fastdownload import core
-    part = path.with_name(f'{path.name}.{os.getpid()}')
     notice(f'downloading CIFAR-10 from {URLs.CIFAR} (168 MB) to {path}')
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         fetch = core.download_url if sys.stdout.isatty() else urlsave  # the first draws a bar there in any case
-        fetch(URLs.CIFAR, part, timeout=20)
-        if not core.check(core.checks_module(fastai.data), URLs.CIFAR, part): raise OSError('what arrived is damaged or cut short')
-        part.replace(path)
+        with whole_file(path) as part, ExitStack() as ending:
+            ending.callback(part.with_name(f'{part.name}.part').unlink, missing_ok=True)  # what `download_url` leaves of half a file
+            fetch(URLs.CIFAR, part, timeout=20)
+            if not core.check(core.checks_module(fastai.data), URLs.CIFAR, part): raise OSError('what arrived is damaged or cut short')
     except (OSError, HTTPException) as error: # urllib's own are OSErrors
         raise BadInput(f"--data cifar10: it is not on this machine, and the download failed: {error}\n{NO_DATA}") from error
-    finally:
-        for left in path.parent.glob(f'{part.name}*'): left.unlink()
     return path
 
 # %% ../../nbs/03_data/06_sources.ipynb #c75ad6e3
