@@ -371,7 +371,7 @@ def test_a_run_folder_keeps_its_marks(tmp_path, tiny_folder):
 
 def test_without_ipywidgets_there_are_pictures_and_a_word_on_what_to_install(interpretation, monkeypatch, notices):
     for name in [name for name in sys.modules if name.split('.')[0] == 'ipywidgets']: monkeypatch.setitem(sys.modules, name, None)
-    for name in ('explorer', 'controls'): monkeypatch.delitem(sys.modules, f'cifar_fastai.{name}')
+    for name in ('explorer', 'controls'): monkeypatch.delitem(sys.modules, f'cifar_fastai.views.{name}')
     found = importlib.reload(cifar_fastai.explore).explore(interpretation, per_page=6)
     assert isinstance(found, Picture) and 'cifar_fastai[notebook]' in notices()
     wrong = np.argsort(-interpretation.kept.losses)[:6]
