@@ -136,6 +136,18 @@ def test_a_constant_rate_may_go_on_for_longer(tiny_folder, tiny_recipe, tmp_path
     with pytest.raises(BadInput, match='its checkpoint is gone'): train(dataclasses.replace(recipe, epochs=5), resume=tmp_path/'a')
 
 
+def test_a_rate_that_was_found_is_kept_and_a_run_whose_images_grow_has_one_length(tiny_folder, tiny_recipe, tmp_path, monkeypatch):
+    recipe = dataclasses.replace(tiny_recipe, data=str(tiny_folder), lr='find', lr_steps=40, schedule='constant', progressive=0.5)
+    whole = train(recipe, tmp_path, 'whole')
+    with monkeypatch.context() as patched:
+        patched.setattr(session, 'fit_recipe', lambda learner, recipe, lr, cbs: fit_recipe(learner, recipe, lr, [*cbs, StopAt(1, 0)]))
+        patched.setattr(session, 'Stops', Ends)
+        with pytest.raises(KeyboardInterrupt): train(recipe, tmp_path, 'parts')
+    with pytest.raises(BadInput, match='laid out for 2 epochs'): train(dataclasses.replace(recipe, epochs=4), resume=tmp_path/'parts')
+    again = train(None, resume=tmp_path/'parts')
+    assert same(whole.learner, again.learner) and (whole.history.lr == again.history.lr).all()
+
+
 def test_a_run_of_an_earlier_version_goes_on(tiny_folder, tiny_recipe, tmp_path, monkeypatch):
     "A version whose recipe had fewer fields"
     recipe, younger = dataclasses.replace(tiny_recipe, data=str(tiny_folder), epochs=2), ('whiten', 'tta', 'lookahead')

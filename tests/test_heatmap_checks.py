@@ -198,6 +198,27 @@ def test_a_network_that_looks_elsewhere_is_found_out(squares):
     assert checks.sanity[0]['verdict'] == 'dead once the weights are drawn anew' and checks.sanity[0]['correlation'] is None
 
 
+def test_the_checks_of_an_interpretation_take_each_image_with_its_own_mask(monkeypatch):
+    from cifar_fastai.data.loaders import image_dataloaders
+    from cifar_fastai.data.sources import shapes_data
+    from cifar_fastai.interpretation import analysis
+    from cifar_fastai.interpretation.interpretation import CifarInterpretation
+    from cifar_fastai.recipes.recipe import Recipe
+    from cifar_fastai.training.learner import cifar_learner
+    data, recipe = shapes_data(train=60, test=40), Recipe(data='shapes', arch='resnet20', width=4, batch_size=20, precision='fp32', device='cpu', holdout=20)
+    learner, given = cifar_learner(image_dataloaders(data, recipe), recipe), {}
+    def look(model, images, labels, masks, *more): given.update(images=images, labels=labels, masks=masks)
+    monkeypatch.setattr(analysis, 'check_heatmaps', look)
+    analysis.check_interpretation(CifarInterpretation.from_learner(learner), sample=15)
+    mean, deviation = (np.array(values)[:, None, None] for values in learner.dls.statistics)
+    pixels = ((given['images'].numpy()*deviation + mean)*255).round().astype(np.uint8).transpose(0, 2, 3, 1)
+    known = {image.tobytes(): place for place, image in enumerate(data.images)}
+    places = [known[image.tobytes()] for image in pixels]
+    assert len(places) == 15 and min(places) >= 60
+    np.testing.assert_array_equal(given['masks'], data.masks[places])
+    np.testing.assert_array_equal(given['labels'], data.labels[places])
+
+
 def test_without_masks_and_refusals(squares):
     images, masks = squares
     checks = check_heatmaps(SquareFinder(), images[:4], methods=('gradcam',), parts=('pointing',))

@@ -223,6 +223,20 @@ def test_history_is_what_a_second_look_finds(tiny_data, tiny_recipe):
     assert fastai_loss == pytest.approx(last['valid_loss'], rel=1e-4) and fastai_accuracy == pytest.approx(last['valid_accuracy'])
 
 
+def test_seconds_of_training_leave_evaluation_out_and_images_a_second_the_first_ten_steps(tiny_data, tiny_recipe, monkeypatch):
+    "By a clock that only the steps move: 100 s each for ten of them, 1 s after that, 7 s for a batch of evaluation"
+    from types import SimpleNamespace
+    from cifar_fastai.training import history as module
+    now = [0.]
+    class Spend(Callback):
+        order = 20
+        def before_batch(self): now[0] += 7 if not self.training else 100 if self.history.steps < 10 else 1
+    monkeypatch.setattr(module, 'time', SimpleNamespace(perf_counter=lambda: now[0]))
+    _, history = fitted(tiny_data, tiny_recipe, [Spend()], epochs=4)
+    assert history.train_seconds == 10*100 + 10 and history.images_per_second == 24
+    assert [row['seconds'] for row in history.rows] == [507, 507, 12, 12]
+
+
 def test_a_loss_that_is_not_finite_ends_the_fit(tiny_data, tiny_recipe):
     learner = learner_of(tiny_data, tiny_recipe)
     with torch.no_grad(): next(learner.model.parameters()).fill_(float('nan'))

@@ -20,6 +20,7 @@ from torch.profiler import ProfilerActivity, profile, record_function
 from ..base.wording import Listing
 from ..base.devices import choose_precision, device_name
 from ..models.networks import summary_line
+from ..training.run_callback import ORDERS, RunCallback
 from ..training.schedules import ShrinkImages
 from ..training.callbacks import MixImages
 from ..training.history import History, ProgressLine
@@ -126,9 +127,9 @@ def time_steps(
         learner.__class__, pipeline.fs = own, transforms
         del learner.turns
 
-class AtShare(Callback):
+class AtShare(RunCallback):
     "Keeps a fit at one place of its course"
-    order = -8  # before anything that asks for the place
+    order = ORDERS['AtShare']
     def __init__(self, share): self.share = share
     def before_batch(self): self.learn.pct_train = self.share
     def after_pred(self): self.shape = tuple(self.x.shape)  # as the network saw them

@@ -23,6 +23,7 @@ from ..data.images import balanced_sample
 from ..data.loaders import CifarDataLoaders
 from ..models.weights import set_norms, whiten
 from ..models.networks import Network, network
+from .run_callback import ask
 from .optimizers import optimizer_function, scale_rates
 from .schedules import ShrinkImages, schedule
 from .callbacks import Autocast, ClassificationLoss, EpochNumber, FreezeParts, GradientValueClip, LossMode, MixImages
@@ -67,7 +68,7 @@ class CifarLearner(Learner):
     def leave(self, kind=Callback):
         "Have the callbacks of a kind put back what they changed for training steps"
         for part in self.cbs:
-            if isinstance(part, kind) and hasattr(type(part), 'leave'): part.leave()
+            if isinstance(part, kind): ask(part, 'leave')
 
     @delegates(lr_find)
     def lr_find(self, *args, **kwargs):
