@@ -379,19 +379,17 @@ def test_an_error_in_a_batch_leaves_no_autocast_behind(tiny_data, tiny_recipe):
     torch.autocast_increment_nesting()
 
 
-def test_emulated_bf16_is_warned_of_once_with_what_it_costs(monkeypatch, capfd):
+def test_emulated_bf16_is_warned_of_once_with_what_it_costs(monkeypatch, notices):
     from cifar_fastai.base import devices
-    from cifar_fastai.base import messages
     cpu, state = torch.device('cpu'), torch.get_rng_state()
     devices.emulation_cost.cache_clear()
     cost = devices.emulation_cost(cpu)
     assert 0.01 < cost < 100 and devices.emulation_cost(cpu) == cost and torch.equal(torch.get_rng_state(), state)
-    monkeypatch.setattr(messages, '_said', set())
     monkeypatch.setattr(devices, 'bf16_is_native', lambda device: False)
     for _ in range(2): assert devices.choose_precision('bf16', cpu) == 'bf16'
-    text = capfd.readouterr().err
+    text = notices()
     assert text.count('emulated') == 1 and f'takes {cost:.1f} times as long as in fp32' in text and '--precision auto' in text
-    assert devices.choose_precision('auto', cpu) == 'fp32' and not capfd.readouterr().err
+    assert devices.choose_precision('auto', cpu) == 'fp32' and not notices()
 
 
 def test_decay_spares_norms_and_biases_on_request(tiny_data, tiny_recipe):
