@@ -351,11 +351,10 @@ def small_data(request):
 def test_a_published_recipe_runs(name, small_data):
     from cifar_fastai.data.loaders import image_dataloaders
     from cifar_fastai.training.history import History
-    from cifar_fastai.recipes.recipe import optimizer_choice
     from cifar_fastai.training.learner import cifar_learner, fit_recipe
     recipe = dataclasses.replace(PUBLISHED[name], width=8, epochs=1, device='cpu', precision='fp32')
     learner, history = cifar_learner(image_dataloaders(small_data, recipe), recipe), History()
-    with learner.no_bar(), learner.no_logging(): fit_recipe(learner, recipe, optimizer_choice(recipe)['lr'], [history])
+    with learner.no_bar(), learner.no_logging(): fit_recipe(learner, cbs=[history])
     assert np.isfinite(history.rows[0]['valid_loss']) and learner.dls.valid_is == ('holdout' if recipe.early_stopping else 'test')
 
 

@@ -13,7 +13,7 @@ from fastcore.basics import patch
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from ..base.messages import BadInput, one_of
 from ..base.files import whole_file, write_json
-from ..base.figures import COLOURS, DOTS, NAMES, Picture, plot_images
+from ..base.figures import COLOURS, DOTS, Picture, name_fonts, plot_images
 from ..recipes.recipe import recipe_to_dict
 from .significance import SeedMean
 from .comparison import IMAGE_KINDS, ArmRuns, Comparison, by_class, image_table, nobody_right
@@ -50,7 +50,7 @@ def plot_curves(self:Comparison)->Picture: # Accuracy by epoch and by seconds, l
         axes.grid(alpha=0.3, linewidth=0.6); axes.spines[['top', 'right']].set_visible(False); axes.tick_params(labelsize=9)
         if column == 'valid_accuracy': axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
         if across == 'epoch': axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    figure.legend(*panels[0].get_legend_handles_labels(), loc='outside lower center', ncols=3, frameon=False, fontsize=9, prop={'family': NAMES['family']})
+    figure.legend(*panels[0].get_legend_handles_labels(), loc='outside lower center', ncols=3, frameon=False, fontsize=9, prop={'family': name_fonts()})
     figure.description = 'Accuracy, loss and learning rate over epochs and seconds: ' + '; '.join(f'{arm.name} ends at {arm.accuracies.mean():.2%} (n = {arm.n})' for arm in self.arms)
     return figure
 
