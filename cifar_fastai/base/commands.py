@@ -9,7 +9,7 @@ __all__ = ['wide_help', 'Parser', 'Terminated', 'terminate', 'failure', 'run_com
 import argparse, os, shutil, signal, sys, threading, traceback, warnings, webbrowser
 from collections.abc import Callable
 from pathlib import Path
-from .messages import BadInput, BadWords, out_of_memory
+from .messages import BadInput, BadWords, out_of_memory, say_notices
 
 # %% ../../nbs/00_base/08_commands.ipynb #d44e72a7
 def wide_help(prog):
@@ -59,7 +59,7 @@ def run_command(
     if own: signal.signal(signal.SIGTERM, terminate)
     interrupt = signal.getsignal(signal.SIGINT)
     try:
-        with warnings.catch_warnings():
+        with say_notices():
             warnings.filterwarnings('ignore', message='.*torch.jit.script', category=FutureWarning)  # of a library at its import
             main(words)
     except (Exception, KeyboardInterrupt) as error:
