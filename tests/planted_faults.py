@@ -32,8 +32,8 @@ FAULTS = [
           'test_interpret.py -k gallery_s_pictures'),
 
     # recipes
-    Fault("Muon has SGD's momentum", 'recipes', 'recipes/recipe.py', "'momentum': own.momentum if", "'momentum': 0.9 if", 'test_recipes.py -k auto_is'),
-    Fault('a weight decay of 0 becomes the default', 'recipes', 'recipes/recipe.py', "if recipe.weight_decay == 'auto' else", "if recipe.weight_decay in ('auto', 0) else",
+    Fault("Muon has SGD's momentum", 'recipes', 'recipes/resolved.py', "choose('momentum'), None", "0.9 if recipe.momentum == 'auto' else recipe.momentum, None", 'test_recipes.py -k auto_is'),
+    Fault('a weight decay of 0 becomes the default', 'recipes', 'recipes/resolved.py', "if getattr(recipe, name) == 'auto' else", "if getattr(recipe, name) in ('auto', 0) else",
           'test_recipes.py -k auto_is'),
     Fault('a misspelt field of a recipe is passed over', 'recipes', 'recipes/recipe.py', "    for name in fields: one_of(name, names, 'recipe field')\n    return Recipe(**fields)",
           '    return Recipe(**{name: value for name, value in fields.items() if name in names})', 'test_recipes.py -k unknown_fields'),
@@ -129,7 +129,7 @@ FAULTS = [
     Fault('images a second count the first steps', 'training', 'training/history.py', 'elif self.steps > WARM_UP: self.timed_images', 'else: self.timed_images', 'test_training.py -k seconds_of_training'),
     Fault('early stopping keeps the last weights', 'training', 'training/stopping.py', 'if self.weights is not None: self.model', 'if False: self.model', 'test_training.py -k early_stopping_brings'),
     Fault('the rate ends a tenth of where it should', 'training', 'training/schedules.py', 'lr/recipe.div_final', 'lr/recipe.div_final/10', 'test_training.py -k schedules_by_hand'),
-    Fault('momentum goes the same way as the rate', 'training', 'training/schedules.py', 'course(momentum, low, momentum)', 'course(low, momentum, low)', 'test_training.py -k other_way'),
+    Fault('momentum goes the same way as the rate', 'training', 'training/schedules.py', 'course(momentum, resolved.momentum_low, momentum)', 'course(resolved.momentum_low, momentum, resolved.momentum_low)', 'test_training.py -k other_way'),
     Fault('training images stay small', 'training', 'training/schedules.py', 'if done >= progressive: return size', 'if done >= 1: return size', 'test_training.py -k progressive_sizes'),
     Fault('the finder suggests from a curve that is not smoothed', 'training', 'training/lr_find.py', 'self.average*0.98 + 0.02*float', 'self.average*0 + 1.*float', 'test_lr_find.py -k curve_is'),
     Fault('Lookahead goes back all the way', 'training', 'training/averaging.py', 'slow.lerp_(weight, self.share)', 'slow.lerp_(weight, 0.)', 'test_speed_ideas.py -k lookahead_by'),
@@ -144,7 +144,7 @@ FAULTS = [
     Fault('random states are not restored at the end of an epoch', 'runs', 'runs/checkpoints.py', "    set_random_states(state['random'])\n    if", '    if', 'test_checkpoints.py -k draws_go_on'),
     Fault('the optimizer starts anew on resume', 'runs', 'runs/checkpoints.py', '        learner.opt.state[parameter] = {name: match_layout(value, parameter) for name, value in values.items()}\n', '',
           'test_checkpoints.py -k draws_go_on'),
-    Fault('a found learning rate is lost on resume', 'runs', 'runs/session.py', "lr = about['resolved']['lr']", "lr = 0.1", 'test_checkpoints.py -k rate_that_was_found'),
+    Fault('a found learning rate is lost on resume', 'runs', 'runs/session.py', "with_rate(about['resolved']['lr'])", "with_rate(0.1)", 'test_checkpoints.py -k rate_that_was_found'),
     Fault('a run whose images grow is made longer', 'runs', 'runs/resume.py', "recipe.schedule == 'constant' and not recipe.progressive", "recipe.schedule == 'constant'", 'test_checkpoints.py -k rate_that_was_found'),
     Fault('pictures of the hold-out beside predictions of the test set', 'runs', 'runs/interpreted.py', 'steady_loader(loaders().test)', 'steady_loader(loaders().valid)', 'test_runs.py -k pictures_are_of'),
     Fault('a run that stopped early says it kept the last weights', 'runs', 'runs/folder.py', "'selected': 'best_on_holdout' if learner.recipe.early_stopping else 'last'", "'selected': 'last'", 'test_runs.py -k stops_early'),
