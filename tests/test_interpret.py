@@ -482,7 +482,7 @@ def run(tmp_path_factory):
     loaders = cifar_dataloaders(recipe)
     learner = cifar_learner(loaders, recipe)
     found = CifarInterpretation.from_learner(learner)
-    write_json(path / 'recipe.json', about_run(learner, 0.1, None, 'fp32'))
+    write_json(path / 'recipe.json', about_run(learner))
     predictions = Predictions(found.kept.logits, found.kept.targets, found.kept.losses, found.kept.names)
     write_weights(path / 'model.safetensors', learner.model, {})
     write_predictions(path / 'predictions.npz', predictions)

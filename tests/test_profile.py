@@ -77,7 +77,7 @@ def test_the_measured_steps_are_those_of_a_training(tiny_data, tiny_recipe):
 
     measured = trained(lambda learner: fit_for_turns(learner, Turns(lambda part: 0, 3, skip=1), share=0.5))
     def plain(learner):
-        with learner.no_bar(), learner.no_logging(): fit_recipe(learner, tiny_recipe, learner.lr, [AtShare(0.5), Enough()])
+        with learner.no_bar(), learner.no_logging(): fit_recipe(learner, learner.lr, [AtShare(0.5), Enough()])
     other = trained(plain)
     assert all(torch.equal(a, b) for a, b in zip(measured.model.state_dict().values(), other.model.state_dict().values()))
     assert type(measured) is type(other) and not hasattr(measured, 'turns')

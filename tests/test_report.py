@@ -181,13 +181,13 @@ def test_samples_stand_under_their_class(run):
 
 # What is missing
 
-def test_a_page_that_fails_costs_the_run_nothing(tiny_folder, tiny_recipe, tmp_path, monkeypatch, capfd):
+def test_a_page_that_fails_costs_the_run_nothing(tiny_folder, tiny_recipe, tmp_path, monkeypatch, capfd, notices):
     def full(*args): raise OSError(28, 'No space left on device')
     monkeypatch.setattr('cifar_fastai.views.report_page.write_run_report', full)
     found = train(dataclasses.replace(tiny_recipe, data=str(tiny_folder), epochs=1), tmp_path)
     assert found.metrics['status'] == 'complete' and not (found.path/'report.html').exists()
-    said = capfd.readouterr()
-    assert 'No space left' in said.err and f'cifar_fastai.report {found.path}' in said.err and f'look at  {found.path}' in said.out
+    said = notices()
+    assert 'No space left' in said and f'cifar_fastai.report {found.path}' in said and f'look at  {found.path}' in capfd.readouterr().out
 
 
 def test_an_interrupted_run_shows_what_there_is(copy):

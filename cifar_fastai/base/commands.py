@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from .messages import BadInput, BadWords, out_of_memory
+from .messages import BadInput, BadWords, out_of_memory, say_notices
 from .rules import Name, Switch, Text
 
 # %% ../../nbs/00_base/08_commands.ipynb #d44e72a7
@@ -151,7 +151,7 @@ def run_command(
     if own: signal.signal(signal.SIGTERM, terminate)
     interrupt = signal.getsignal(signal.SIGINT)
     try:
-        with warnings.catch_warnings():
+        with say_notices():
             warnings.filterwarnings('ignore', message='.*torch.jit.script', category=FutureWarning)  # of a library at its import
             main(words)
     except (Exception, KeyboardInterrupt) as error:
