@@ -9,7 +9,7 @@ __all__ = ['wide_help', 'Parser', 'Terminated', 'terminate', 'failure', 'run_com
 import argparse, os, shutil, signal, sys, threading, traceback, warnings, webbrowser
 from collections.abc import Callable
 from pathlib import Path
-from .messages import BadInput, BadWords, out_of_memory, say_notices
+from .messages import BadInput, BadWords, out_of_memory, plain_streams, say_notices
 
 # %% ../../nbs/00_base/08_commands.ipynb #d44e72a7
 def wide_help(prog):
@@ -49,6 +49,7 @@ def failure(
     first = str(error).strip().splitlines() or ['']
     return 1, f'{type(error).__name__}: {first[0][:500]}\n--traceback shows where'
 
+@plain_streams()
 def run_command(
     main:Callable[[list[str]], None], # The command, given its words
     words:list[str]|None=None, # The words; those of the process if left out
