@@ -54,7 +54,7 @@ def test_a_plain_callback_is_kept_by_its_two_methods(tiny_data, tiny_recipe):
         order = 95
         def after_epoch(self): states.append(training_state(self.learn))
     quiet, silent, learner = learner_of(tiny_data, tiny_recipe, Counts(), Forgets(), Keep())
-    with quiet, silent: fit_recipe(learner, tiny_recipe, 0.05)
+    with quiet, silent: fit_recipe(learner, 0.05)
     steps = len(learner.dls.train)*tiny_recipe.epochs
     assert states[-1]['callbacks']['counts'] == {'count': steps} and 'forgets' not in states[-1]['callbacks']
 
@@ -62,7 +62,7 @@ def test_a_plain_callback_is_kept_by_its_two_methods(tiny_data, tiny_recipe):
     class Resume(Callback):
         def before_fit(self): set_training_state(self.learn, states[-1])
     quiet, silent, learner = learner_of(tiny_data, tiny_recipe, *again, Resume())
-    with quiet, silent: fit_recipe(learner, tiny_recipe, 0.05)
+    with quiet, silent: fit_recipe(learner, 0.05)
     assert [part.count for part in again] == [2*steps, steps]
 
 

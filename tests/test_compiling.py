@@ -38,7 +38,7 @@ def refusing(graph, inputs): raise RuntimeError('No working C++ compiler found\n
 def fitted(data, recipe, cbs=()):
     torch.manual_seed(0)
     learner, rows = cifar_learner(image_dataloaders(data, recipe), recipe), History()
-    with learner.no_bar(), learner.no_logging(): fit_recipe(learner, recipe, 0.05, [rows, *cbs])
+    with learner.no_bar(), learner.no_logging(): fit_recipe(learner, 0.05, [rows, *cbs])
     return learner, rows
 
 

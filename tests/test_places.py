@@ -47,7 +47,7 @@ def test_every_place_trains_the_same_weights(kept, tiny_data, tiny_recipe, place
     def weights(data, place):
         loaders = image_dataloaders(data, tiny_recipe, place=place)
         learner = cifar_learner(loaders, tiny_recipe)
-        with learner.no_bar(), learner.no_logging(): fit_recipe(learner, tiny_recipe, 0.01)
+        with learner.no_bar(), learner.no_logging(): fit_recipe(learner, 0.01)
         return learner.model.state_dict()
     expected = weights(tiny_data, 'memory')
     for name, value in weights(kept, place).items(): assert torch.equal(value, expected[name]), name

@@ -18,7 +18,7 @@ from fastai.learner import Learner, Recorder
 from fasttransform import Transform
 from torch.profiler import ProfilerActivity, profile, record_function
 from ..base.wording import Listing
-from ..base.devices import choose_precision, device_name
+from ..base.devices import device_name
 from ..models.networks import summary_line
 from ..training.run_callback import ORDERS, RunCallback
 from ..training.schedules import ShrinkImages
@@ -140,11 +140,9 @@ def fit_for_turns(
     share:float, # Of the run, 0…1: where in its course the steps are
 )->tuple: # Shape of the images, as the network saw them
     "Train on, for the steps that `turns` wants"
-    recipe = dataclasses.replace(learner.recipe, epochs=10**6)
-    history = [callback() for callback in (History, lambda: ProgressLine(recipe.progressive, lambda *words: None))]
-    place = AtShare(share)
+    place, history = AtShare(share), [History(), ProgressLine(learner.recipe.progressive, lambda *words: None)]
     with time_steps(learner, turns), learner.no_bar(), learner.no_logging():
-        fit_recipe(learner, recipe, learner.lr, [place, *history])
+        fit_recipe(learner, learner.lr, [place, *history], epochs=10**6)
     return place.shape
 
 # %% ../../nbs/08_profiling/01_step_profile.ipynb #66f95974
@@ -284,8 +282,8 @@ def profile_step(
     peak_seconds:float=1., # How long a large matrix product is tried, before and after
 )->StepProfile: # Displays itself
     "Where the time of a training step goes"
-    recipe, device = learner.recipe, learner.dls.device
-    precision, share = choose_precision(recipe.precision, device), recipe.progressive if share is None else share
+    device, precision = learner.dls.device, learner.resolved.precision
+    share = learner.recipe.progressive if share is None else share
     peak = matrix_peak(device, precision, peak_seconds)
     read, between = clock(device)
     turns = Turns(read, steps, warm_up)

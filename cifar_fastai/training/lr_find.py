@@ -22,7 +22,6 @@ from fastcore.xtras import is_listy
 from matplotlib import pyplot
 from ..base.messages import BadInput, notice
 from ..base.randomness import keep_random_states
-from ..recipes.recipe import Recipe
 from .run_callback import ORDERS, RunCallback, ask
 from .curves import draw_lr_find
 
@@ -170,10 +169,10 @@ def find_rates(
 
 # %% ../../nbs/07_training/09_lr_find.ipynb #cc7a69fd
 def find_learning_rate(
-    learner:Learner, # As `cifar_learner` makes it
-    recipe:Recipe, # Range, length and the suggestion to take
+    learner:Learner, # As `cifar_learner` makes it: its recipe says range, length and the suggestion to take
 )->Found:
     "Run the finder as a recipe says; raises `BadInput` where the loss diverges before it has seen enough"
+    recipe = learner.recipe
     with learner.no_bar():
         found = find_rates(learner, recipe.lr_start, recipe.lr_end, recipe.lr_steps, taken=recipe.lr_suggestion)
     if found.taken not in found.suggestions:

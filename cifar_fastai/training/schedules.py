@@ -10,22 +10,20 @@ from collections.abc import Callable
 from fastai.callback.schedule import SchedCos, SchedLin, SchedNo, combine_scheds
 from torch.nn import functional as F
 from ..base.devices import memory_format
-from ..recipes.recipe import Recipe
+from ..recipes.resolved import Resolved
 from .run_callback import ORDERS, RunCallback
 
 # %% ../../nbs/07_training/01_schedules.ipynb #37685371
 def schedule(
-    recipe:Recipe,
-    lr:float, # Peak learning rate
-    momentum:float, # Momentum at the start and the end
+    resolved:Resolved, # A recipe and its numbers, the peak learning rate among them
 )->dict[str, Callable]: # `lr` and, under one_cycle, `mom`: share done in 0…1 → value
     "The functions that fastai's `ParamScheduler` follows"
+    recipe, lr, momentum = resolved.recipe, resolved.lr, resolved.momentum
     slope = SchedLin if recipe.anneal == 'linear' else SchedCos
     start, end = recipe.pct_start, lr/recipe.div_final
-    low = momentum if recipe.momentum_low == 'auto' else recipe.momentum_low
     def course(*points): return combine_scheds([start, 1 - start], [slope(*points[:2]), slope(*points[1:])])
     if recipe.schedule == 'one_cycle':
-        return {'lr': course(lr/recipe.div, lr, end), 'mom': course(momentum, low, momentum)}
+        return {'lr': course(lr/recipe.div, lr, end), 'mom': course(momentum, resolved.momentum_low, momentum)}
     if recipe.schedule == 'cosine': return {'lr': SchedCos(lr, 0)}
     if recipe.schedule == 'flat_cos':
         return {'lr': combine_scheds([start, 1 - start], [SchedNo(lr, lr), SchedCos(lr, end)])}
