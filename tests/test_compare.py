@@ -66,10 +66,10 @@ def test_refusals(tmp_path):
 
 
 @pytest.mark.parametrize('words, said', [
-    (['--arch', 'resnet9,resnt18'], "did you mean 'resnet18'"), (['--archs', 'resnet9'], 'unrecognized arguments: --archs'), ([], 'nothing to compare'),
+    (['--arch', 'resnet9,resnt18'], "did you mean 'resnet18'"), (['--archs', 'resnet9'], 'unknown option --archs; did you mean --arch?'), ([], 'nothing to compare'),
     (['--choose', 'rl=0.1', '--seeds', '2'], "did you mean 'lr'"), (['--choose', 'lr', '--seeds', '2'], 'names no values'), (['--seeds', 'two'], '--seeds two'),
-    (['--lr', '0.1,x'], '--lr: lr x is not a number'), (['runs/a', 'runs/b', '--arch', 'resnet9'], 'Name one or the other'),
-    (['--choose', 'lr=0,1', '--seeds', '2'], '--lr: lr 0 is not'), (['--epochs', ','], 'names no value'), (['--reach', 'much', 'a', 'b'], '--reach much')])
+    (['--lr', '0.1,x'], '--lr x is not a number'), (['runs/a', 'runs/b', '--arch', 'resnet9'], 'Name one or the other'),
+    (['--choose', 'lr=0,1', '--seeds', '2'], '--choose lr 0 is not'), (['--epochs', ','], 'names no value'), (['--reach', 'much', 'a', 'b'], '--reach much')])
 def test_wrong_words(words, said, capsys):
     assert run_command(main, words) == 2
     assert said in capsys.readouterr().err
