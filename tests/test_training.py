@@ -140,7 +140,7 @@ def test_rates_and_norms_of_a_recipe(tiny_data, tiny_recipe):
     (dict(schedule='cosine'), {0: 1, 0.5: 0.5, 1/3: 0.75, 1: 0}),
     (dict(schedule='flat_cos', pct_start=0.5, div_final=1e9), {0: 1, 0.5: 1, 0.75: 0.5, 1: 0})])
 def test_schedules_by_hand(fields, expected):
-    course = schedule(Recipe(**fields), 1., 0.9)['lr']
+    course = schedule(Recipe(**fields), 1., (0.9, 0.9, 0.9))['lr']
     for share, value in expected.items(): assert math.isclose(course(share), value, abs_tol=1e-6), share
 
 

@@ -54,7 +54,7 @@ def about_run(
     resolved = {**optimizer_choice(learner.recipe), 'lr': lr, 'batch_size': loaders.train.bs, 'image_size': data.image_size,
                 'device': str(loaders.device), 'precision': precision, 'holdout': len(loaders.positions['valid']) if loaders.valid_is == 'holdout' else 0}
     if found: resolved['suggestions'], resolved['suggestion'] = found.suggestions, found.taken
-    return {'schema': SCHEMA, 'recipe': recipe_to_dict(learner.recipe), 'resolved': resolved,
+    return {'schema': SCHEMA, 'recipe': recipe_to_dict(learner.recipe), 'resolved': resolved, 'by_hand': list(learner.by_hand),
             'environment': environment(loaders.device, precision),
             'data': {'name': data.name, 'fingerprints': data.fingerprints, 'classes': list(data.classes),
                      'counts': {name: len(where) for name, where in loaders.positions.items()}, 'valid_is': loaders.valid_is,

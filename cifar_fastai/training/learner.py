@@ -15,6 +15,7 @@ from fastai.callback.schedule import ParamScheduler
 from fastai.callback.training import GradientClip
 from fastai.learner import Learner
 from fastai.metrics import accuracy
+from fastcore.foundation import L
 from fastcore.meta import delegates
 from ..base.randomness import keep_random_states
 from ..base.devices import choose_precision, keep_freed_memory, memory_format
@@ -36,6 +37,7 @@ from .lr_find import lr_find
 class CifarLearner(Learner):
     "A `Learner` made from a recipe"
     recipe = None # The recipe it was made from
+    by_hand = () # Names of what was given beside the recipe, and wins over it
     go_on = None # Called with the Learner when the next fit begins, returns its first epoch: `checkpoints.resumed`
     before_batches = None # Called once, when the next pass over the batches begins
 
@@ -112,7 +114,8 @@ def first_network(
 def cifar_learner(
     loaders:ImageDataLoaders, # From `cifar_dataloaders`
     recipe:Recipe|None=None, # The default recipe if left out
-    **kwargs, # More for fastai's `Learner`, such as `path` or `cbs`
+    cbs=None, # A callback, a class of one, or several, after those of the recipe
+    **kwargs, # All else that fastai's `Learner` takes; what is given wins over the recipe
 )->CifarLearner:
     "A fastai `Learner` as the recipe has it"
     recipe = recipe or Recipe()
@@ -122,12 +125,14 @@ def cifar_learner(
         torch.manual_seed(recipe.seed)
         model = first_network(loaders, recipe)
     low = choice['momentum'] if recipe.momentum_low == 'auto' else recipe.momentum_low
-    cbs = recipe_callbacks(recipe, choose_precision(recipe.precision, device)) + list(kwargs.pop('cbs', ()))
+    by_recipe = dict(
+        loss_func=ClassificationLoss(recipe.label_smoothing), opt_func=optimizer_function(recipe), lr=choice['lr'] or OPTIMIZERS[recipe.optimizer].lr,
+        metrics=accuracy, wd=choice['weight_decay'], wd_bn_bias=recipe.decay_norms, moms=(choice['momentum'], low, choice['momentum']))
     learner = CifarLearner(
-        loaders, model.to(device, memory_format=memory_format(device)), loss_func=ClassificationLoss(recipe.label_smoothing),
-        opt_func=optimizer_function(recipe), lr=choice['lr'] or OPTIMIZERS[recipe.optimizer].lr, metrics=accuracy,
-        wd=choice['weight_decay'], wd_bn_bias=recipe.decay_norms, moms=(choice['momentum'], low, choice['momentum']), cbs=cbs, **kwargs)
+        loaders, model.to(device, memory_format=memory_format(device)), **{**by_recipe, **kwargs},
+        cbs=[*recipe_callbacks(recipe, choose_precision(recipe.precision, device)), *L(cbs)])
     learner.recipe = recipe
+    learner.by_hand = tuple(sorted({*kwargs, *(['cbs'] if cbs else [])} - {'path', 'model_dir'}))
     return learner
 
 # %% ../../nbs/07_training/10_learner.ipynb #4e7c7214
@@ -138,5 +143,5 @@ def fit_recipe(
     cbs:list[Callback]=(), # More callbacks for this fit
 )->None:
     "Train for the recipe's epochs under its schedule"
-    course = schedule(recipe, lr, optimizer_choice(recipe)['momentum'])
+    course = schedule(recipe, lr, learner.moms)
     learner.fit(recipe.epochs, lr=lr, cbs=[ParamScheduler(course), *cbs])

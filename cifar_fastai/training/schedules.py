@@ -17,15 +17,14 @@ from ..recipes.recipe import Recipe
 def schedule(
     recipe:Recipe,
     lr:float, # Peak learning rate
-    momentum:float, # Momentum at the start and the end
+    moms:tuple[float, float, float], # Momentum at the start, at the peak and at the end
 )->dict[str, Callable]: # `lr` and, under one_cycle, `mom`: share done in 0…1 → value
     "The functions that fastai's `ParamScheduler` follows"
     slope = SchedLin if recipe.anneal == 'linear' else SchedCos
     start, end = recipe.pct_start, lr/recipe.div_final
-    low = momentum if recipe.momentum_low == 'auto' else recipe.momentum_low
     def course(*points): return combine_scheds([start, 1 - start], [slope(*points[:2]), slope(*points[1:])])
     if recipe.schedule == 'one_cycle':
-        return {'lr': course(lr/recipe.div, lr, end), 'mom': course(momentum, low, momentum)}
+        return {'lr': course(lr/recipe.div, lr, end), 'mom': course(*moms)}
     if recipe.schedule == 'cosine': return {'lr': SchedCos(lr, 0)}
     if recipe.schedule == 'flat_cos':
         return {'lr': combine_scheds([start, 1 - start], [SchedNo(lr, lr), SchedCos(lr, end)])}
