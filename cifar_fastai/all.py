@@ -15,7 +15,7 @@ from .runs.interpreted import interpret_run
 from .data.augment import augmentation_transforms
 from .training.callbacks import *
 from .interpretation.charts import plot_class_accuracy, plot_matrix, plot_reliability
-from .data.loaders import ImageDataLoaders, cifar_dataloaders, image_dataloaders
+from .data.loaders import CifarDataLoaders, cifar_dataloaders, image_dataloaders
 from .base.devices import choose_device, choose_precision
 from .explore import explore
 from .base.figures import plot_images, save_figure
@@ -31,7 +31,7 @@ from .data.images import ImageData, image_data
 from .interpretation.interpretation import CifarInterpretation
 from .interpretation.marks import VERDICTS, Mark, mark_image, read_marks, write_marks
 from .profiling.layer_profile import LayerProfile, profile_layers
-from .training.averaging import Lookahead
+from .training.averaging import LookaheadWeights
 from .training.lr_find import Found, find_learning_rate, find_rates, lr_find
 from .base.messages import BadInput
 from .models.networks import network, networks_table, parameter_count, summary_line

@@ -388,6 +388,25 @@ def test_mixing_leaves_the_global_generator_alone():
     assert torch.equal(torch.get_rng_state(), state) and np.array_equal(np.random.get_state()[1], numpy_state)
 
 
+def test_each_set_is_wired_as_its_line_says():
+    kinds = {}
+    for name in OURS:
+        kinds[name] = [(type(t), {part: getattr(t, part) for part in ('padding', 'pad_mode', 'flip', 'degrees', 'strength', 'side') if hasattr(t, part)})
+                       for t in augmentation_transforms(name, 32, BatchRandom(), torch.tensor([.1, .2, .3]))]
+    def crops(padding=4, mode='reflect', flip='random'): return CropFlip, dict(padding=padding, pad_mode=mode, flip=flip)
+    def cut(side): return Cutout, dict(side=side)
+    both = 'alternating'
+    assert kinds == {
+        'none': [], 'crop_flip': [crops()], 'shapes': [crops()], 'crop_flip_zeros': [crops(mode='constant')], 'alternating': [crops(2, flip=both)],
+        'alternating_cutout8': [crops(2, flip=both), cut(8)], 'crop_alternating': [crops(flip=both)],
+        'crop_alternating_cutout8': [crops(flip=both), cut(8)], **{f'crop_flip_cutout{side}': [crops(), cut(side)] for side in (4, 8, 12, 16)},
+        'crop_rotate_cutout16': [crops(flip=''), (Rotate, dict(degrees=5)), cut(16)], 'jitter': [crops(), (Jitter, dict(strength=0.3))],
+        'trivial': [crops(), (Policy, {})], 'rand': [crops(), (Policy, {})]}
+    for name, policy in (('trivial', trivial_augment), ('rand', rand_augment)):
+        assert augmentation_transforms(name, 32, BatchRandom(), torch.zeros(3))[1].policy is policy
+    assert augmentation_transforms('crop_flip_cutout8', 32, BatchRandom(), torch.tensor([.1, .2, .3]))[1].fill.tolist() == pytest.approx([.1, .2, .3])
+
+
 def test_pixels_scale_with_the_image():
     random, fill = BatchRandom(), torch.zeros(3)
     crop, cutout = augmentation_transforms('crop_flip_cutout8', 64, random, fill)

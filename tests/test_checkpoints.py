@@ -69,6 +69,19 @@ def test_stopped_and_gone_on_is_not_stopped(tiny_data, tiny_recipe, tmp_path, fi
     assert again_history.steps == history.steps and again_history.train_seconds > 0
 
 
+def test_draws_go_on_at_the_end_of_an_epoch(tiny_data, tiny_recipe, tmp_path):
+    "The checkpoint between two epochs brings the global generators back too"
+    class Between(Callback):
+        order = 80
+        def after_epoch(self):
+            if self.epoch == 0: self.checkpoints.stops.asked = signal.SIGINT
+    recipe = dataclasses.replace(tiny_recipe, epochs=2)
+    whole, _, draws = fit(tiny_data, recipe)
+    fit(tiny_data, recipe, [Checkpoints(tmp_path, {}, stops=Ends()), Between()])
+    again, _, again_draws = fit(tiny_data, recipe, state=read_checkpoint(tmp_path, {}))
+    assert same(whole, again) and again_draws.seen == draws.seen[6:] and len(draws.seen) == 12
+
+
 def test_a_fit_that_reached_its_accuracy_and_was_stopped_ends_there_too(tiny_data, tiny_recipe, tmp_path):
     recipe = dataclasses.replace(tiny_recipe, epochs=6, batch_size=20, optimizer='adam', holdout=20)
     rows = fit(tiny_data, recipe)[1].rows
@@ -121,6 +134,18 @@ def test_a_constant_rate_may_go_on_for_longer(tiny_folder, tiny_recipe, tmp_path
     assert same(again.learner, direct.learner) and len(again.history) == 3 and again.recipe.epochs == 3
     assert not (tmp_path/'a'/'checkpoint').exists()
     with pytest.raises(BadInput, match='its checkpoint is gone'): train(dataclasses.replace(recipe, epochs=5), resume=tmp_path/'a')
+
+
+def test_a_rate_that_was_found_is_kept_and_a_run_whose_images_grow_has_one_length(tiny_folder, tiny_recipe, tmp_path, monkeypatch):
+    recipe = dataclasses.replace(tiny_recipe, data=str(tiny_folder), lr='find', lr_steps=40, schedule='constant', progressive=0.5)
+    whole = train(recipe, tmp_path, 'whole')
+    with monkeypatch.context() as patched:
+        patched.setattr(session, 'fit_recipe', lambda learner, recipe, lr, cbs: fit_recipe(learner, recipe, lr, [*cbs, StopAt(1, 0)]))
+        patched.setattr(session, 'Stops', Ends)
+        with pytest.raises(KeyboardInterrupt): train(recipe, tmp_path, 'parts')
+    with pytest.raises(BadInput, match='laid out for 2 epochs'): train(dataclasses.replace(recipe, epochs=4), resume=tmp_path/'parts')
+    again = train(None, resume=tmp_path/'parts')
+    assert same(whole.learner, again.learner) and (whole.history.lr == again.history.lr).all()
 
 
 def test_a_run_of_an_earlier_version_goes_on(tiny_folder, tiny_recipe, tmp_path, monkeypatch):

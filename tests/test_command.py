@@ -1,4 +1,7 @@
 "The command as a person meets it: its help, its lines, its statuses, and what it says of bad input"
+import dataclasses
+import importlib
+import inspect
 import io
 import os
 import re
@@ -10,6 +13,10 @@ import pytest
 from PIL import Image
 
 from cifar_fastai.base.commands import run_command
+from cifar_fastai.base.messages import BadInput
+from cifar_fastai.compare import main as compare_main
+from cifar_fastai.interpret import main as interpret_main
+from cifar_fastai.recipes.named import named_recipe
 from cifar_fastai.train import main
 
 TINY = ['--arch', 'resnet9', '--width', '4', '--epochs', '1', '--batch-size', '24', '--progressive', '0', '--precision', 'fp32', '--device', 'cpu']
@@ -47,6 +54,42 @@ def test_a_run_from_the_shell(tiny_folder, tmp_path):
 def test_wrong_words(words, part, capfd):
     status, text = said(words, capfd)
     assert status == 2 and part in text and 1 <= len(text.splitlines()) <= 5
+
+
+def passed_on(monkeypatch, place):
+    "What a command hands to the function that does the work, by the names of its parameters"
+    module, name = place.rsplit('.', 1)
+    function, taken = getattr(importlib.import_module(module), name), {}
+    def take(*args, **kwargs):
+        taken.update(inspect.signature(function).bind(*args, **kwargs).arguments)
+        raise BadInput('far enough')
+    monkeypatch.setattr(place, take)
+    return taken
+
+
+def test_words_of_train_reach_the_run(monkeypatch, tmp_path, capfd):
+    taken = passed_on(monkeypatch, 'cifar_fastai.runs.session.train_session')
+    words = ['--recipe', 'quick', '--epochs', '7', '--mixup', '0.3', '--name', 'one', '--out', str(tmp_path), '--checkpoint-every', '5', '--keep-checkpoint']
+    assert said(words, capfd)[0] == 1
+    recipe = dataclasses.replace(named_recipe('quick'), epochs=7, mixup=0.3)
+    wanted = dict(recipe=recipe, out=str(tmp_path), name='one', tensorboard=False, checkpoint_every=5., keep_checkpoint=True)
+    assert {name: taken[name] for name in wanted} == wanted
+    assert said(['--resume', 'auto'], capfd)[0] == 1 and taken['resume'] == 'auto' and taken['checkpoint_every'] == 300 and not taken['keep_checkpoint']
+
+
+def test_words_of_interpret_reach_the_pictures(monkeypatch, capfd):
+    taken = passed_on(monkeypatch, 'cifar_fastai.runs.interpreted.interpret_run')
+    assert run_command(interpret_main, ['a', '--n', '3', '--method', 'layercam', '--target', 'actual,contrast', '--layer', 'stage2', '--sample', '9', '--checks', 'sanity', '--out', 'b']) == 1
+    assert taken == dict(path='a', out='b', n=3, methods=['layercam'], layers='stage2', target=['actual', 'contrast'], checks=['sanity'], sample=9)
+
+
+def test_words_of_compare_reach_the_comparison(monkeypatch, tmp_path, capfd):
+    taken = passed_on(monkeypatch, 'cifar_fastai.comparison.comparison.compare_runs')
+    assert run_command(compare_main, ['a', 'b', '--reach', '70,99', '--out', str(tmp_path)]) == 1
+    assert list(map(str, taken['paths'])) == ['a', 'b'] and list(taken['levels']) == pytest.approx([0.7, 0.99])
+    taken = passed_on(monkeypatch, 'cifar_fastai.comparison.grid.grid_data')
+    assert run_command(compare_main, ['--arch', 'resnet9,resnet20', '--epochs', '3', '--seeds', '4', '--seed', '5', '--out', str(tmp_path/'c')]) == 1
+    assert [(arm.recipe.arch, arm.recipe.epochs, arm.seeds) for arm in taken['arms']] == [('resnet9', 3, (5, 6, 7, 8)), ('resnet20', 3, (5, 6, 7, 8))]
 
 
 def archive(path, name, content=b'x', kind=tarfile.REGTYPE, link=''):

@@ -2,7 +2,6 @@
 import dataclasses
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -11,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import cifar_fastai.comparison.tables  # gives `Comparison` its figures
 from cifar_fastai.comparison import choosing
 from cifar_fastai.comparison import grid
 from cifar_fastai.base.commands import run_command
@@ -89,7 +89,7 @@ def test_more_than_200_runs_want_a_yes(tmp_path, capsys):
 
 def test_two_comparisons_in_one_folder(tmp_path):
     runs = [made_run(tmp_path, name, arch=name) for name in ('resnet9', 'resnet18')]
-    with claim_folder(tmp_path/'out'), pytest.raises(BadInput, match='another comparison is writing'):
+    with claim_folder(tmp_path/'out'), pytest.raises(BadInput, match='another process is writing'):
         compare(runs, out=tmp_path/'out')
     compare(runs, out=tmp_path/'out')
 
@@ -141,6 +141,47 @@ def test_image_by_image(two_arms):
     classes = by_class(*found.arms).set_index('class')
     assert classes.loc['bee', ['images', 'fixed', 'broke']].tolist() == [10, 0, 1] and classes.images.sum() == 30
     assert classes.loc['ant', 'difference'] == pytest.approx(0.1)
+
+
+def test_seeds_are_paired_where_both_arms_have_them(tmp_path):
+    "The seeds 1 and 2 of both; the others have no partner"
+    for seed, wrong in enumerate((20, 4, 2)): made_run(tmp_path, f'a{seed}', range(wrong), arch='resnet9', seed=seed)
+    for seed, wrong in zip((1, 2, 3), (3, 0, 25)): made_run(tmp_path, f'b{seed}', range(wrong), arch='resnet18', seed=seed)
+    pair, = compare_runs(sorted(tmp_path.iterdir())).pairs
+    seeds, images = pair.differences
+    assert seeds.n == 2 and seeds.difference == pytest.approx((1/30 + 2/30)/2) and images.difference == pytest.approx(seeds.difference)
+
+
+def shown(figure): return [(int(axes.images[0].get_array()[0, 0, 0]), axes.texts[0].get_text()) for axes in figure.axes if axes.images]
+
+
+def test_galleries_show_the_images_that_their_titles_tell_of(two_arms, monkeypatch):
+    "Each picture's brightness is its index"
+    found = compare_runs(two_arms)
+    monkeypatch.setattr(type(found), 'test_images', lambda self, indices: np.uint8(np.asarray(indices))[:, None, None, None].repeat(8, 1).repeat(8, 2).repeat(3, 3))
+    assert shown(found.plot_changed('fixed')) == [(0, 'ant\nA bee (0/2)\nB ant (2/2)')]
+    assert shown(found.plot_changed('broke')) == [(1, 'bee\nA bee (2/2)\nB cat (0/2)'), (2, 'cat\nA cat (2/2)\nB ant (0/2)')]
+    assert shown(found.plot_changed('broke', 1, 0)) == [(0, 'ant\nA ant (2/2)\nB bee (0/2)')]
+    assert sorted(shown(found.plot_changed('both wrong'))) == [(3, 'ant\nA bee (0/2)\nB bee (0/2)'), (4, 'bee\nA bee (1/2)\nB bee (1/2)')]
+    assert shown(found.plot_nobody_right()) == [(3, 'ant\nbee (4/4)')]
+
+
+def test_curves_are_means_over_seeds(two_arms):
+    found = compare_runs(two_arms)
+    lines = found.plot_curves().axes[0].get_lines()
+    for line, arm in zip(lines, found.arms):
+        assert arm.name in line.get_label()
+        np.testing.assert_allclose(line.get_ydata(), [0.4, 0.86, arm.accuracies.mean()])
+
+
+def test_the_highest_hold_out_accuracy_is_taken_of_equals_the_lower_loss(monkeypatch, tmp_path):
+    given = {0.1: (0.5, 0.1), 0.2: (0.8, 0.9), 0.3: (0.8, 0.4), 0.4: (0.7, 0.2)}
+    def trial(recipe, data, folder): return dict(accuracy=given[recipe.lr][0], loss=given[recipe.lr][1], failed='', images=30)
+    monkeypatch.setattr(choosing, 'find_or_run_trial', trial)
+    data = choosing.without_test_set(small_shapes(60, 20), 0, 30)
+    arm, = grid_arms(Recipe(data='shapes'), {})
+    found = choosing.choose_for(arm, {'lr': list(given)}, data, tmp_path, say=lambda line: None)
+    assert found.taken == {'lr': 0.3} and choosing.with_choice(arm, found).recipe.lr == 0.3 and found.images == 30
 
 
 def test_files(two_arms, tmp_path):

@@ -32,6 +32,16 @@ def test_statistics_are_those_of_the_training_images(tiny_data, tiny_recipe):
     np.testing.assert_allclose(loaders.statistics[1], pixels.std((0, 1, 2)), rtol=1e-5)
 
 
+def test_cutout_fills_with_the_mean_of_the_training_images(tiny_data, tiny_recipe):
+    "Which is zero once the images are normalised; noise holds no other pixel like it"
+    loaders = loaders_of(tiny_data, tiny_recipe, augment='crop_flip_cutout16', holdout=30)
+    for images, _ in loaders.train:
+        cut = (torch.Tensor(images).abs() < 1e-4).all(1).sum((1, 2))
+        assert cut.min() >= 16 and cut.max() <= 64  # squares of 8 at this size, a quarter of one in a corner
+    plain = loaders_of(tiny_data, tiny_recipe, augment='crop_flip')
+    assert not (torch.Tensor(plain.train.one_batch()[0]).abs() < 1e-4).all(1).any()
+
+
 def test_holdout_is_balanced_and_apart(tiny_data, tiny_recipe):
     loaders = loaders_of(tiny_data, tiny_recipe, holdout=30, limit=90)
     train, valid, test = (set(loaders.positions[name].tolist()) for name in ('train', 'valid', 'test'))

@@ -156,6 +156,26 @@ def test_bars_and_reliability_fit_their_pages(count):
     assert '15.00% surer than it is right' in figure.describe()
 
 
+def test_bars_are_those_of_their_classes_worst_first():
+    table = pd.DataFrame(dict(right=[9, 3, 5, 0], images=[10, 10, 10, 0], accuracy=[0.9, 0.3, 0.5, np.nan], low=[0.6, 0.1, 0.2, np.nan],
+                              high=[0.98, 0.6, 0.8, np.nan]), index=['ant', 'bee', 'cat', 'dog'])
+    axes, = plot_class_accuracy(table, 0.5).axes
+    assert [label.get_text() for label in axes.get_yticklabels()] == ['bee', 'cat', 'ant', 'dog']
+    assert [bar.get_width() for bar in axes.patches] == [0.3, 0.5, 0.9, 0] and axes.get_ylim()[0] > axes.get_ylim()[1]
+    ends = np.array([[end[0] for end in segment] for segment in axes.collections[0].get_segments()])
+    np.testing.assert_allclose(ends[:3], [(0.1, 0.6), (0.2, 0.8), (0.6, 0.98)])
+    assert [text.get_text() for text in axes.texts] == ['30.0% (3/10)', '50.0% (5/10)', '90.0% (9/10)', 'no images']
+
+
+def test_reliability_shows_accuracy_over_confidence():
+    bins = pd.DataFrame(dict(left=[0, 0.5], right=[0.5, 1], images=[3, 5], confidence=[0.4, 0.95], accuracy=[0.3, 0.8], low=[0.1, 0.4], high=[0.7, 0.9]))
+    upper, lower = plot_reliability(bins, 0.15).axes
+    assert [(bar.get_x(), bar.get_height()) for bar in upper.patches] == [(0, 0.3), (0.5, 0.8)] and [bar.get_height() for bar in lower.patches] == [3, 5]
+    np.testing.assert_allclose(upper.collections[0].get_segments(), [[(0.4, 0.1), (0.4, 0.7)], [(0.95, 0.4), (0.95, 0.9)]])
+    marks, = (line for line in upper.get_lines() if line.get_marker() == 'D')
+    np.testing.assert_allclose(marks.get_xydata(), [(0.4, 0.4), (0.95, 0.95)])
+
+
 def test_heat_lies_where_it_is_hot_and_a_dead_map_stays_grey():
     images = np.random.default_rng(0).integers(0, 256, (2, 8, 12, 3), dtype=np.uint8)
     heat = np.zeros((2, 8, 12))

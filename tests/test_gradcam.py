@@ -134,6 +134,12 @@ def test_targets(tiny):
     predicted = tiny(images).argmax(1)
     kept = heatmaps(tiny, images, layer='relu')
     assert np.array_equal(kept, heatmaps(tiny, images, 'actual', targets=predicted, layer='relu'))
+    actual = (predicted + torch.tensor([1, 2, 1, 2])) % 3
+    for target, classes in (('predicted', predicted), ('actual', actual)):
+        activations = by_hand(tiny, images, 0, 'relu')[0]
+        expected = unit((tiny.head.weight[classes].detach().reshape(activations.shape)*activations).sum(1))
+        found = heatmaps(tiny, images, target, 'hirescam', layer='relu', targets=actual, batch_size=3)
+        np.testing.assert_allclose(found, expected, atol=1e-5)
     one = heatmaps(tiny, images, 1, layer='relu')
     assert np.array_equal(one, heatmaps(tiny, images, 'bird', classes=('cat', 'bird', 'dog'), layer='relu'))
     np.testing.assert_allclose(one, heatmaps(tiny, images, 1, layer='relu', batch_size=3), atol=1e-6)
@@ -292,9 +298,17 @@ def test_torchvision_network():
 
 def test_smoothing(tiny):
     images = torch.randn(2, 3, 6, 6)
-    for options in (dict(aug_smooth=True), dict(eigen_smooth=True), dict(aug_smooth=True, eigen_smooth=True)):
-        found = heatmaps(tiny, images, 1, layer='relu', **options)
-        assert found.shape == (2, 6, 6) and 0 <= found.min() and found.max() <= 1
+    def maps(images, **options): return heatmaps(tiny, images, 1, layer='relu', **options)
+    activations, gradients = by_hand(tiny, images, 1, 'relu')
+    weighed = (gradients.mean((2, 3), True)*activations).detach().flatten(2).transpose(1, 2)
+    component = torch.linalg.svd(weighed - weighed.mean(1, keepdim=True)).Vh[:, :1]
+    projected = ((weighed - weighed.mean(1, keepdim=True))*component).sum(2).reshape(2, 6, 6)
+    for found, *signs in zip(maps(images, eigen_smooth=True), unit(projected), unit(-projected)):
+        assert min(np.abs(found - sign).max() for sign in signs) < 1e-4
+    for eigen in (False, True):
+        changed = [maps(images*factor, eigen_smooth=eigen) for factor in (0.9, 1, 1.1)]
+        changed += [maps(images.flip(3)*factor, eigen_smooth=eigen)[..., ::-1] for factor in (0.9, 1, 1.1)]
+        np.testing.assert_allclose(maps(images, eigen_smooth=eigen, aug_smooth=True), np.mean(changed, 0), atol=1e-5)
 
 
 # ---- dead maps ----

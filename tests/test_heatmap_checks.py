@@ -8,7 +8,7 @@ from scipy import stats
 from torch import nn
 from cifar_fastai.heatmaps.checks import HeatmapChecks, check_heatmaps, rank_correlation, with_random_weights
 from cifar_fastai.base.messages import BadInput
-from cifar_fastai.base.intervals import mean_interval, share_interval
+from cifar_fastai.base.intervals import mean_interval
 from cifar_fastai.heatmaps.pointing import edge_maps, gaussian_maps, heat_inside, peak, pointing_hits
 from cifar_fastai.heatmaps.road import REMOVED, CellImputer, cell_grid, random_maps, rank_pixels, road_scores
 
@@ -34,23 +34,6 @@ def squares():
         image[:, row:row + 6, column:column + 6] += 2
         mask[row:row + 6, column:column + 6] = True
     return images, masks
-
-
-@pytest.mark.parametrize('hits, count', [(0, 20), (8, 10), (190, 200), (20, 20)])
-def test_wilson_interval(hits, count):
-    "Against Wilson's formula written out"
-    found, z, rate = share_interval(np.arange(count) < hits), 1.959963985, hits/count
-    middle = (rate + z*z/(2*count))/(1 + z*z/count)
-    reach = z*np.sqrt(rate*(1 - rate)/count + z*z/(4*count*count))/(1 + z*z/count)
-    assert found['value'] == rate
-    assert (found['low'], found['high']) == pytest.approx((middle - reach, middle + reach), abs=1e-6)
-
-
-def test_mean_interval():
-    values = np.random.default_rng(0).normal(3, 2, 30)
-    found, reference = mean_interval(values), stats.ttest_1samp(values, 0).confidence_interval(.95)
-    assert (found['low'], found['high']) == pytest.approx((reference.low, reference.high))
-    assert found['spread'] == pytest.approx(np.sqrt(((values - values.mean())**2).sum()/29))
 
 
 # ---- pointing ----
@@ -213,6 +196,27 @@ def test_a_network_that_looks_elsewhere_is_found_out(squares):
     assert checks.pointing[0]['verdict'].startswith('points no better')
     assert checks.faithfulness[0]['verdict'].startswith('no better than random')
     assert checks.sanity[0]['verdict'] == 'dead once the weights are drawn anew' and checks.sanity[0]['correlation'] is None
+
+
+def test_the_checks_of_an_interpretation_take_each_image_with_its_own_mask(monkeypatch):
+    from cifar_fastai.data.loaders import image_dataloaders
+    from cifar_fastai.data.sources import shapes_data
+    from cifar_fastai.interpretation import analysis
+    from cifar_fastai.interpretation.interpretation import CifarInterpretation
+    from cifar_fastai.recipes.recipe import Recipe
+    from cifar_fastai.training.learner import cifar_learner
+    data, recipe = shapes_data(train=60, test=40), Recipe(data='shapes', arch='resnet20', width=4, batch_size=20, precision='fp32', device='cpu', holdout=20)
+    learner, given = cifar_learner(image_dataloaders(data, recipe), recipe), {}
+    def look(model, images, labels, masks, *more): given.update(images=images, labels=labels, masks=masks)
+    monkeypatch.setattr(analysis, 'check_heatmaps', look)
+    analysis.check_interpretation(CifarInterpretation.from_learner(learner), sample=15)
+    mean, deviation = (np.array(values)[:, None, None] for values in learner.dls.statistics)
+    pixels = ((given['images'].numpy()*deviation + mean)*255).round().astype(np.uint8).transpose(0, 2, 3, 1)
+    known = {image.tobytes(): place for place, image in enumerate(data.images)}
+    places = [known[image.tobytes()] for image in pixels]
+    assert len(places) == 15 and min(places) >= 60
+    np.testing.assert_array_equal(given['masks'], data.masks[places])
+    np.testing.assert_array_equal(given['labels'], data.labels[places])
 
 
 def test_without_masks_and_refusals(squares):

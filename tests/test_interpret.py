@@ -7,6 +7,7 @@ import random
 import subprocess
 import sys
 from contextlib import redirect_stdout
+from itertools import permutations, product
 from pathlib import Path
 import numpy as np
 import pandas as pd
@@ -28,9 +29,9 @@ from matplotlib import pyplot
 from PIL import Image
 from torch import nn
 from torchvision.models import resnet18
+from test_gradcam import CORNERS, CornerWatcher, corner_of
 from cifar_fastai.interpretation import interpretation as interpretation_module
 from cifar_fastai.interpretation.analysis import interpretation_files, metric_additions
-from cifar_fastai.base.intervals import wilson_interval
 from cifar_fastai.interpretation.predictions import ClassifiedImages, calibration_bins, choose_images, expected_calibration_error, report_text, top_k_accuracy
 from cifar_fastai.base.commands import run_command
 from cifar_fastai.interpret import main
@@ -247,13 +248,6 @@ def test_calibration_error_by_its_definition():
     assert calibration_bins(kept).images.sum() == 500
 
 
-def test_wilson_interval_by_its_formula():
-    share, count, z = 0.93, 1000, 1.959963984540054
-    middle, half = (share + z * z / (2 * count)), z * np.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
-    assert wilson_interval(930, 1000) == pytest.approx(((middle - half) / (1 + z * z / count), (middle + half) / (1 + z * z / count)))
-    assert wilson_interval(0, 10)[0] == 0 and np.isnan(wilson_interval(0, 0)).all()
-
-
 # Galleries
 
 def test_titles_tell_actual_from_predicted(wrong, folder):
@@ -321,6 +315,54 @@ def test_gradcam_gallery_says_what_it_shows(wrong):
     grid = wrong.plot_gradcam(1, methods=['gradcam', 'eigencam'], target=['predicted', 'contrast'])
     assert len(titles_of(grid)) == 4 and any('no class' in title for title in titles_of(grid))
     assert any(' minus ' in title for title in titles_of(grid))
+
+
+@pytest.fixture(scope='module')
+def corners(tmp_path_factory):
+    "Pictures with a patch in each corner; the class is one corner, and the network takes another, the brightest, for it"
+    path, places = tmp_path_factory.mktemp('corners'), dict(zip('abcd', CORNERS.values()))
+    for part, (actual, brightest) in product(('train', 'valid'), permutations(places, 2)):
+        pixels = np.zeros((16, 16, 3), np.uint8)
+        for name, (down, right) in places.items():
+            rows, columns = (slice(2, 5) if not side else slice(11, 14) for side in (down, right))
+            pixels[rows, columns] = 250 if name == brightest else 160 if name == actual else 50 + 10*ord(name) % 40
+        (path / part / actual).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(path / part / actual / f'{brightest}.png')
+    loaders = ImageDataLoaders.from_folder(path, valid='valid', bs=5, num_workers=0, device='cpu')
+    return CifarInterpretation.from_learner(learner_of(loaders, CornerWatcher(16, 16))), places
+
+
+def shown(figure): return [np.asarray(axes.images[0].get_array()) for axes in figure.axes if axes.texts]
+
+
+@pytest.mark.parametrize('sort', ['loss', 'confidence'])
+def test_heat_lies_over_its_own_picture_for_the_class_that_is_named(corners, sort):
+    found, places = corners
+    figure = found.plot_gradcam(12, layers='watched', sort=sort)
+    titles, pictures, seen = titles_of(figure), shown(figure), set()
+    assert len(pictures) == len(titles) == 36
+    for row in range(0, 36, 3):
+        index = int(titles[row].split('index ')[1])
+        file = found.dl.items[index]
+        assert titles[row].startswith(f'{file.parent.name} → {file.stem}\n')
+        np.testing.assert_array_equal(pictures[row], np.asarray(Image.open(file)))
+        for column, words, name in ((1, 'for predicted', file.stem), (2, 'for actual', file.parent.name)):
+            assert titles[row + column] == f'{words}: {name}'
+            red, green, blue = np.moveaxis(pictures[row + column].astype(int), -1, 0)
+            assert corner_of(red + green - blue) == places[name]
+        seen.add(index)
+    assert seen == set(range(12))
+
+
+@pytest.mark.parametrize('draw', [lambda found: found.plot_misclassified(12, sort='confidence'), lambda found: found.plot_top_losses(12)])
+def test_a_gallery_s_pictures_are_those_of_its_titles(corners, draw):
+    found, _ = corners
+    figure = draw(found)
+    indices = [int(title.split('index ')[1]) for title in titles_of(figure)]
+    assert indices != sorted(indices) and len(shown(figure)) == len(indices)
+    for index, picture in zip(indices, shown(figure)):
+        np.testing.assert_array_equal(picture, np.asarray(Image.open(found.dl.items[index])))
+    pyplot.close('all')
 
 
 def test_a_dead_map_is_said_to_be_dead(loaders):

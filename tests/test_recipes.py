@@ -7,7 +7,7 @@ import pytest
 
 from cifar_fastai.base.messages import BadInput
 from cifar_fastai.recipes.named import RECIPES, named_recipe, read_recipe
-from cifar_fastai.recipes.recipe import ARCHS, AUGMENTATIONS, NORMS, OPTIMIZERS, SCHEDULES, Recipe, recipe_fields, recipe_from_dict, recipe_to_dict
+from cifar_fastai.recipes.recipe import ARCHS, AUGMENTATIONS, NORMS, OPTIMIZERS, SCHEDULES, Recipe, optimizer_choice, recipe_fields, recipe_from_dict, recipe_to_dict
 
 
 def test_every_named_recipe_survives_json(tmp_path):
@@ -37,6 +37,14 @@ def test_the_tables_name_what_is_built():
 def test_a_value_out_of_range_is_refused_by_name(field, value, said):
     with pytest.raises(BadInput) as refusal: Recipe(**{field: value})
     assert said in str(refusal.value) and 1 <= len(str(refusal.value).splitlines()) <= 5
+
+
+def test_auto_is_the_optimizer_s_own_and_what_was_typed_wins():
+    own = {'sgd': (0.1, 5e-4, 0.9), 'muon': (0.24, 5e-4, 0.85), 'adam': (3e-3, 1e-5, 0.9), 'adamw': (3e-3, 0.05, 0.9), 'lamb': (1e-2, 0.01, 0.9), 'rmsprop': (1e-3, 1e-5, 0.9)}
+    for name, (lr, decay, momentum) in own.items():
+        assert optimizer_choice(Recipe(optimizer=name)) == dict(lr=lr, weight_decay=decay, momentum=momentum)
+        assert optimizer_choice(Recipe(optimizer=name, lr=0.5, weight_decay=0., momentum=0.)) == dict(lr=0.5, weight_decay=0., momentum=0.)
+        assert optimizer_choice(Recipe(optimizer=name, lr='find'))['lr'] is None
 
 
 def test_unknown_fields_and_broken_files_are_refused(tmp_path):

@@ -17,12 +17,16 @@ from fastai.vision.data import ImageDataLoaders
 from PIL import Image
 from torch import nn
 
+from drawn import CLASSES
+
 from cifar_fastai.runs import session
 from cifar_fastai.interpretation.predictions import ClassifiedImages
 from cifar_fastai.base.commands import run_command
 from cifar_fastai.interpretation.interpretation import CifarInterpretation
 from cifar_fastai.base.messages import BadInput
 from cifar_fastai.report import main
+from cifar_fastai.views.report_facts import curve_charts, reliability_chart
+from cifar_fastai.views.report_images import sample_grids
 from cifar_fastai.views.report_page import LIMIT, write_report, write_run_report
 from cifar_fastai.base.files import faults
 from cifar_fastai.train import main as train_main, train
@@ -128,6 +132,51 @@ def test_a_wheel_holds_the_pages(tmp_path):
     subprocess.run([sys.executable, 'setup.py', '-q', 'bdist_wheel', '-d', str(tmp_path)], cwd=source, check=True, capture_output=True)
     names = set(zipfile.ZipFile(next(tmp_path.glob('*.whl'))).namelist())
     assert {f'cifar_fastai/views/assets/{path.name}' for path in (root/'cifar_fastai'/'views'/'assets').iterdir()} <= names
+
+
+def drawn_values(chart, line):
+    "What the points of a line are worth, read off the frame and its ticks"
+    def scale(ticks, places, number):
+        (first, low), (second, high) = ((place, number(text)) for place, text in (ticks[0], ticks[-1]))
+        return [low + (place - first)/(second - first)*(high - low) for place in places]
+    def number(text): return float(text.rstrip('%'))/(100 if text.endswith('%') else 1)
+    return scale(chart['x_ticks'], line['read']['x'], number), scale(chart['y_ticks'], line['read']['y'], number)
+
+
+def test_curves_lie_where_the_history_says():
+    history = pd.DataFrame(dict(epoch=[1, 2, 3], train_loss=[2.2, 1.4, 0.5], valid_loss=[2.0, 1.6, 0.9], train_accuracy=[0.2, 0.5, 0.95],
+                                valid_accuracy=[0.3, 0.45, 0.7], lr=[0.1, 0.3, 0.02]))
+    loss, accuracy, rate = curve_charts(history, 'holdout')
+    for chart, columns in ((loss, {'training': 'train_loss', 'hold-out': 'valid_loss'}), (rate, {'learning rate': 'lr'}),
+                           (accuracy, {'training': 'train_accuracy', 'hold-out': 'valid_accuracy'})):
+        assert [line['name'] for line in chart['lines']] == list(columns)
+        for line in chart['lines']:
+            across, up = drawn_values(chart, line)
+            column = history[columns[line['name']]]
+            np.testing.assert_allclose(across, history.epoch, atol=0.02)
+            np.testing.assert_allclose(up, column, atol=0.01*np.ptp(column) + 0.001)
+            said = [float(text.rstrip('%'))/(100 if text.endswith('%') else 1) for text in line['read']['said']]
+            np.testing.assert_allclose(said, column, rtol=1e-3)
+
+
+def test_accuracy_lies_over_confidence_with_its_interval():
+    bins = pd.DataFrame(dict(images=[0, 3, 5], confidence=[np.nan, 0.4, 0.95], accuracy=[np.nan, 0.3, 0.8], low=[np.nan, 0.1, 0.4], high=[np.nan, 0.7, 0.9]))
+    chart = reliability_chart(bins)
+    line, = chart['lines']
+    for found, wanted in zip(drawn_values(chart, line), ([0.4, 0.95], [0.3, 0.8])): np.testing.assert_allclose(found, wanted, atol=0.005)
+    ends = dict(read=dict(x=[x for x, *_ in line['whiskers'] for _ in 'lh'], y=[y for _, *pair in line['whiskers'] for y in pair]))
+    np.testing.assert_allclose(drawn_values(chart, ends)[1], [0.1, 0.7, 0.4, 0.9], atol=0.005)
+    assert line['read']['said'] == ['30.00% of 3 images (10.0% to 70.0%)', '80.00% of 5 images (40.0% to 90.0%)']
+
+
+def test_samples_stand_under_their_class(run):
+    "The class of these images is the colour that is strongest in them"
+    grids = sample_grids(run.learner.dls, run.interpretation.dl, seed=4)
+    assert [grid['title'] for grid in grids] == ['Training images', 'The same, augmented', 'Test images']
+    for grid in grids:
+        pictures = [np.asarray(Image.open(io.BytesIO(base64.b64decode(picture['src'].split(',')[1])))) for picture in grid['pictures']]
+        names = [picture['name'] for picture in grid['pictures']]
+        assert names == [CLASSES[pixels.mean((0, 1)).argmax()] for pixels in pictures] and len(set(names)) == 3 and len(set(map(bytes, pictures))) > 12
 
 
 # What is missing

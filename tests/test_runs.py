@@ -1,16 +1,22 @@
 import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 from torch.nn import functional as F
 
+from cifar_fastai.base.files import faults, lock_folder
 from cifar_fastai.base.messages import BadInput
+from cifar_fastai.interpretation.inference import run_inference, steady_loader
 from cifar_fastai.recipes.recipe import recipe_from_dict
 from cifar_fastai.runs.files import load_run, read_predictions, read_run
+from cifar_fastai.runs.interpreted import load_interpretation
+from cifar_fastai.runs.session import train_session
 from cifar_fastai.train import train
 
 FILES = {'recipe.json', 'history.csv', 'metrics.json', 'model.safetensors', 'predictions.npz',
@@ -51,9 +57,39 @@ def test_history_and_recipe_read_back(run, tiny_recipe):
 
 def test_load_run_predicts_as_the_run_did(run):
     learner = load_run(run.path)
-    from cifar_fastai.interpretation.inference import run_inference, steady_loader
     logits, _ = run_inference(learner.model, steady_loader(learner.dls.test))
     np.testing.assert_array_equal(logits, read_predictions(run.path/'predictions.npz').logits)
+
+
+def test_pictures_are_of_the_test_set_beside_a_hold_out(run, tiny_folder):
+    "Of the Learner that trained, and of a run that is loaded"
+    for found in (run.interpretation, load_interpretation(run.path)):
+        for index in (0, 6, 14):
+            file = np.asarray(Image.open(tiny_folder/str(found.kept.names[index])))
+            np.testing.assert_array_equal(found.images([index])[0], file)
+
+
+def test_a_run_that_stops_early_says_which_weights_it_kept(tiny_folder, tiny_recipe, tmp_path):
+    recipe = dataclasses.replace(tiny_recipe, data=str(tiny_folder), epochs=3, early_stopping=1, batch_size=20, lr=5., optimizer='sgd')
+    made = train_session(recipe, tmp_path, say=str, explained=False)
+    best = made.history.valid_loss.min()
+    logits, target = (torch.from_numpy(found) for found in run_inference(load_run(made.path).model, steady_loader(made.learner.dls.valid)))
+    assert made.metrics['selected'] == 'best_on_holdout' and F.cross_entropy(logits, target).item() == pytest.approx(best, rel=1e-4)
+
+
+def test_a_folder_has_one_writer(tmp_path):
+    with lock_folder(tmp_path), pytest.raises(BadInput, match='another process is writing'):
+        with lock_folder(tmp_path): pass
+    with lock_folder(tmp_path): pass
+
+
+def test_one_changed_byte_is_found_out(run, tmp_path):
+    copy = shutil.copytree(run.path, tmp_path/'copy')
+    content = bytearray((copy/'model.safetensors').read_bytes())
+    content[-1] ^= 1
+    (copy/'model.safetensors').write_bytes(content)
+    with pytest.raises(BadInput, match='model.safetensors.*not what the run wrote'): load_run(copy)
+    assert list(faults(copy)) == ['model.safetensors'] and faults(run.path) == {}
 
 
 def test_a_run_can_be_made_again_from_its_recipe(run, tmp_path):
@@ -82,10 +118,10 @@ def test_an_interrupted_run_says_so(tiny_folder, tiny_recipe, tmp_path, monkeypa
 
 
 def test_a_full_disk_leaves_whole_files(tiny_folder, tiny_recipe, tmp_path, monkeypatch):
-    from cifar_fastai.base import files as safe_files
+    from cifar_fastai.runs import files
     def full(*args, **kwargs): raise OSError(28, 'No space left on device')
     recipe = dataclasses.replace(tiny_recipe, data=str(tiny_folder))
-    monkeypatch.setattr(safe_files, 'save', full)
+    monkeypatch.setattr(files, 'save', full)
     with pytest.raises(OSError): train(recipe, tmp_path, 'full')
     assert read_run(tmp_path/'full').metrics['status'] == 'failed' and not list((tmp_path/'full').glob('*model*'))
     assert len(pd.read_csv(tmp_path/'full'/'history.csv')) == 2

@@ -14,7 +14,7 @@ from fastai.optimizer import SGD
 from torch import nn
 from torch.nn import functional as F
 
-from cifar_fastai.training.callbacks import ClassificationLoss, MixImages
+from cifar_fastai.training.callbacks import ClassificationLoss
 from cifar_fastai.training.averaging import AverageWeights
 from cifar_fastai.data.loaders import image_dataloaders
 from cifar_fastai.training.history import History
@@ -73,18 +73,36 @@ def test_orthogonalised_is_near_the_polar_factor(shape):
     assert torch.linalg.svdvals(found).min() > 0.3 and torch.linalg.svdvals(found).max() < 1.3
 
 
+def newton_schulz(matrix, steps):
+    rows = matrix.bfloat16()/(matrix.bfloat16().norm() + 1e-7)
+    for _ in range(steps):
+        square = rows @ rows.T
+        rows = 3.4445*rows + (-4.7750*square + 2.0315*square @ square) @ rows
+    return rows.float()
+
+
 def test_iterations_of_muon_are_its_newton_schulz_steps():
     torch.manual_seed(4)
     weight, gradient = torch.randn(8, 16, 3, 3), torch.randn(1, 8, 16, 3, 3)
-    rows = gradient.flatten(2)[0].bfloat16()
-    rows = rows/(rows.norm() + 1e-7)
     for steps in range(1, 6):
-        square = rows @ rows.T
-        rows = 3.4445*rows + (-4.7750*square + 2.0315*square @ square) @ rows
-        expected = weight*(8**0.5/weight.norm()) - 0.1*rows.float().view_as(weight)
+        expected = weight*(8**0.5/weight.norm()) - 0.1*newton_schulz(gradient[0].flatten(1), steps).view_as(weight)
         build = optimizer_function(Recipe(optimizer='muon', muon_steps=steps))
         found = stepped(lambda p: build(p, lr=0.1), weight, gradient)
         torch.testing.assert_close(found, expected, rtol=0, atol=2e-3)  # bf16 rounds; a step more or less moves it by 0.01
+
+
+@pytest.mark.parametrize('momentum', [0.5, 0.95])
+def test_muon_s_matrices_go_on_along_their_own_momentum(momentum):
+    "Several steps: in the first, momentum does nothing"
+    torch.manual_seed(5)
+    weight, gradients = torch.randn(8, 16, 3, 3), torch.randn(4, 8, 16, 3, 3)
+    expected, average = weight, 0.
+    for gradient in gradients:
+        average = 0.6*average + gradient
+        step = newton_schulz((gradient + 0.6*average).flatten(1), 5).view_as(weight)
+        expected = expected*(8**0.5/expected.norm()) - step
+    build = optimizer_function(Recipe(optimizer='muon', momentum=momentum))
+    torch.testing.assert_close(stepped(lambda p: build(p, lr=1.), weight, gradients), expected, rtol=0, atol=5e-3)
 
 
 def test_muon_steps_hidden_convolutions_along_the_polar_factor_and_the_rest_as_sgd():
@@ -186,8 +204,15 @@ def test_the_loss_smooths_in_training_only():
 
 
 def test_history_is_what_a_second_look_finds(tiny_data, tiny_recipe):
-    learner, history = fitted(tiny_data, tiny_recipe, label_smoothing=0.2)
+    class Keep(Callback):
+        order, seen = 39, []
+        def after_batch(self):
+            if self.training: self.seen.append(self.loss.item())
+    learner, history, keep = learner_of(tiny_data, tiny_recipe, label_smoothing=0.2), History(), Keep()
+    for loader in learner.dls.loaders[1:]: loader.bs = 7  # five batches, the last one smaller
+    with learner.no_bar(), learner.no_logging(): fit_recipe(learner, learner.recipe, 0.05, [history, keep])
     last, rates = history.rows[-1], learner.recorder.lrs
+    assert len(learner.dls.valid) == 5 and last['train_loss'] == pytest.approx(np.mean(keep.seen[5:]), rel=1e-5)
     logits, target = run_inference(learner.model, steady_loader(learner.dls.test))
     losses = F.cross_entropy(torch.from_numpy(logits), torch.from_numpy(target), reduction='none')
     assert last['valid_loss'] == pytest.approx(losses.mean().item(), rel=1e-4)
@@ -196,6 +221,20 @@ def test_history_is_what_a_second_look_finds(tiny_data, tiny_recipe):
     assert last['lr'] == pytest.approx(rates[-1])
     fastai_loss, fastai_accuracy = learner.validate()
     assert fastai_loss == pytest.approx(last['valid_loss'], rel=1e-4) and fastai_accuracy == pytest.approx(last['valid_accuracy'])
+
+
+def test_seconds_of_training_leave_evaluation_out_and_images_a_second_the_first_ten_steps(tiny_data, tiny_recipe, monkeypatch):
+    "By a clock that only the steps move: 100 s each for ten of them, 1 s after that, 7 s for a batch of evaluation"
+    from types import SimpleNamespace
+    from cifar_fastai.training import history as module
+    now = [0.]
+    class Spend(Callback):
+        order = 20
+        def before_batch(self): now[0] += 7 if not self.training else 100 if self.history.steps < 10 else 1
+    monkeypatch.setattr(module, 'time', SimpleNamespace(perf_counter=lambda: now[0]))
+    _, history = fitted(tiny_data, tiny_recipe, [Spend()], epochs=4)
+    assert history.train_seconds == 10*100 + 10 and history.images_per_second == 24
+    assert [row['seconds'] for row in history.rows] == [507, 507, 12, 12]
 
 
 def test_a_loss_that_is_not_finite_ends_the_fit(tiny_data, tiny_recipe):
@@ -237,13 +276,15 @@ def test_a_fit_after_lr_find_is_the_fit_alone(tiny_data, tiny_recipe):
 # Callbacks
 
 def test_averaged_weights_by_hand(tiny_data, tiny_recipe):
+    "The weights that are averaged are those of a run without an average"
     class Keep(Callback):
-        seen = []
+        def __init__(self): self.seen = []
         def after_step(self): self.seen.append(self.model.linear.weight.detach().clone())
-    keep, start = Keep(), learner_of(tiny_data, tiny_recipe).model.linear.weight.detach().clone()
+    keep, plain, average = Keep(), Keep(), learner_of(tiny_data, tiny_recipe).model.linear.weight.detach().clone()
     learner, _ = fitted(tiny_data, tiny_recipe, [keep], ema=0.5)
-    average = start
-    for step, weight in enumerate(keep.seen, 1):
+    fitted(tiny_data, tiny_recipe, [plain])
+    assert len(plain.seen) == 10 and all(map(torch.equal, keep.seen, plain.seen))
+    for step, weight in enumerate(plain.seen, 1):
         decay = min(0.5, (1 + step)/(10 + step))
         average = decay*average + (1 - decay)*weight
     torch.testing.assert_close(learner.model.linear.weight.detach(), average)
@@ -274,10 +315,38 @@ def test_a_fit_until_an_accuracy_ends_with_the_epoch_that_reaches_it(tiny_data, 
 
 
 def test_mixed_targets_are_counted_by_the_heavier_label(tiny_data, tiny_recipe):
-    learner = learner_of(tiny_data, tiny_recipe, cutmix=1.)
-    assert learner._grab_cbs(MixImages)
-    _, history = fitted(tiny_data, tiny_recipe, cutmix=1., epochs=1)
-    assert 0 <= history.rows[0]['train_accuracy'] <= 1 and history.rows[0]['train_loss'] > 0
+    class Keep(Callback):
+        order = 39
+        def __init__(self): self.seen = []
+        def after_batch(self):
+            if self.training: self.seen.append((self.pred.detach().clone(), self.y.clone()))
+    keep = Keep()
+    learner, history = fitted(tiny_data, tiny_recipe, [keep], cutmix=1., epochs=1)
+    said, shares = (torch.cat(parts) for parts in zip(*keep.seen))
+    order = shares.argsort(1)  # the lightest first
+    heavier, second = ((said.argmax(1) == order[:, -place]).float().mean().item() for place in (1, 2))
+    assert history.rows[0]['train_accuracy'] == pytest.approx(heavier) and abs(heavier - second) > 0.05
+    by_hand = -(shares*0.9 + 0.1/3).mul(said.log_softmax(1)).sum(1).mean().item()
+    assert history.rows[0]['train_loss'] == pytest.approx(by_hand, rel=1e-4)
+
+
+def test_mixup_beside_cutmix_takes_each_about_as_often_with_its_own_alpha(tiny_data, tiny_recipe, monkeypatch):
+    from cifar_fastai.training import callbacks
+    taken = []
+    def watched(name):
+        mix = getattr(callbacks, name)
+        def watch(images, targets, alpha, random):
+            taken.append((name, alpha))
+            return mix(images, targets, alpha, random)
+        return watch
+    for name in ('mixup', 'cutmix'): monkeypatch.setattr(callbacks, name, watched(name))
+    fitted(tiny_data, tiny_recipe, mixup=0.3, cutmix=0.7, epochs=4)
+    counts = [taken.count(pair) for pair in (('mixup', 0.3), ('cutmix', 0.7))]
+    assert sum(counts) == 20 and min(counts) >= 5
+    for fields in (dict(mixup=0.3), dict(cutmix=0.7)):
+        taken.clear()
+        fitted(tiny_data, tiny_recipe, epochs=1, **fields)
+        assert set(taken) == set(fields.items()) and len(taken) == 5
 
 
 def test_gradients_are_clipped(tiny_data, tiny_recipe):

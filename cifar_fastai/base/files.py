@@ -4,20 +4,16 @@
 
 # %% auto #0
 __all__ = ['MANIFEST', 'KEPT', 'LOST', 'MADE_AGAIN', 'whole_file', 'flush_folder', 'clear_partial', 'write_text', 'write_json',
-           'read_json', 'write_tensors', 'checksum', 'write_manifest', 'read_manifest', 'fault', 'faults', 'check_file',
-           'lock_folder', 'rewrite_files']
+           'read_json', 'checksum', 'write_manifest', 'read_manifest', 'fault', 'faults', 'check_file', 'lock_folder',
+           'rewrite_files']
 
 # %% ../../nbs/00_base/04_files.ipynb #i979bf5b
 import errno, hashlib, json, os
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
-import torch
-from safetensors.torch import save
+from filelock import FileLock, Timeout
 from .messages import BadInput, notice
-
-# %% ../../nbs/00_base/04_files.ipynb #cb99f99f
-try: import fcntl
-except ImportError: fcntl = None  # Windows has no flock: there a run folder is not locked
 
 # %% ../../nbs/00_base/04_files.ipynb #120ea30e
 @contextmanager
@@ -58,7 +54,7 @@ def write_text(path:str|Path, text:str)->None:
     "Write a text file, whole"
     with whole_file(path) as beside: beside.write_text(text, encoding='utf-8')
 
-def write_json(path:str|Path, content:dict)->None:
+def write_json(path:str|Path, content:dict|list)->None:
     "Write a JSON file, whole; numbers that JSON doesn't have are refused"
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + '\n')
 
@@ -72,17 +68,6 @@ def read_json(path:str|Path)->dict:
     if not isinstance(content, dict): raise BadInput(f"'{path}' holds no JSON object")
     return content
 
-def write_tensors(
-    path:str|Path, # A safetensors file
-    tensors:dict[str, torch.Tensor], # On any device
-    metadata:dict[str, str]|None=None, # Text to keep with them
-)->str: # The file's SHA-256
-    "Write tensors, whole"
-    plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-    content = save(plain, metadata)  # through Python's own file, whose errors say what the disk lacks
-    with whole_file(path) as beside: beside.write_bytes(content)
-    return hashlib.sha256(content).hexdigest()
-
 # %% ../../nbs/00_base/04_files.ipynb #6ff3777a
 MANIFEST = 'manifest.json'
 KEPT = ('recipe.json', 'history.csv', 'lr_find.csv', 'metrics.json', 'model.safetensors', 'predictions.npz')
@@ -91,12 +76,10 @@ MADE_AGAIN = ('top_losses.csv', 'classification_report.txt', 'heatmap_checks.jso
 
 def checksum(
     path:str|Path, # A file
-)->str: # 64 hexadecimal digits
-    "SHA-256 of a file's bytes"
-    digest = hashlib.sha256()
-    with open(path, 'rb') as file:
-        while block := file.read(2**22): digest.update(block)
-    return digest.hexdigest()
+    method:str='sha256', # Or another that `hashlib` knows, such as `md5`
+)->str: # Hexadecimal digits; 64 of SHA-256
+    "The digest of a file's bytes"
+    with open(path, 'rb') as file: return hashlib.file_digest(file, partial(hashlib.new, method, usedforsecurity=False)).hexdigest()
 
 def _sum(files): return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
 
@@ -161,18 +144,17 @@ def check_file(
 # %% ../../nbs/00_base/04_files.ipynb #5e68f745
 @contextmanager
 def lock_folder(
-    folder:str|Path, # A run folder
+    folder:str|Path, # A folder that is there
+    otherwise:str='stop it first', # What to do instead of waiting
 ):
     "Hold a folder while the block runs"
-    if fcntl is None: yield; return
-    place = os.open(folder, os.O_RDONLY)
-    try:
-        try: fcntl.flock(place, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise BadInput(f"another process is writing to '{folder}'\nWait until it has ended, or stop it first") from error
-        except OSError as error: notice(f"'{folder}' cannot be locked here ({error.strerror}): let no second process write to it")
-        yield
-    finally: os.close(place)
+    lock = FileLock(Path(folder)/'.lock')
+    try: lock.acquire(timeout=0)
+    except Timeout as error: raise BadInput(f"another process is writing to '{folder}'\nWait until it has ended, or {otherwise}") from error
+    except (OSError, NotImplementedError) as error:
+        notice(f"'{folder}' cannot be locked here ({getattr(error, 'strerror', None) or error}): let no second process write to it")
+    try: yield
+    finally: lock.release()
 
 @contextmanager
 def rewrite_files(

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 import pandas as pd
 from fastprogress.fastprogress import format_time
-from filelock import FileLock, Timeout
 from ..base.messages import BadInput, one_of
+from ..base.files import lock_folder
 from ..recipes.recipe import Recipe, recipe_fields, recipe_to_dict
 from ..data.images import ImageData
 from ..data.sources import load_images
@@ -214,13 +214,8 @@ def train_missing(
 def claim_folder(
     folder:str|Path, # Where a comparison writes
 ):
-    "Refuse a folder that another comparison is writing to; the operating system lets go of it when a process dies"
+    "Make the folder, and hold it while the block runs"
     folder = Path(folder)
     try: folder.mkdir(parents=True, exist_ok=True)
     except OSError as error: raise BadInput(f"the folder '{folder}' cannot be written: {error.strerror}\nTake another with --out") from error
-    lock = FileLock(folder/'.lock')
-    try: lock.acquire(timeout=0)
-    except Timeout as error:
-        raise BadInput(f"another comparison is writing to '{folder}'\nWait for it to end, or take another --out") from error
-    try: yield folder
-    finally: lock.release()
+    with lock_folder(folder, 'take another --out'): yield folder

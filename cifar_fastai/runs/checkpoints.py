@@ -19,11 +19,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 from ..base.messages import BadInput, notice
-from ..base.files import checksum, read_json, write_json, write_tensors
+from ..base.files import checksum, read_json, write_json
 from ..base.randomness import random_states, set_random_states
 from ..recipes.recipe import Recipe, recipe_to_dict
 from ..training.history import find_not_finite
 from ..training.learner import CifarLearner
+from .files import write_tensors
 
 # %% ../../nbs/09_runs/01_checkpoints.ipynb #de188613
 def recorder_state(learner):

@@ -21,14 +21,14 @@ from ..base.randomness import keep_random_states
 from ..base.devices import choose_precision, keep_freed_memory, memory_format
 from ..recipes.recipe import OPTIMIZERS, Recipe, optimizer_choice
 from ..data.images import balanced_sample
-from ..data.loaders import ImageDataLoaders
+from ..data.loaders import CifarDataLoaders
 from ..models.weights import set_norms, whiten
 from ..models.networks import Network, network
 from .optimizers import optimizer_function, scale_rates
 from .schedules import ShrinkImages, schedule
 from .callbacks import Autocast, ClassificationLoss, EpochNumber, FreezeParts, GradientValueClip, LossMode, MixImages
 from .callbacks import precision_callback
-from .averaging import AverageWeights, Lookahead
+from .averaging import AverageWeights, LookaheadWeights
 from .recorder import put_on_device, avoid_waiting
 from .compiling import CompileModel
 from .lr_find import lr_find
@@ -89,7 +89,7 @@ def recipe_callbacks(
     if recipe.clip_value: cbs.append(GradientValueClip(recipe.clip_value))
     if recipe.compile != 'no': cbs.append(CompileModel(recipe.compile))
     if recipe.ema: cbs.append(AverageWeights(recipe.ema))
-    if recipe.lookahead: cbs.append(Lookahead(recipe.lookahead))
+    if recipe.lookahead: cbs.append(LookaheadWeights(recipe.lookahead))
     if recipe.freeze: cbs.append(FreezeParts(recipe.freeze))
     return cbs
 
@@ -97,7 +97,7 @@ def recipe_callbacks(
 WHITENED = 1000 # images that whitening filters are computed from
 
 def first_network(
-    loaders:ImageDataLoaders, # From `cifar_dataloaders`
+    loaders:CifarDataLoaders, # From `cifar_dataloaders`
     recipe:Recipe,
 )->Network: # On the CPU
     "The recipe's network with its first weights, drawn from torch's global generator"
@@ -112,7 +112,7 @@ def first_network(
     return model
 
 def cifar_learner(
-    loaders:ImageDataLoaders, # From `cifar_dataloaders`
+    loaders:CifarDataLoaders, # From `cifar_dataloaders`
     recipe:Recipe|None=None, # The default recipe if left out
     cbs=None, # A callback, a class of one, or several, after those of the recipe
     **kwargs, # All else that fastai's `Learner` takes; what is given wins over the recipe

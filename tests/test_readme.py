@@ -1,0 +1,107 @@
+"README and docs: their commands parse, their links lead somewhere, their Python names exist, and the README is short"
+import ast
+import re
+import shlex
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+from cifar_fastai.cli import COMMANDS
+from cifar_fastai.recipes.recipe import recipe_fields
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT/'README.md', ROOT/'SECURITY.md', ROOT/'benchmarks'/'README.md', *sorted((ROOT/'docs').glob('*.md'))]
+ids = [str(page.relative_to(ROOT)) for page in PAGES]
+
+
+def commands(text):
+    "The words of each line that calls a command of ours, continued lines joined, comments left out"
+    lines = text.replace('\\\n', ' ').splitlines() + re.findall(r'`([^`\n]+)`', text)
+    for line in lines:
+        words = re.match(r'(?:[A-Z_]+=\S+ )*(?:cifar-fastai +|python -m cifar_fastai[. ])(\w.*)', line.strip())
+        if words and not ('`' in line or line.startswith('#')): yield shlex.split(words[1], comments=True)
+
+
+def parser_of(name): return getattr(import_module(f'cifar_fastai.{name}'), f'{name}_parser')()
+
+
+def parse(words):
+    "The options that the command's own parser makes of its words; recipe fields are checked by their rules"
+    name, *rest = [word for word in words if word not in ('--help', '--version')]
+    options = parser_of(name).parse_args(rest)
+    for field in recipe_fields():
+        for value in str(getattr(options, field.name, field.default)).split(','): field.rule(value, field.name)
+    return options
+
+
+def headings(page):
+    "The names by which a page's headings are linked to"
+    found = re.findall(r'^#+ (.*)$', re.sub(r'^```.*?^```', '', page.read_text(encoding='utf-8'), flags=re.M | re.S), flags=re.M)
+    return {re.sub(r'[^\w\- ]', '', heading.lower()).replace(' ', '-') for heading in found}
+
+
+def broken_links(page):
+    "Links and pictures of a page that lead nowhere in the checkout"
+    text = page.read_text(encoding='utf-8')
+    for link in re.findall(r'\]\(([^)\s]+)\)', text) + re.findall(r'(?:src|href)="([^"]+)"', text):
+        if re.match(r'https?:', link): continue
+        path, _, heading = link.partition('#')
+        target = page.parent/path if path else page
+        if not target.exists() or (heading and heading not in headings(target)): yield link
+
+
+def python_blocks(text): return re.findall(r'^```python\n(.*?)^```', text, flags=re.M | re.S)
+
+
+@pytest.mark.parametrize('page', PAGES, ids=ids)
+def test_every_command_parses(page):
+    for words in commands(page.read_text(encoding='utf-8')): parse(words)
+
+
+@pytest.mark.parametrize('page', PAGES, ids=ids)
+def test_every_option_that_is_named_exists(page):
+    known = {word for name in COMMANDS for word in parser_of(name)._option_string_actions}
+    text = re.sub(r'^```.*?^```|^    .*?$', '', page.read_text(encoding='utf-8'), flags=re.M | re.S)
+    for code in re.findall(r'`([^`\n]+)`', text):
+        if 'benchmarks/' not in code: assert set(re.findall(r'(?<!\S)--[a-z][a-z-]*', code)) <= known, code
+
+
+def test_the_commands_are_found_and_wrong_ones_refused(capsys):
+    assert {words[0] for words in commands((ROOT/'README.md').read_text(encoding='utf-8'))} == {'train', 'report', 'interpret', 'compare'}
+    for wrong in ('cifar-fastai train --epoch-count 3', 'python -m cifar_fastai.report', 'cifar-fastai train \\\n  --arch resnet7'):
+        with pytest.raises((SystemExit, ValueError)): parse(next(commands(wrong)))
+
+
+@pytest.mark.parametrize('page', PAGES, ids=ids)
+def test_every_link_leads_somewhere(page): assert list(broken_links(page)) == []
+
+
+def test_a_link_to_nowhere_is_seen(tmp_path):
+    page = tmp_path/'page.md'
+    page.write_text('# One\n[a](#one) [b](page.md#two) ![c](no.png) [d](https://example.org)')
+    assert list(broken_links(page)) == ['page.md#two', 'no.png']
+
+
+def test_the_readme_leads_to_each_page_of_docs():
+    text = (ROOT/'README.md').read_text(encoding='utf-8')
+    for page in (ROOT/'docs').glob('*.md'): assert f'(docs/{page.name}' in text
+
+
+def test_the_readme_is_short():
+    text = re.sub(r'^```.*?^```$', '', (ROOT/'README.md').read_text(encoding='utf-8'), flags=re.M | re.S)
+    assert sum(len(line.split()) for line in text.splitlines() if not line.startswith(('    ', '|'))) <= 900
+
+
+@pytest.mark.parametrize('page', PAGES, ids=ids)
+def test_every_name_in_a_python_block_exists(page):
+    blocks = python_blocks(page.read_text(encoding='utf-8'))
+    known = set(dir(__builtins__)) | set(vars(import_module('cifar_fastai.all'))) if blocks else set()
+    assigned = set()
+    for block in blocks:
+        nodes = list(ast.walk(ast.parse(block)))
+        assigned |= {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+        assert {node.id for node in nodes if isinstance(node, ast.Name)} <= known | assigned
+        for node in nodes:
+            if isinstance(node, ast.ImportFrom) and node.names[0].name != '*':
+                for alias in node.names: getattr(import_module(node.module), alias.name)
