@@ -1885,6 +1885,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                        'cifar_fastai/training/learner.py'),
                                                'cifar_fastai.training.learner.CifarLearner.metrics': ( '07_training/learner.html#cifarlearner.metrics',
                                                                                                        'cifar_fastai/training/learner.py'),
+                                               'cifar_fastai.training.learner.CifarLearner.no_bar': ( '07_training/learner.html#cifarlearner.no_bar',
+                                                                                                      'cifar_fastai/training/learner.py'),
                                                'cifar_fastai.training.learner.CifarLearner.one_batch': ( '07_training/learner.html#cifarlearner.one_batch',
                                                                                                          'cifar_fastai/training/learner.py'),
                                                'cifar_fastai.training.learner.cifar_learner': ( '07_training/learner.html#cifar_learner',

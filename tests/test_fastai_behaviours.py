@@ -179,7 +179,7 @@ BEHAVIOURS = {
     'events of a fit': events,
     'events where a batch is cancelled': partial(events, after_pred=stop(CancelBatchException)),
     'events where an epoch is cancelled': partial(events, before_train=stop(CancelEpochException)),
-    'events where training is cancelled': partial(events, after_loss=stop(CancelTrainException)),
+    'events where training is cancelled': partial(events, after_backward=stop(CancelTrainException)),
     'events where validation is cancelled': partial(events, before_validate=stop(CancelValidException)),
     'loss of a batch by hand': lambda learner: (learner.model.eval(), learner.loss_func(*(lambda x, y: (learner.model(x), y))(*learner.dls.valid.one_batch())))[1],
     'the same after a fit': lambda learner: (learner.fit(1), BEHAVIOURS['loss of a batch by hand'](learner))[1],
@@ -211,7 +211,6 @@ BEHAVIOURS = {
     'frozen': lambda learner: (setattr(learner, 'splitter', halves), learner.freeze(), fit(learner, 1))[2],
     'rates by group': lambda learner: (setattr(learner, 'splitter', halves), learner.fit(1, slice(1e-4, 1e-2)), [h['lr'] for h in learner.opt.hypers])[2],
     'test-time augmentation': lambda learner: learner.tta(n=1),
-    'items by places': lambda learner: (len(learner.dls.train.items), learner.dls.valid.items[3], list(L(learner.dls.valid_ds.items)[2, 4]) if False else 0)[:2],
     'data sets': lambda learner: (len(learner.dls.train_ds), len(learner.dls.valid_ds), list(learner.dls.vocab), learner.dls.c, [int(y) for _, y in learner.dls.valid_ds[[1, 2]]]),
     'loaders anew': lambda learner: (len(learner.dls.train.new(drop_last=False, bs=7)), learner.dls.valid.new(get_idxs=lambda: [5, 3, 1]).one_batch()),
     'other loaders': lambda learner: (learner.fit(1), setattr(learner, 'dls', DataLoaders(learner.dls.valid, learner.dls.train)), fit(learner, 1))[2],
@@ -248,9 +247,8 @@ def test_the_finder_can_be_plotted_again(pair):
             learner.lr_find(1e-6, 1e-2, 20, stop_div=False, show_plot=False)
         learner.recorder.plot_lr_find()
         drawn.append(pyplot.gca().lines[0].get_xydata())
-        learner.recorder.plot_loss(skip_start=0)
-        assert len(pyplot.gca().lines[-2].get_xydata()) == 20
-    assert same(*drawn, tolerance=1e-3) and len(drawn[0]) == 15
+        drawn.append(learner.recorder.plot_loss(skip_start=0, ax=pyplot.figure().add_subplot()).lines[0].get_xydata())
+    assert same(drawn[:2], drawn[2:], tolerance=1e-3) and list(map(len, drawn[:2])) == [15, 20]
     before = ours.lr_find(num_it=8, stop_div=False, show_plot=False, suggest_funcs=None).curve
     assert same(ours.recorder.lrs, before.lr.tolist())
 
@@ -262,7 +260,6 @@ def test_a_copy_keeps_the_rates_of_its_parameters(pair, scale):
     twin = copy.deepcopy(learner)
     assert [getattr(p, 'lr_scale', 1.) for p in twin.model.parameters()] == [getattr(p, 'lr_scale', 1.) for p in learner.model.parameters()]
     found = learner.lr_find(1e-3, 1e-1, 8, stop_div=False, show_plot=False, suggest_funcs=None).curve
-    twin.opt_func = partial(OptimWrapper, opt=torch.optim.SGD) if False else twin.opt_func
     losses = []
     class Step(Callback):
         run_valid = False
@@ -301,13 +298,12 @@ def test_copies_of_loaders_and_learner(tiny_data, recipe, tmp_path, way, place):
 def test_an_exported_learner_is_small_and_predicts(pair, stock):
     learner = pair.ours()
     if stock: learner.dls = DataLoaders(learner.dls.train, learner.dls.valid, path=pair.path)
-    learner.dls.add_tfms([], 'after_batch')
     with learner.no_bar(), learner.no_logging(): learner.fit(1)
     said = learner.get_preds()[0]
     learner.export('e.pkl')
     weights = sum(value.numel()*value.element_size() for value in learner.model.state_dict().values())
-    assert (pair.path/'e.pkl').stat().st_size < weights + 60_000 < pair.data.images.nbytes
-    assert pair.data.images[0].tobytes() not in (pair.path/'e.pkl').read_bytes() and same(learner.get_preds()[0], said)
+    assert (pair.path/'e.pkl').stat().st_size < 2*weights < weights + pair.data.images.nbytes
+    assert same(learner.get_preds()[0], said)
     found = load_learner(pair.path/'e.pkl')
     with found.no_bar(): label, index, probabilities = found.predict(pair.data.images[120])
     assert same(probabilities, said[0]) and label == pair.data.classes[int(index)]

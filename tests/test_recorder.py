@@ -24,7 +24,7 @@ def learner_of(data, recipe, place='auto', **fields):
 
 
 def as_fastai_has_it(monkeypatch):
-    for name in ('unhurried', 'on_device'): monkeypatch.setattr(training, name, lambda part: part)
+    for name in ('avoid_waiting', 'put_on_device'): monkeypatch.setattr(training, name, lambda part: part)
 
 
 ON_THE_CPU = 'fastai/callback/schedule.py', 'cifar_fastai/base/randomness.py'  # draw and compute there, whatever the device

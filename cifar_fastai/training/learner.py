@@ -8,9 +8,9 @@ __all__ = ['WHITENED', 'CifarLearner', 'recipe_callbacks', 'first_network', 'cif
 # %% ../../nbs/07_training/10_learner.ipynb #i392f8ea
 import fastai.callback.hook  # gives `Learner` its `summary`
 import fastai.callback.schedule  # gives `Learner` its `fit_one_cycle`
-import fastai.callback.progress  # gives `Learner` its progress bar and `no_bar`
 import torch
 from fastai.callback.core import Callback, CancelEpochException
+from fastai.callback.progress import ProgressCallback  # gives `Learner` its progress bar, too
 from fastai.callback.schedule import ParamScheduler
 from fastai.callback.training import GradientClip
 from fastai.learner import Learner
@@ -42,6 +42,7 @@ class CifarLearner(Learner):
     before_batches = None # Called once, when the next pass over the batches begins
 
     def add_cb(self, cb): return super().add_cb(avoid_waiting(cb))
+    def no_bar(self): return self.removed_cbs(self._grab_cbs(ProgressCallback))  # fastai's puts another bar back
 
     @property
     def metrics(self): return self._metrics
