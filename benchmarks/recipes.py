@@ -24,7 +24,6 @@ from cifar_fastai.training.history import History
 from cifar_fastai.interpretation.interpretation import CifarInterpretation
 from cifar_fastai.base.messages import one_of
 from cifar_fastai.recipes.named import GRIDS, RECIPES
-from cifar_fastai.recipes.recipe import optimizer_choice
 from cifar_fastai.base.files import whole_file
 from cifar_fastai.base.randomness import seed_everything
 from cifar_fastai.comparison.significance import mcnemar
@@ -58,7 +57,7 @@ def measured(name, recipe, data):
     seed_everything(recipe.seed)
     learner, history = cifar_learner(image_dataloaders(data, recipe), recipe), History(lambda h: print(f"  epoch {len(h.rows)}: {h.rows[-1]['valid_accuracy']:.2%}", flush=True))
     if name == FAULT: learner.loss_func = SoftmaxFirst(recipe.label_smoothing)
-    with learner.no_bar(), learner.no_logging(): fit_recipe(learner, recipe, optimizer_choice(recipe)['lr'], [history, *stopping_callbacks(recipe, lambda line: None)])
+    with learner.no_bar(), learner.no_logging(): fit_recipe(learner, cbs=[history, *stopping_callbacks(recipe, lambda line: None)])
     kept = CifarInterpretation.from_learner(learner).kept
     return dict(accuracy=kept.right.mean(), loss=kept.losses.mean(dtype=float), epochs=len(history.rows), seconds=history.train_seconds,
                 images_per_second=history.images_per_second), kept.right

@@ -10,47 +10,46 @@ import warnings
 with warnings.catch_warnings():
     warnings.filterwarnings('ignore', message='.*torch.jit.script', category=FutureWarning)  # of a library at its import
     from fastai.vision.all import *
-from .interpretation.analysis import check_interpretation, interpretation_files
-from .runs.interpreted import interpret_run
-from .data.augment import augmentation_transforms
-from .training.callbacks import *
-from .interpretation.charts import plot_class_accuracy, plot_matrix, plot_reliability
-from .data.loaders import CifarDataLoaders, cifar_dataloaders, image_dataloaders
-from .base.devices import choose_device, choose_precision
-from .explore import explore
-from .base.figures import plot_images, save_figure
-from .training.curves import plot_curves, plot_lr_find
-from .training.callbacks import FreezeParts
-from .heatmaps.prepared import layer_names, map_size
-from .heatmaps.gradcam import METHODS, heatmaps, is_dead
-from .compare import compare
-from .comparison.comparison import Comparison, compare_runs
-from .heatmaps.checks import HeatmapChecks, check_heatmaps
-from .training.history import History
-from .data.images import ImageData, image_data
-from .interpretation.interpretation import CifarInterpretation
-from .interpretation.marks import VERDICTS, Mark, mark_image, read_marks, write_marks
-from .profiling.layer_profile import LayerProfile, profile_layers
-from .training.averaging import LookaheadWeights
-from .training.lr_find import Found, find_learning_rate, find_rates, lr_find
+_theirs = set(globals())
 from .base.messages import BadInput
-from .models.networks import network, networks_table, parameter_count, summary_line
-from .recipes.named import *
-from .training.optimizers import Muon, NesterovSGD
-from .profiling.peak import matrix_peak
-from .profile import profile_recipe
-from .recipes.recipe import *
-from .views.report_page import write_report, write_run_report
-from .runs.files import load_run, read_predictions, read_run
-from .runs.session import Run
+from .base.devices import choose_device, choose_precision
+from .base.figures import plot_images, save_figure
+from .recipes.recipe import Recipe, recipe_fields, recipe_from_dict, recipe_to_dict
+from .recipes.named import named_recipe, read_recipe
+from .heatmaps.prepared import layer_names, map_size
+from .heatmaps.gradcam import heatmaps, is_dead
+from .heatmaps.checks import HeatmapChecks, check_heatmaps
+from .data.images import ImageData, balanced_sample, image_data
 from .data.shapes import draw_shapes
 from .data.sources import load_images
-from .data.images import balanced_sample, split
-from .training.stopping import EarlyStopping, UntilAccuracy
-from .profiling.step_profile import StepProfile, profile_step
-from .train import train
-from .training.learner import CifarLearner, cifar_learner, fit_recipe
+from .data.augment import augmentation_transforms
+from .data.loaders import CifarDataLoaders, cifar_dataloaders, image_dataloaders
+from .models.networks import networks_table, parameter_count
+from .interpretation.charts import plot_class_accuracy, plot_matrix, plot_reliability
 from .interpretation.inference import SeveralViews
-from .models.weights import whiten, whitening_filters
+from .interpretation.marks import mark_image, read_marks, write_marks
+from .interpretation.interpretation import CifarInterpretation
+from .interpretation.analysis import check_interpretation
+from .training.optimizers import Muon, NesterovSGD
+from .training.callbacks import FreezeParts, GradientValueClip, MixImages
+from .training.averaging import AverageWeights, LookaheadWeights
+from .training.history import History
+from .training.curves import plot_curves, plot_lr_find
+from .training.stopping import EarlyStopping, UntilAccuracy
+from .training.lr_find import find_learning_rate
+from .training.learner import CifarLearner, cifar_learner, fit_recipe
+from .profiling.peak import matrix_peak
+from .profiling.step_profile import StepProfile, profile_step
+from .profiling.layer_profile import LayerProfile, profile_layers
+from .runs.files import load_run, read_predictions, read_run
+from .runs.interpreted import interpret_run, load_interpretation
+from .runs.session import Run
+from .views.report_page import write_report, write_run_report
+from .comparison.comparison import Comparison, compare_runs
+from .train import train
+from .profile import profile_recipe
+from .explore import explore
+from .compare import compare
 
+_ours = sorted(set(globals()) - _theirs - {'_theirs'})
 __all__ = [name for name in globals() if not name.startswith('_')]

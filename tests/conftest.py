@@ -10,6 +10,7 @@ import pytest
 
 from drawn import CLASSES, coloured, write_images
 
+from cifar_fastai.base.messages import CifarWarning
 from cifar_fastai.data.images import image_data
 from cifar_fastai.recipes.recipe import Recipe
 
@@ -32,6 +33,16 @@ def tiny_folder(tmp_path_factory):
 def tiny_recipe():
     "A recipe that trains in a second; fp32, so that it runs alike on any CPU"
     return Recipe(arch='resnet9', width=4, epochs=2, batch_size=24, progressive=0, precision='fp32', device='cpu')
+
+
+@pytest.fixture
+def notices(recwarn):
+    "Called: the text of the notices since the last call"
+    def read():
+        texts = [str(one.message) for one in recwarn if issubclass(one.category, CifarWarning)]
+        recwarn.clear()
+        return '\n'.join(texts)
+    return read
 
 
 @pytest.fixture

@@ -44,7 +44,7 @@ def fit(data, recipe, cbs=(), state=None):
     learner, history, draws = cifar_learner(image_dataloaders(data, recipe), recipe), History(), Draws()
     if state: learner.go_on = resume_from(state)
     with learner.no_bar(), learner.no_logging():
-        try: fit_recipe(learner, recipe, 0.05, [history, draws, *stopping_callbacks(recipe, lambda text: None), *cbs])
+        try: fit_recipe(learner, 0.05, [history, draws, *stopping_callbacks(recipe, lambda text: None), *cbs])
         except KeyboardInterrupt: pass
     return learner, history, draws
 
@@ -108,7 +108,7 @@ def test_other_draws_and_loader_processes_change_nothing(tiny_data, tiny_recipe)
     loaders = image_dataloaders(tiny_data, tiny_recipe)
     loaders.train.fake_l.num_workers = 2
     learner = cifar_learner(loaders, tiny_recipe)
-    with learner.no_bar(), learner.no_logging(): fit_recipe(learner, tiny_recipe, 0.05)
+    with learner.no_bar(), learner.no_logging(): fit_recipe(learner, 0.05)
     assert same(plain, learner)
 
 
@@ -140,7 +140,7 @@ def test_a_rate_that_was_found_is_kept_and_a_run_whose_images_grow_has_one_lengt
     recipe = dataclasses.replace(tiny_recipe, data=str(tiny_folder), lr='find', lr_steps=40, schedule='constant', progressive=0.5)
     whole = train(recipe, tmp_path, 'whole')
     with monkeypatch.context() as patched:
-        patched.setattr(session, 'fit_recipe', lambda learner, recipe, lr, cbs: fit_recipe(learner, recipe, lr, [*cbs, StopAt(1, 0)]))
+        patched.setattr(session, 'fit_recipe', lambda learner, cbs: fit_recipe(learner, cbs=[*cbs, StopAt(1, 0)]))
         patched.setattr(session, 'Stops', Ends)
         with pytest.raises(KeyboardInterrupt): train(recipe, tmp_path, 'parts')
     with pytest.raises(BadInput, match='laid out for 2 epochs'): train(dataclasses.replace(recipe, epochs=4), resume=tmp_path/'parts')
@@ -153,7 +153,7 @@ def test_a_run_of_an_earlier_version_goes_on(tiny_folder, tiny_recipe, tmp_path,
     recipe, younger = dataclasses.replace(tiny_recipe, data=str(tiny_folder), epochs=2), ('whiten', 'tta', 'lookahead')
     direct = train(recipe, tmp_path, 'whole')
     with monkeypatch.context() as patched:
-        patched.setattr(session, 'fit_recipe', lambda learner, recipe, lr, cbs: fit_recipe(learner, recipe, lr, [*cbs, StopAt(1, 1)]))
+        patched.setattr(session, 'fit_recipe', lambda learner, cbs: fit_recipe(learner, cbs=[*cbs, StopAt(1, 1)]))
         patched.setattr(session, 'Stops', Ends)
         with pytest.raises(KeyboardInterrupt): train(recipe, tmp_path, 'a')
     path = tmp_path/'a'/'recipe.json'

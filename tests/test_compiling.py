@@ -12,7 +12,6 @@ from fastai.learner import Learner
 
 from cifar_fastai.training import compiling
 from cifar_fastai.training import history
-from cifar_fastai.base import messages
 from cifar_fastai.training import learner as training
 from cifar_fastai.base.commands import run_command
 from cifar_fastai.training.compiling import CompileModel
@@ -39,7 +38,7 @@ def refusing(graph, inputs): raise RuntimeError('No working C++ compiler found\n
 def fitted(data, recipe, cbs=()):
     torch.manual_seed(0)
     learner, rows = cifar_learner(image_dataloaders(data, recipe), recipe), History()
-    with learner.no_bar(), learner.no_logging(): fit_recipe(learner, recipe, 0.05, [rows, *cbs])
+    with learner.no_bar(), learner.no_logging(): fit_recipe(learner, 0.05, [rows, *cbs])
     return learner, rows
 
 
@@ -76,12 +75,11 @@ def test_what_looks_into_a_network_finds_it_as_it_was_written(tiny_data, tiny_re
     with learner.no_bar(): assert len(learner.lr_find(num_it=12, show_plot=False, suggest_funcs=None).curve) == 12
 
 
-def test_a_compiler_that_fails_is_said_once_and_the_training_goes_on(tiny_data, tiny_recipe, monkeypatch, capfd):
-    monkeypatch.setattr(messages, '_said', set())
+def test_a_compiler_that_fails_is_said_once_and_the_training_goes_on(tiny_data, tiny_recipe, notices):
     refused = CompileModel('graphs', refusing)
     learner, _ = fitted(tiny_data, tiny_recipe, [refused])
-    text = capfd.readouterr().err
-    assert text.count('torch.compile does not work here') == 1 and 'without it: RuntimeError: No working C++ compiler found\n' in text and len(text.strip().splitlines()) == 2
+    text = notices()
+    assert text.count('torch.compile does not work here') == 1 and 'without it: RuntimeError: No working C++ compiler found' in text and len(text.strip().splitlines()) == 2
     assert 'CUDA graphs need a CUDA device: this goes on as --compile yes' in text
     assert refused.used == 'no' and same(learner.model.state_dict(), fitted(tiny_data, tiny_recipe)[0].model.state_dict())
 
@@ -175,37 +173,33 @@ def test_networks_with_sums_are_compiled_whole_into_one_graph(arch):
     assert graphs.graphs == 1
 
 
-def test_a_run_that_goes_on_otherwise_says_so(tiny_data, tiny_recipe, monkeypatch, capfd):
-    monkeypatch.setattr(messages, '_said', set())
+def test_a_run_that_goes_on_otherwise_says_so(tiny_data, tiny_recipe, notices):
     part = CompileModel()
     part.used = 'norms'
     part.resume_state({'seconds': 2., 'used': 'norms'})
-    assert not capfd.readouterr().err
+    assert not notices()
     part.resume_state({'seconds': 3.})
-    assert part.seconds == 3 and 'compiled until the checkpoint: network; from here on: norms' in capfd.readouterr().err
+    assert part.seconds == 3 and 'compiled until the checkpoint: network; from here on: norms' in notices()
 
 
-def test_a_network_without_batch_norms_says_that_nothing_is_compiled(tiny_data, tiny_recipe, monkeypatch, capfd):
-    monkeypatch.setattr(messages, '_said', set())
+def test_a_network_without_batch_norms_says_that_nothing_is_compiled(tiny_data, tiny_recipe, notices):
     recipe = dataclasses.replace(tiny_recipe, norm='group')
     compiled = CompileModel(backend=refusing)
     learner, _ = fitted(tiny_data, recipe, [compiled])
-    assert compiled.used == 'no' and 'nothing is compiled: on a CPU batch norms are' in capfd.readouterr().err
+    assert compiled.used == 'no' and 'nothing is compiled: on a CPU batch norms are' in notices()
     assert same(learner.model.state_dict(), fitted(tiny_data, recipe)[0].model.state_dict())
 
 
-def test_that_nothing_is_compiled_is_said_after_a_fit_where_something_was(tiny_data, tiny_recipe, monkeypatch, capfd):
-    monkeypatch.setattr(messages, '_said', set())
+def test_that_nothing_is_compiled_is_said_after_a_fit_where_something_was(tiny_data, tiny_recipe, notices):
     compiled = CompileModel(backend=Counting())
     fitted(tiny_data, tiny_recipe, [compiled])
-    assert compiled.used == 'norms' and 'nothing is compiled' not in capfd.readouterr().err
+    assert compiled.used == 'norms' and 'nothing is compiled' not in notices()
     fitted(tiny_data, dataclasses.replace(tiny_recipe, norm='group'), [compiled])
-    assert compiled.used == 'no' and 'nothing is compiled' in capfd.readouterr().err
+    assert compiled.used == 'no' and 'nothing is compiled' in notices()
 
 
-def test_norms_that_cannot_be_compiled_run_as_they_are(tiny_data, tiny_recipe, monkeypatch, capfd):
-    monkeypatch.setattr(messages, '_said', set())
+def test_norms_that_cannot_be_compiled_run_as_they_are(tiny_data, tiny_recipe, notices):
     compiled = CompileModel(backend=refusing)
     learner, _ = fitted(tiny_data, tiny_recipe, [compiled])
-    assert capfd.readouterr().err.count('torch.compile does not work here, and the training goes on without it: RuntimeError: No working C++ compiler found') == 1
+    assert notices().count('torch.compile does not work here, and the training goes on without it: RuntimeError: No working C++ compiler found') == 1
     assert compiled.used == 'no' and same(learner.model.state_dict(), fitted(tiny_data, tiny_recipe)[0].model.state_dict())

@@ -369,12 +369,11 @@ def test_a_run_folder_keeps_its_marks(tmp_path, tiny_folder):
     assert explore(run).marks == explorer.marks
 
 
-def test_without_ipywidgets_there_are_pictures_and_a_word_on_what_to_install(interpretation, monkeypatch, capsys):
+def test_without_ipywidgets_there_are_pictures_and_a_word_on_what_to_install(interpretation, monkeypatch, notices):
     for name in [name for name in sys.modules if name.split('.')[0] == 'ipywidgets']: monkeypatch.setitem(sys.modules, name, None)
-    for name in ('explorer', 'controls'): monkeypatch.delitem(sys.modules, f'cifar_fastai.{name}')
-    monkeypatch.setattr('cifar_fastai.base.messages._said', set())
+    for name in ('explorer', 'controls'): monkeypatch.delitem(sys.modules, f'cifar_fastai.views.{name}')
     found = importlib.reload(cifar_fastai.explore).explore(interpretation, per_page=6)
-    assert isinstance(found, Picture) and 'cifar_fastai[notebook]' in capsys.readouterr().err
+    assert isinstance(found, Picture) and 'cifar_fastai[notebook]' in notices()
     wrong = np.argsort(-interpretation.kept.losses)[:6]
     assert re.findall(r'index (\d+)', found.describe()) == [str(index) for index in wrong]
 

@@ -157,11 +157,13 @@ def test_what_fastai_s_learner_takes_ours_takes(pair, name):
 
 
 def test_what_is_given_by_hand_wins_and_recipe_json_says_so(pair):
+    pair.recipe = dataclasses.replace(pair.recipe, schedule='one_cycle')
     learner = pair.ours(lr=0.5, moms=(0.9, 0.7, 0.9), opt_func=partial(OptimWrapper, opt=torch.optim.AdamW), cbs=Events)
-    with learner.no_bar(), learner.no_logging(): fit_recipe(learner, dataclasses.replace(pair.recipe, schedule='one_cycle'), 1e-3)
+    with learner.no_bar(), learner.no_logging(): fit_recipe(learner, 1e-3)
     assert isinstance(learner.opt, OptimWrapper) and min(learner.recorder.hps['mom']) == pytest.approx(0.7, abs=0.05)
-    assert about_run(learner, 0.5, None, 'fp32')['by_hand'] == ['cbs', 'lr', 'moms', 'opt_func']
-    assert about_run(pair.ours(cbs=[]), 0.5, None, 'fp32')['by_hand'] == []
+    about = about_run(learner)
+    assert about['by_hand'] == ['cbs', 'lr', 'moms', 'opt_func'] and about['resolved']['lr'] == 0.5
+    assert about_run(pair.ours(cbs=[]))['by_hand'] == []
 
 
 @pytest.mark.parametrize('cbs, count', [(None, 0), ([], 0), (Events, 1), (Events(), 1), ([Events()], 1), ((Events, Events()), 2), (L(Events), 1)], ids=str)

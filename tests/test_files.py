@@ -66,11 +66,11 @@ def test_a_child_does_not_hold_what_its_parent_let_go(tmp_path):
 
 
 @pytest.mark.parametrize('error', [PermissionError(13, 'Permission denied'), OSError(37, 'No locks available'), NotImplementedError('no flock here')])
-def test_where_nothing_can_be_locked_that_is_said(tmp_path, monkeypatch, capsys, error):
+def test_where_nothing_can_be_locked_that_is_said(tmp_path, monkeypatch, notices, error):
     def refuse(*_, **__): raise error
     monkeypatch.setattr(files.FileLock, '_acquire', refuse)
     with lock_folder(tmp_path): (tmp_path/'a').touch()
-    assert str(getattr(error, 'strerror', None) or error) in capsys.readouterr().err and (tmp_path/'a').exists()
+    assert str(getattr(error, 'strerror', None) or error) in notices() and (tmp_path/'a').exists()
 
 
 def test_the_lock_is_no_file_of_the_run(tmp_path):

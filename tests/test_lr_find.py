@@ -169,10 +169,10 @@ def test_it_starts_low_and_stops_where_the_loss_diverges(tmp_path):
         with pytest.raises(BadInput, match='too few for valley'): lr_find(learner)
 
 
-def test_a_start_that_is_too_high_is_said(tmp_path, capsys):
+def test_a_start_that_is_too_high_is_said(tmp_path, notices):
     learner = plain(path=tmp_path)
     with learner.no_bar(): find_rates(learner, 300., 3e4, 40, stop=False)
-    assert 'start the finder lower' in capsys.readouterr().err
+    assert 'start the finder lower' in notices()
 
 
 def test_groups_of_parameters_keep_their_own_rates(tmp_path):
@@ -187,11 +187,11 @@ def test_groups_of_parameters_keep_their_own_rates(tmp_path):
     assert curve.lr[0] == pytest.approx(1e-4) and len(curve) == 20
 
 
-def test_a_callback_that_cannot_be_copied_is_named(tmp_path, capsys):
+def test_a_callback_that_cannot_be_copied_is_named(tmp_path, notices):
     class Open(Callback):
         def __init__(self): self.file = open(tmp_path/'log.txt', 'w')
         def after_batch(self): self.file.write('seen')
     learner = plain(cbs=[Open()], path=tmp_path)
     with learner.no_bar(): sweep(learner, steps=10)
     learner.open.file.close()
-    assert 'without open, which cannot be copied' in capsys.readouterr().err and not (tmp_path/'log.txt').read_text()
+    assert 'without open, which cannot be copied' in notices() and not (tmp_path/'log.txt').read_text()

@@ -35,7 +35,7 @@ learner = cifar_learner(image_dataloaders(data, recipe), recipe)
 need = memory_need(learner).batch(SIZE)
 Path('/proc/self/clear_refs').write_text('5')  # the peak is counted from here
 before = status('VmRSS')
-with learner.no_bar(), learner.no_logging(): fit_recipe(learner, recipe, 0.01)
+with learner.no_bar(), learner.no_logging(): fit_recipe(learner, 0.01)
 taken = status('VmHWM') - before
 limit = status('VmSize') + 2**26
 resource.setrlimit(resource.RLIMIT_AS, (limit, limit))

@@ -47,7 +47,7 @@ def test_every_place_trains_the_same_weights(kept, tiny_data, tiny_recipe, place
     def weights(data, place):
         loaders = image_dataloaders(data, tiny_recipe, place=place)
         learner = cifar_learner(loaders, tiny_recipe)
-        with learner.no_bar(), learner.no_logging(): fit_recipe(learner, tiny_recipe, 0.01)
+        with learner.no_bar(), learner.no_logging(): fit_recipe(learner, 0.01)
         return learner.model.state_dict()
     expected = weights(tiny_data, 'memory')
     for name, value in weights(kept, place).items(): assert torch.equal(value, expected[name]), name
@@ -90,7 +90,7 @@ def test_rows_that_are_not_there_are_an_error(tmp_path):
     with pytest.raises(OSError, match='cut short'): rows[np.array([8])]
 
 
-def test_which_place(kept, tiny_data, monkeypatch, capsys):
+def test_which_place(kept, tiny_data, monkeypatch, notices):
     "A third of what is free on a GPU, half of the memory; images that are not kept cannot be read again"
     size = tiny_data.images.nbytes
     cpu, cuda = torch.device('cpu'), torch.device('cuda')
@@ -98,7 +98,7 @@ def test_which_place(kept, tiny_data, monkeypatch, capsys):
         monkeypatch.setattr(places, 'free_memory', lambda device=cpu: there if device.type == 'cuda' else here)
         return choose_place(data, device)
     assert where(kept, cpu, 2*size) == 'memory' and where(kept, cpu, 2*size - 2) == 'disk'
-    assert 'are read from the disk' in capsys.readouterr().err
+    assert 'are read from the disk' in notices()
     assert where(tiny_data, cpu, 2*size - 2) == 'memory'
     assert where(kept, cuda, 2*size, 3*size) == 'device' and where(kept, cuda, 2*size, 3*size - 3) == 'memory'
     assert where(kept, cuda, 0, 3*size - 3) == 'disk'
@@ -117,12 +117,12 @@ def test_images_are_decoded_into_the_file_that_is_kept(tiny_folder, tmp_path, mo
     assert np.array_equal(alone.images, data.images) and alone.fingerprints == data.fingerprints and alone.folder is None
 
 
-def test_a_disk_without_room_is_noticed_before_the_images_are_written(tiny_folder, tmp_path, monkeypatch, capsys):
+def test_a_disk_without_room_is_noticed_before_the_images_are_written(tiny_folder, tmp_path, monkeypatch, notices):
     monkeypatch.setenv('FASTAI_HOME', str(tmp_path))
     def full(*_): raise OSError(28, 'No space left on device')
     monkeypatch.setattr(os, 'posix_fallocate', full)
     data = sources.load_images(tiny_folder)
-    assert len(data.labels) == 75 and not isinstance(data.images, np.memmap) and 'No space left' in capsys.readouterr().err
+    assert len(data.labels) == 75 and not isinstance(data.images, np.memmap) and 'No space left' in notices()
     assert os.listdir(cache.cache_folder()) == []
 
 

@@ -60,16 +60,16 @@ BELOW = {  # which wings a wing may import; a door, alone at the root, may impor
     'runs': 'base recipes heatmaps data models interpretation training profiling',
     'views': 'base recipes heatmaps interpretation runs',
     'comparison': 'base recipes heatmaps data models interpretation training profiling runs views'}
-DOORS = {'train', 'interpret', 'report', 'compare', 'profile', 'explore', 'cli', 'all'}
+DOORS = {'train', 'interpret', 'report', 'compare', 'profile', 'explore', 'cli', 'all', '__main__'}
 
 
-def notebooks():
-    "Module and source of each library notebook, in reading order"
+def notebooks(examples=False):
+    "Module and exported source of each library notebook, in reading order; with `examples` all of its code"
     for path in sorted((ROOT/'nbs').glob('[0-9]*/*.ipynb')):
-        source = '\n'.join(''.join(cell['source']) for cell in json.loads(path.read_text())['cells'] if cell['cell_type'] == 'code')
-        module = re.search(r'#\| default_exp ([\w.]+)', source)
+        cells = [''.join(cell['source']) for cell in json.loads(path.read_text())['cells'] if cell['cell_type'] == 'code']
+        module = re.search(r'#\| default_exp ([\w.]+)', '\n'.join(cells))
         assert module, f'{path} exports nowhere'
-        yield module[1], source
+        yield module[1], '\n'.join(cell for cell in cells if examples or cell.startswith('#| export'))
 
 
 def imported(source, modules):
@@ -82,14 +82,15 @@ def imported(source, modules):
         yield from (name.removeprefix('cifar_fastai.') for name in names if name.removeprefix('cifar_fastai.') in modules)
 
 
-def broken_rules(found):
+def broken_rules(found, order_only=False):
     "Imports that lead up, or into a wing that is closed to the importer; `found` has modules and sources in reading order"
     modules, seen = {module for module, _ in found}, set()
     for module, source in found:
         wing = module.rpartition('.')[0]
         for name in set(imported(source, modules)):
             other = name.rpartition('.')[0]
-            if not other: allowed = not wing
+            if order_only: allowed = True
+            elif not other: allowed = not wing
             else: allowed = not wing or other == wing or other in BELOW[wing].split()
             if not allowed or (name not in seen and name != module): yield f'{module} imports {name}'
         seen.add(module)
@@ -102,12 +103,17 @@ def test_who_may_import_whom():
     assert list(broken_rules(found)) == []
 
 
+def test_examples_import_only_what_comes_before():
+    assert list(broken_rules(list(notebooks(examples=True)), order_only=True)) == []
+
+
 def test_the_rule_of_imports_sees_what_breaks_it():
     up = [('base.files', 'def f():\n    from cifar_fastai.runs.files import load_run'), ('runs.files', '')]
     across = [('training.learner', ''), ('views.pages', 'from cifar_fastai.training import learner')]
     door = [('train', ''), ('runs.files', 'import cifar_fastai.train')]
     later = [('base.files', 'from cifar_fastai.base.messages import BadInput'), ('base.messages', '')]
     for found in (up, across, door, later): assert len(list(broken_rules(found))) == 1
+    assert [len(list(broken_rules(found, order_only=True))) for found in (across, later)] == [0, 1]
 
 
 def test_the_folders_of_notebooks_are_the_wings():
@@ -123,3 +129,15 @@ def test_wings_are_empty_and_no_module_is_too_long_or_imports_everything():
         if path.name == '__init__.py': assert path.parent == ROOT/'cifar_fastai' or not text.strip(), path
         elif path.name not in ('_modidx.py', 'all.py'):
             assert len(text.splitlines()) <= 320 and 'import *' not in text, path
+
+
+def test_the_package_says_what_it_is_and_its_version():
+    code = 'import json, sys, cifar_fastai; print(json.dumps([cifar_fastai.__doc__, cifar_fastai.__version__, sorted(sys.modules)]))'
+    environment = {**os.environ, 'PYTHONPATH': str(ROOT)}
+    outside = json.loads(subprocess.run([sys.executable, '-S', '-c', code], env=environment, capture_output=True, text=True, check=True).stdout)
+    wanted = re.search(r'^version = (\S+)$', (ROOT/'settings.ini').read_text(encoding='utf-8'), re.M)[1]
+    assert outside[1] == wanted  # without site-packages: a checkout that nobody installed
+    introduction = next(cell for cell in json.loads((ROOT/'nbs'/'index.ipynb').read_text(encoding='utf-8'))['cells'] if cell['id'] == '10000002')
+    assert outside[0] == ''.join(introduction['source']).removeprefix('#| export\n\n')
+    assert 'numpy' not in outside[2]
+    with pytest.raises(ImportError): from cifar_fastai import nothing

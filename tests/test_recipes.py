@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import shlex
 import subprocess
 import sys
 
@@ -7,7 +8,10 @@ import pytest
 
 from cifar_fastai.base.messages import BadInput
 from cifar_fastai.recipes.named import RECIPES, named_recipe, read_recipe
-from cifar_fastai.recipes.recipe import ARCHS, AUGMENTATIONS, NORMS, OPTIMIZERS, SCHEDULES, Recipe, optimizer_choice, recipe_fields, recipe_from_dict, recipe_to_dict
+from cifar_fastai.recipes.options import command_again, recipe_from_options
+from cifar_fastai.recipes.recipe import ARCHS, AUGMENTATIONS, NORMS, OPTIMIZERS, SCHEDULES, Recipe, recipe_fields, recipe_from_dict, recipe_to_dict
+from cifar_fastai.recipes.resolved import resolve
+from cifar_fastai.train import train_parser
 
 
 def test_every_named_recipe_survives_json(tmp_path):
@@ -42,9 +46,17 @@ def test_a_value_out_of_range_is_refused_by_name(field, value, said):
 def test_auto_is_the_optimizer_s_own_and_what_was_typed_wins():
     own = {'sgd': (0.1, 5e-4, 0.9), 'muon': (0.24, 5e-4, 0.85), 'adam': (3e-3, 1e-5, 0.9), 'adamw': (3e-3, 0.05, 0.9), 'lamb': (1e-2, 0.01, 0.9), 'rmsprop': (1e-3, 1e-5, 0.9)}
     for name, (lr, decay, momentum) in own.items():
-        assert optimizer_choice(Recipe(optimizer=name)) == dict(lr=lr, weight_decay=decay, momentum=momentum)
-        assert optimizer_choice(Recipe(optimizer=name, lr=0.5, weight_decay=0., momentum=0.)) == dict(lr=0.5, weight_decay=0., momentum=0.)
-        assert optimizer_choice(Recipe(optimizer=name, lr='find'))['lr'] is None
+        found = [resolve(Recipe(optimizer=name, **typed)) for typed in ({}, dict(lr=0.5, weight_decay=0., momentum=0.), dict(lr='find', momentum_low=0.1))]
+        assert [(one.lr, one.weight_decay, one.momentum, one.momentum_low) for one in found] == [
+            (lr, decay, momentum, momentum), (0.5, 0., 0., 0.), (None, decay, momentum, 0.1)]
+
+
+@pytest.mark.parametrize('fields', [{}, dict(epochs=7, mixup=0.3), dict(ema=0.99, decay_norms=False, lr='find', data='my photos/are here', augment='trivial')], ids=str)
+@pytest.mark.parametrize('name', ['default', 'quick', 'demo'])
+def test_the_command_again_gives_the_recipe(name, fields):
+    recipe = dataclasses.replace(named_recipe(name), **fields)
+    words = shlex.split(command_again(recipe))
+    assert words[:3] == ['python', '-m', 'cifar_fastai.train'] and recipe_from_options(train_parser().parse_args(words[3:])) == recipe
 
 
 def test_unknown_fields_and_broken_files_are_refused(tmp_path):

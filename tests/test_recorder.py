@@ -62,7 +62,7 @@ def test_no_number_is_read_from_the_device_between_the_steps_of_an_epoch(tiny_da
     monkeypatch.setattr(History, 'at_once', lambda self: False)  # as on a GPU
     def reads_of(learner):
         with counted(monkeypatch) as reads, learner.no_bar(), learner.no_logging():
-            fit_recipe(learner, learner.recipe, 0.001, [History(), BetweenSteps(reads)])
+            fit_recipe(learner, 0.001, [History(), BetweenSteps(reads)])
         return reads.count
     assert reads_of(learner_of(tiny_data, tiny_recipe, 'device', **fields)) == 0
     as_fastai_has_it(monkeypatch)
@@ -121,7 +121,7 @@ def test_a_gpu_s_answer_that_all_is_not_finite_ends_the_run(tiny_data, tiny_reci
         def after_step(self):
             if self.iter == 1: next(self.model.parameters()).data[0] = float('nan')
     with learner.no_bar(), learner.no_logging(), pytest.raises(BadInput, match='became nan in epoch 1, step 4'):
-        fit_recipe(learner, learner.recipe, 0.01, [History(), Spoil()])
+        fit_recipe(learner, 0.01, [History(), Spoil()])
 
 
 def test_a_statistic_that_is_not_finite_ends_the_run_though_the_loss_is(tiny_data, tiny_recipe, monkeypatch):
@@ -132,4 +132,4 @@ def test_a_statistic_that_is_not_finite_ends_the_run_though_the_loss_is(tiny_dat
         def after_step(self):
             if self.iter == 0: next(value for name, value in self.model.named_buffers() if name.endswith('running_mean'))[0] = float('nan')
     with learner.no_bar(), learner.no_logging(), pytest.raises(BadInput, match="running_mean' became nan in epoch 1, step 2"):
-        fit_recipe(learner, learner.recipe, 0.01, [History(), Spoil()])
+        fit_recipe(learner, 0.01, [History(), Spoil()])

@@ -13,7 +13,6 @@ import pytest
 from PIL import Image
 
 from cifar_fastai.data import cache
-from cifar_fastai.base import messages
 from cifar_fastai.data import sources
 from cifar_fastai.data.cache import fastai_folder
 from cifar_fastai.data.images import image_data
@@ -27,7 +26,6 @@ def home(tmp_path, monkeypatch):
     "An empty fastai home, and no CIFAR-10 anywhere"
     monkeypatch.setenv('FASTAI_HOME', str(tmp_path/'home'))
     monkeypatch.delenv('CIFAR_FASTAI_DATA', raising=False)
-    monkeypatch.setattr(messages, '_said', set())
     return tmp_path/'home'
 
 
@@ -81,7 +79,7 @@ def test_what_changes_is_read_again(home, tmp_path):
     assert len(load_images(path).labels) == len(first.labels)-1
 
 
-def test_a_damaged_cache_is_never_believed(home, tmp_path, capsys):
+def test_a_damaged_cache_is_never_believed(home, tmp_path, notices):
     path = write_folder(tmp_path/'pets')
     first = load_images(path, cache=False)
     assert same(load_images(path), first)
@@ -102,7 +100,7 @@ def test_a_damaged_cache_is_never_believed(home, tmp_path, capsys):
             assert same(load_images(path), first), (name, length)
         (kept/name).unlink()
         assert same(load_images(path), first)
-    assert 'is damaged' in capsys.readouterr().err
+    assert 'is damaged' in notices()
     whole = (kept/'images.npy').read_bytes()
     (kept/'images.npy').write_bytes(whole.replace(b"'|u1'", b"'|i1'", 1)) # the same bytes, read as signed numbers
     again = load_images(path)
@@ -114,17 +112,17 @@ def test_a_damaged_cache_is_never_believed(home, tmp_path, capsys):
     assert sorted(os.listdir(kept.parent)) == [kept.name] # nothing half-written stays
 
 
-def test_a_cache_that_cannot_be_written_is_said_and_no_more(home, tmp_path, capsys, monkeypatch):
+def test_a_cache_that_cannot_be_written_is_said_and_no_more(home, tmp_path, notices, monkeypatch):
     path = write_folder(tmp_path/'pets')
     home.mkdir()
     (home/'data').write_text('a file where the folder should be')
     assert len(load_images(path).labels) == 8
-    assert 'are not kept' in capsys.readouterr().err
+    assert 'are not kept' in notices()
     (home/'data').unlink()
     def full(*_): raise OSError(28, 'No space left on device')
     monkeypatch.setattr(np, 'save', full)
     assert len(load_images(path).labels) == 8
-    assert 'No space left' in capsys.readouterr().err
+    assert 'No space left' in notices()
     assert os.listdir(home/'data'/'cifar_fastai') == []
 
 
@@ -147,11 +145,11 @@ def test_the_cache_follows_fastai(home, tmp_path):
     assert len(os.listdir(tmp_path/'elsewhere'/'cifar_fastai')) == 1
 
 
-def test_notes_are_said_once(home, tmp_path, capsys):
+def test_notes_are_said_once(home, tmp_path, notices):
     path = write_folder(tmp_path/'pets')
     Image.new('L', (8, 8)).save(path/'train'/'cat'/'0.png')
     for _ in range(2): assert load_images(path).notes == ('converted to 8×8 RGB: 1 grey',)
-    assert capsys.readouterr().err.splitlines() == ['pets: converted to 8×8 RGB: 1 grey']
+    assert notices().splitlines() == ['pets: converted to 8×8 RGB: 1 grey']
 
 
 # ---- cifar10 -----------------------------------------------------------------------------------------------------
@@ -171,12 +169,12 @@ def test_cifar10_is_looked_for_in_order(home, tmp_path, monkeypatch):
         assert data.name == 'cifar10' and data.classes == CIFAR10 and data.image_size == (10 if given.name == 'plain' else 8)
 
 
-def test_what_is_called_cifar10_is_that(home, tmp_path, monkeypatch, capsys):
+def test_what_is_called_cifar10_is_that(home, tmp_path, monkeypatch, notices):
     monkeypatch.setenv('CIFAR_FASTAI_DATA', str(write_folder(tmp_path/'pets', ('cat', 'cow'))))
     with pytest.raises(BadInput, match=f'is something else.*\n.*--data {tmp_path}/pets'): load_images('cifar10')
     monkeypatch.setenv('CIFAR_FASTAI_DATA', str(write_folder(tmp_path/'part', CIFAR10)))
     load_images('cifar10')
-    assert 'has 20 training and 20 test images, not 50,000 and 10,000' in capsys.readouterr().err
+    assert 'has 20 training and 20 test images, not 50,000 and 10,000' in notices()
     monkeypatch.setenv('CIFAR_FASTAI_DATA', str(tmp_path/'nowhere'))
     with pytest.raises(BadInput, match='nowhere: there is no such file(.|\n)*--data shapes'): load_images('cifar10')
 

@@ -29,7 +29,7 @@ def recipe(tiny_folder):
 
 def watched(recipe):
     learner, watch = cifar_learner(cifar_dataloaders(recipe), recipe), Watch()
-    with learner.no_bar(), learner.no_logging(): fit_recipe(learner, recipe, 0.1, [watch])
+    with learner.no_bar(), learner.no_logging(): fit_recipe(learner, 0.1, [watch])
     return learner, watch
 
 
@@ -111,7 +111,7 @@ def test_lookahead_and_freezing_go_on_from_a_checkpoint(recipe, tmp_path):
             if self.training and self.epoch == 2 and self.iter == 0: raise KeyboardInterrupt
     from cifar_fastai.runs import session
     kept = session.fit_recipe
-    session.fit_recipe = lambda learner, recipe, lr, cbs: kept(learner, recipe, lr, [*cbs, Stop()])
+    session.fit_recipe = lambda learner, cbs: kept(learner, cbs=[*cbs, Stop()])
     try:
         with pytest.raises(KeyboardInterrupt): train_session(wanted, tmp_path, 'parts', say=str, explained=False)
     finally: session.fit_recipe = kept

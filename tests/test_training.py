@@ -18,6 +18,7 @@ from cifar_fastai.training.callbacks import ClassificationLoss
 from cifar_fastai.training.averaging import AverageWeights
 from cifar_fastai.data.loaders import image_dataloaders
 from cifar_fastai.training.history import History
+from cifar_fastai.recipes.resolved import resolve
 from cifar_fastai.training.lr_find import find_learning_rate
 from cifar_fastai.base.messages import BadInput
 from cifar_fastai.training.optimizers import Muon, NesterovSGD, optimizer_function, orthogonalise
@@ -36,7 +37,7 @@ def learner_of(data, recipe, **fields):
 def fitted(data, recipe, cbs=(), **fields):
     learner = learner_of(data, recipe, **fields)
     history = History()
-    with learner.no_bar(), learner.no_logging(): fit_recipe(learner, learner.recipe, 0.05, [history, *cbs])
+    with learner.no_bar(), learner.no_logging(): fit_recipe(learner, 0.05, [history, *cbs])
     return learner, history
 
 
@@ -86,7 +87,7 @@ def test_iterations_of_muon_are_its_newton_schulz_steps():
     weight, gradient = torch.randn(8, 16, 3, 3), torch.randn(1, 8, 16, 3, 3)
     for steps in range(1, 6):
         expected = weight*(8**0.5/weight.norm()) - 0.1*newton_schulz(gradient[0].flatten(1), steps).view_as(weight)
-        build = optimizer_function(Recipe(optimizer='muon', muon_steps=steps))
+        build = optimizer_function(resolve(Recipe(optimizer='muon', muon_steps=steps)))
         found = stepped(lambda p: build(p, lr=0.1), weight, gradient)
         torch.testing.assert_close(found, expected, rtol=0, atol=2e-3)  # bf16 rounds; a step more or less moves it by 0.01
 
@@ -101,7 +102,7 @@ def test_muon_s_matrices_go_on_along_their_own_momentum(momentum):
         average = 0.6*average + gradient
         step = newton_schulz((gradient + 0.6*average).flatten(1), 5).view_as(weight)
         expected = expected*(8**0.5/expected.norm()) - step
-    build = optimizer_function(Recipe(optimizer='muon', momentum=momentum))
+    build = optimizer_function(resolve(Recipe(optimizer='muon', momentum=momentum)))
     torch.testing.assert_close(stepped(lambda p: build(p, lr=1.), weight, gradients), expected, rtol=0, atol=5e-3)
 
 
@@ -127,7 +128,7 @@ def test_a_rate_of_its_own_is_that_of_a_group_in_pytorch(name, reference):
     weight, gradients = torch.randn(5, 3), torch.randn(4, 5, 3)
     def ours(parameters):
         parameters[0].lr_scale = 4.
-        return optimizer_function(Recipe(optimizer=name, weight_decay=0.04))(parameters, lr=0.1)
+        return optimizer_function(resolve(Recipe(optimizer=name, weight_decay=0.04)))(parameters, lr=0.1)
     torch.testing.assert_close(stepped(ours, weight, gradients), stepped(lambda p: reference(p, 0.4, 0.01), weight, gradients))
 
 
@@ -138,7 +139,7 @@ def test_rates_and_norms_of_a_recipe(tiny_data, tiny_recipe):
         recipe = dataclasses.replace(tiny_recipe, optimizer='sgd', momentum=0., weight_decay=0., schedule='constant', **fields)
         learner = cifar_learner(image_dataloaders(tiny_data, recipe), recipe)
         before = {name: p.detach().clone() for name, p in learner.model.named_parameters()}
-        with learner.no_bar(), learner.no_logging(): fit_recipe(learner, recipe, 0.1, [Once()])
+        with learner.no_bar(), learner.no_logging(): fit_recipe(learner, 0.1, [Once()])
         return {name: p.detach() - before[name] for name, p in learner.model.named_parameters()}, learner.model
     plain, _ = moved()
     other, model = moved(bias_lr=4., head_lr=3., norm_weights=False, norm_momentum=0.5)
@@ -158,7 +159,7 @@ def test_rates_and_norms_of_a_recipe(tiny_data, tiny_recipe):
     (dict(schedule='cosine'), {0: 1, 0.5: 0.5, 1/3: 0.75, 1: 0}),
     (dict(schedule='flat_cos', pct_start=0.5, div_final=1e9), {0: 1, 0.5: 1, 0.75: 0.5, 1: 0})])
 def test_schedules_by_hand(fields, expected):
-    course = schedule(Recipe(**fields), 1., (0.9, 0.9, 0.9))['lr']
+    course = schedule(resolve(Recipe(lr=1., **fields)))['lr']
     for share, value in expected.items(): assert math.isclose(course(share), value, abs_tol=1e-6), share
 
 
@@ -166,7 +167,7 @@ def test_one_cycle_is_fastai_s(tiny_data, tiny_recipe):
     ours = learner_of(tiny_data, tiny_recipe, anneal='cosine', pct_start=0.3, div=25, div_final=1e4, optimizer='sgd')
     theirs = learner_of(tiny_data, tiny_recipe, optimizer='sgd')
     for learner in (ours, theirs): learner.model = copy.deepcopy(ours.model)
-    with ours.no_bar(), ours.no_logging(): fit_recipe(ours, ours.recipe, 0.05)
+    with ours.no_bar(), ours.no_logging(): fit_recipe(ours, 0.05)
     with theirs.no_bar(), theirs.no_logging(): theirs.fit_one_cycle(2, 0.05, pct_start=0.3, div_final=1e4)
     np.testing.assert_allclose(ours.recorder.lrs, theirs.recorder.lrs, rtol=1e-6)
     assert same_weights(ours, theirs)
@@ -174,7 +175,7 @@ def test_one_cycle_is_fastai_s(tiny_data, tiny_recipe):
 
 def test_the_momentum_goes_the_other_way(tiny_data, tiny_recipe):
     learner = learner_of(tiny_data, tiny_recipe, momentum=0.95, momentum_low=0.85, pct_start=0.5)
-    with learner.no_bar(), learner.no_logging(): fit_recipe(learner, learner.recipe, 0.05)
+    with learner.no_bar(), learner.no_logging(): fit_recipe(learner, 0.05)
     momentum = learner.recorder.hps['mom']
     assert momentum[0] == pytest.approx(0.95) and min(momentum) == pytest.approx(0.85, abs=1e-6) and momentum[-1] > 0.92
 
@@ -210,7 +211,7 @@ def test_history_is_what_a_second_look_finds(tiny_data, tiny_recipe):
             if self.training: self.seen.append(self.loss.item())
     learner, history, keep = learner_of(tiny_data, tiny_recipe, label_smoothing=0.2), History(), Keep()
     for loader in learner.dls.loaders[1:]: loader.bs = 7  # five batches, the last one smaller
-    with learner.no_bar(), learner.no_logging(): fit_recipe(learner, learner.recipe, 0.05, [history, keep])
+    with learner.no_bar(), learner.no_logging(): fit_recipe(learner, 0.05, [history, keep])
     last, rates = history.rows[-1], learner.recorder.lrs
     assert len(learner.dls.valid) == 5 and last['train_loss'] == pytest.approx(np.mean(keep.seen[5:]), rel=1e-5)
     logits, target = run_inference(learner.model, steady_loader(learner.dls.test))
@@ -241,7 +242,7 @@ def test_a_loss_that_is_not_finite_ends_the_fit(tiny_data, tiny_recipe):
     learner = learner_of(tiny_data, tiny_recipe)
     with torch.no_grad(): next(learner.model.parameters()).fill_(float('nan'))
     with pytest.raises(BadInput, match='epoch 1, step 1, at learning rate'), learner.no_bar(), learner.no_logging():
-        fit_recipe(learner, learner.recipe, 0.05, [History()])
+        fit_recipe(learner, 0.05, [History()])
 
 
 # Reproducible
@@ -265,10 +266,10 @@ def test_a_fit_after_lr_find_is_the_fit_alone(tiny_data, tiny_recipe):
     alone, _ = fitted(tiny_data, tiny_recipe)
     learner = learner_of(tiny_data, tiny_recipe, lr_steps=40)
     before = torch.get_rng_state()
-    found = find_learning_rate(learner, learner.recipe)
+    found = find_learning_rate(learner)
     assert torch.equal(before, torch.get_rng_state()) and set(found.suggestions) == {'valley', 'steep', 'minimum', 'slide'}
     learner.dls.train.one_batch()
-    with learner.no_bar(), learner.no_logging(): fit_recipe(learner, learner.recipe, 0.05, [History()])
+    with learner.no_bar(), learner.no_logging(): fit_recipe(learner, 0.05, [History()])
     assert same_weights(alone, learner)
     assert found.curve.lr.iloc[0] == pytest.approx(1e-6, rel=1e-3) and len(found.curve) <= 41
 
@@ -378,19 +379,17 @@ def test_an_error_in_a_batch_leaves_no_autocast_behind(tiny_data, tiny_recipe):
     torch.autocast_increment_nesting()
 
 
-def test_emulated_bf16_is_warned_of_once_with_what_it_costs(monkeypatch, capfd):
+def test_emulated_bf16_is_warned_of_once_with_what_it_costs(monkeypatch, notices):
     from cifar_fastai.base import devices
-    from cifar_fastai.base import messages
     cpu, state = torch.device('cpu'), torch.get_rng_state()
     devices.emulation_cost.cache_clear()
     cost = devices.emulation_cost(cpu)
     assert 0.01 < cost < 100 and devices.emulation_cost(cpu) == cost and torch.equal(torch.get_rng_state(), state)
-    monkeypatch.setattr(messages, '_said', set())
     monkeypatch.setattr(devices, 'bf16_is_native', lambda device: False)
     for _ in range(2): assert devices.choose_precision('bf16', cpu) == 'bf16'
-    text = capfd.readouterr().err
+    text = notices()
     assert text.count('emulated') == 1 and f'takes {cost:.1f} times as long as in fp32' in text and '--precision auto' in text
-    assert devices.choose_precision('auto', cpu) == 'fp32' and not capfd.readouterr().err
+    assert devices.choose_precision('auto', cpu) == 'fp32' and not notices()
 
 
 def test_decay_spares_norms_and_biases_on_request(tiny_data, tiny_recipe):

@@ -13,7 +13,7 @@ import numpy as np, pandas as pd
 from ..base.messages import BadInput, one_of
 from ..base.files import read_json, write_json
 from ..base.randomness import seed_everything
-from ..recipes.recipe import Recipe, optimizer_choice, recipe_fields
+from ..recipes.recipe import Recipe, recipe_fields
 from ..data.images import ImageData, image_data, split
 from ..data.loaders import image_dataloaders
 from ..interpretation.interpretation import CifarInterpretation
@@ -46,8 +46,8 @@ def run_trial(
         seed_everything(recipe.seed)
         learner = cifar_learner(image_dataloaders(data, recipe), recipe)
         history = History()
-        lr = find_learning_rate(learner, recipe).lr if recipe.lr == 'find' else optimizer_choice(recipe)['lr']
-        with learner.no_bar(), learner.no_logging(): fit_recipe(learner, recipe, lr, [history, *stopping_callbacks(recipe, lambda line: None)])
+        lr = find_learning_rate(learner).lr if recipe.lr == 'find' else learner.resolved.lr
+        with learner.no_bar(), learner.no_logging(): fit_recipe(learner, lr, [history, *stopping_callbacks(recipe, lambda line: None)])
         kept = CifarInterpretation.from_learner(learner).kept
         result = dict(accuracy=float(kept.right.mean()), loss=float(kept.losses.mean(dtype=float)), lr=float(lr), failed='')
     except BadInput as error: result = dict(accuracy=None, loss=None, lr=None, failed=error_reason(error).splitlines()[0])
@@ -115,7 +115,7 @@ def choose_for(
         if recipe.lr == 'find' and 'lr' in choose:
             seed_everything(recipe.seed)
             learner = cifar_learner(image_dataloaders(data, dataclasses.replace(recipe, limit=0)), recipe)
-            recipe = dataclasses.replace(recipe, lr=float(f'{find_learning_rate(learner, recipe).lr:.3g}'))
+            recipe = dataclasses.replace(recipe, lr=float(f'{find_learning_rate(learner).lr:.3g}'))
         fields = {name: getattr(recipe, name) for name in choose}
         alone = all(len(values) == 1 for values in choose.values())
         result = dict(accuracy=None, loss=None, failed='', images=0) if alone else find_or_run_trial(recipe, data, folder)

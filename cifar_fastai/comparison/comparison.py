@@ -19,7 +19,7 @@ from ..data.images import ImageData
 from ..interpretation.predictions import ClassifiedImages
 from ..runs.files import RunRecord, read_run, run_loaders
 from ..runs.interpreted import run_predictions
-from .significance import Alike, Difference, alike, bootstrap_images, holm, mcnemar, paired_seeds, seed_mean
+from .significance import Alike, Difference, alike, holm, mcnemar, over_images, paired_seeds, seed_mean
 from .grid import Planned, fields_name
 from .choosing import Choice
 
@@ -96,7 +96,7 @@ class Pair:
     "Two arms side by side"
     a:ArmRuns
     b:ArmRuns
-    differences:list[Difference] # The tests: McNemar for single runs; paired t and bootstrap for several seeds
+    differences:list[Difference] # The tests: McNemar's for single runs; over seeds and images, then over images alone, for several seeds
     alike:Alike # Over the runs of equal seeds, their mean
 
     def _repr_markdown_(self):
@@ -107,12 +107,11 @@ def pair_of(
     a:ArmRuns,
     b:ArmRuns,
 )->Pair:
-    "The tests that fit the runs: of images where either has one seed, of seeds where both have several"
+    "The tests that fit the runs: McNemar's where they share one seed, over seeds and images where they share several"
     shared = [(a.seeds.index(seed), b.seeds.index(seed)) for seed in a.seeds if seed in b.seeds] or [(0, 0)]
     left, right = (list(part) for part in zip(*shared))
-    if len(shared) == 1: tests = [mcnemar(a.right[left[0]], b.right[right[0]])]
-    else: tests = [paired_seeds(a.accuracies[left], b.accuracies[right])]
-    tests.append(bootstrap_images(a.right[left], b.right[right]))
+    a_right, b_right = a.right[left], b.right[right]
+    tests = [mcnemar(a_right[0], b_right[0])] if len(shared) == 1 else [paired_seeds(a_right, b_right), over_images(a_right, b_right)]
     found = [alike(a.predicted[i], b.predicted[j], a.kept[0].targets) for i, j in shared]
     kappas = [one.kappa for one in found if one.kappa is not None]
     return Pair(a, b, tests, Alike(float(np.mean([one.agreement for one in found])), float(np.mean(kappas)) if kappas else None, found[0].n))
@@ -144,8 +143,9 @@ def table_row(
     levels:Sequence[float], # Accuracies to reach, 0…1
 )->dict:
     "What the table says of an arm"
-    accuracy = seed_mean(arm.accuracies)
+    accuracy = seed_mean(arm.right)
     row = {'arm': arm.name, **arm.fields, 'n': arm.n, 'accuracy': accuracy.mean, 'sd': accuracy.sd, 'low': accuracy.low, 'high': accuracy.high,
+           'test_images': accuracy.images, 'over': accuracy.over,
            'loss': float(np.mean(arm.metric('test_loss'))), 'train_seconds': float(np.mean(arm.metric('train_seconds'))),
            'images_per_second': float(np.mean(arm.metric('train_images_per_second'))), 'parameters': arm.records[0].metrics['parameters'],
            'epochs': float(np.mean(arm.metric('epochs')))}

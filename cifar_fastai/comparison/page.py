@@ -16,6 +16,7 @@ from ..interpretation.marks import file_text
 from ..views.pages import pack_array, fill_page, write_page
 from ..views.sprites import picture_group
 from ..views.vector_charts import Line, line_chart
+from .significance import BOTH
 from .comparison import Comparison, Pair, by_class, image_table, nobody_right
 from .tables import arm_curves, json_value, table_text
 
@@ -42,10 +43,10 @@ def interval_text(low, high): return '' if low is None else f'{100*low:+.2f} to 
 
 def pair_facts(pair:Pair)->dict:
     "A row of the table of differences"
-    first, images = pair.differences[0], image_table(pair.a, pair.b)
-    bootstrap = pair.differences[-1]
-    return dict(a=pair.a.name, b=pair.b.name, difference=f'{100*first.difference:+.2f}', interval=interval_text(first.low, first.high), p=first.p, corrected=first.p_corrected,
-                n=first.n, of=first.of, shown=first.shown, test=first.test, bootstrap=interval_text(bootstrap.low, bootstrap.high), agreement=pair.alike.agreement,
+    first, fixed, images = pair.differences[0], pair.differences[-1], image_table(pair.a, pair.b)  # `fixed`: the interval with the networks fixed
+    return dict(a=pair.a.name, b=pair.b.name, difference=f'{100*first.difference:+.2f}', interval=interval_text(first.low, first.high) if first.over == BOTH else '',
+                p=first.p, corrected=first.p_corrected, n=first.n, of=first.of, shown=first.shown, verdict=first.verdict, test=first.test,
+                images_interval=interval_text(fixed.low, fixed.high), agreement=pair.alike.agreement,
                 kappa=pair.alike.kappa, **{kind: int((images.kind == kind).sum()) for kind in ('fixed', 'broke')})
 
 def recipe_facts(comparison:Comparison)->list[tuple]:
@@ -55,9 +56,11 @@ def recipe_facts(comparison:Comparison)->list[tuple]:
 
 def verdict(comparison:Comparison)->str:
     "The answer, in a sentence"
-    shown = [pair for pair in comparison.pairs if pair.differences[0].shown]
-    if not shown: return 'No difference between them is beyond the noise.' if len(comparison.pairs) > 1 else 'The difference between them is within the noise.'
-    return f'{len(shown)} of {len(comparison.pairs)} differences {"is" if len(shown) == 1 else "are"} beyond the noise.' if len(comparison.pairs) > 1 else 'The difference between them is beyond the noise.'
+    tests = [pair.differences[0] for pair in comparison.pairs]
+    if len(tests) == 1: return f'The difference between them is {tests[0].verdict}.'
+    shown, over = sum(test.shown for test in tests), {test.over for test in tests}
+    noise = f"the noise {over.pop() if len(over) == 1 else '(each line below says of what)'}"
+    return f'{shown or "None"} of the {len(tests)} differences between them {"are" if shown > 1 else "is"} beyond {noise}.'
 
 def explain_tests(comparison:Comparison)->list[tuple]: # (name, line)
     "Each test that was used, once, in a line"

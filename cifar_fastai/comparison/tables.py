@@ -13,7 +13,7 @@ from fastcore.basics import patch
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from ..base.messages import BadInput, one_of
 from ..base.files import whole_file, write_json
-from ..base.figures import COLOURS, DOTS, NAMES, Picture, plot_images
+from ..base.figures import COLOURS, DOTS, Picture, name_fonts, plot_images
 from ..recipes.recipe import recipe_to_dict
 from .significance import SeedMean
 from .comparison import IMAGE_KINDS, ArmRuns, Comparison, by_class, image_table, nobody_right
@@ -50,7 +50,7 @@ def plot_curves(self:Comparison)->Picture: # Accuracy by epoch and by seconds, l
         axes.grid(alpha=0.3, linewidth=0.6); axes.spines[['top', 'right']].set_visible(False); axes.tick_params(labelsize=9)
         if column == 'valid_accuracy': axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
         if across == 'epoch': axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    figure.legend(*panels[0].get_legend_handles_labels(), loc='outside lower center', ncols=3, frameon=False, fontsize=9, prop={'family': NAMES['family']})
+    figure.legend(*panels[0].get_legend_handles_labels(), loc='outside lower center', ncols=3, frameon=False, fontsize=9, prop={'family': name_fonts()})
     figure.description = 'Accuracy, loss and learning rate over epochs and seconds: ' + '; '.join(f'{arm.name} ends at {arm.accuracies.mean():.2%} (n = {arm.n})' for arm in self.arms)
     return figure
 
@@ -116,7 +116,7 @@ def to_dict(self:Comparison)->dict: # For JSON
     "All that is known, as plain values"
     def pair(one):
         images = image_table(one.a, one.b)
-        return {'a': one.a.name, 'b': one.b.name, 'tests': [{**vars(test), 'beyond_the_noise': test.shown} for test in one.differences],
+        return {'a': one.a.name, 'b': one.b.name, 'tests': [{**vars(test), 'beyond_the_noise': test.shown, 'verdict': test.verdict} for test in one.differences],
                 'alike': vars(one.alike), 'images': {kind: int((images.kind == kind).sum()) for kind in IMAGE_KINDS}, 'classes': by_class(one.a, one.b).to_dict('records')}
     first = self.arms[0].records[0]
     return json_value({
@@ -160,7 +160,7 @@ def table_text(
     for row in table.to_dict('records'):
         n = row['n']
         accuracy = SeedMean(row['accuracy'], row['sd'], row['low'], row['high'], n).percent() if n else row['status']
-        rows.append({'': row['arm'], 'accuracy': accuracy, '95 % interval': f"{100*row['low']:.2f} to {100*row['high']:.2f} %" if n > 1 else '',
+        rows.append({'': row['arm'], 'accuracy': accuracy, '95 % interval': f"{100*row['low']:.2f} to {100*row['high']:.2f} %{'' if n > 1 else ' (network fixed)'}" if n else '',
                      'loss': number(row['loss'], '.4f'), 'seconds': number(row['train_seconds'], ',.0f'), 'images/s': number(row['images_per_second'], ',.0f'),
                      'parameters': number(row['parameters'], ',.0f'), **{f'to {100*level:g} %': when(row, level) for level in levels}})
     return pd.DataFrame(rows)
@@ -169,11 +169,13 @@ def table_text(
 def _repr_markdown_(self:Comparison):
     choices = ''.join(f'\n- {one._repr_markdown_()}' for one in self.choices)
     pairs = ''.join(f'\n- **{pair.b.name}** (B) against **{pair.a.name}** (A): {pair.differences[0].line()}' for pair in self.pairs)
-    return f'{table_text(self.full_table(), self.levels).to_html(index=False)}\n{choices}\n{pairs}\n\n{self.pairs[0].differences[0].test}: {self.pairs[0].differences[0].explained}'
+    tests = ''.join(f'\n- {name}: {explained}' for name, explained in {pair.differences[0].test: pair.differences[0].explained for pair in self.pairs}.items())
+    return f'{table_text(self.full_table(), self.levels).to_html(index=False)}\n{choices}\n{pairs}\n{tests}'
 
 @patch
 def text(self:Comparison)->str:
     "The table and the verdict for a terminal"
     table = table_text(self.full_table(), self.levels).to_string(index=False)
     choices = ''.join(f'\nchosen   {one.line()}' for one in self.choices)
-    return f'{table}\n{choices}\n\n{self.verdict()}\nby {self.pairs[0].differences[0].test}' + (", Holm's correction" if len(self.pairs) > 1 else '')
+    tests = ' and '.join(dict.fromkeys(pair.differences[0].test for pair in self.pairs))
+    return f'{table}\n{choices}\n\n{self.verdict()}\nby {tests}' + (", Holm's correction" if len(self.pairs) > 1 else '')

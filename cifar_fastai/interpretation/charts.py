@@ -11,14 +11,14 @@ import numpy as np, pandas as pd
 from matplotlib import colormaps
 from matplotlib.colors import PowerNorm
 from matplotlib.ticker import PercentFormatter
-from ..base.figures import COLOURS, DOTS, GREY, NAMES, Picture, curve_axes, to_pictures, shorten, text_width
+from ..base.figures import COLOURS, DOTS, GREY, Picture, curve_axes, name_style, to_pictures, shorten, text_width
 
 # %% ../../nbs/05_interpretation/02_charts.ipynb #cbb39448
 def class_ticks(axes, classes, size, room):
     "Class names along both axes, as they are written, shortened to `room` points"
     names = [shorten(str(name), room, size) for name in classes]
-    axes.set_xticks(range(len(names)), names, rotation=90, size=size, **NAMES)
-    axes.set_yticks(range(len(names)), names, size=size, **NAMES)
+    axes.set_xticks(range(len(names)), names, rotation=90, size=size, **name_style())
+    axes.set_yticks(range(len(names)), names, size=size, **name_style())
     axes.set(xlabel='Predicted', ylabel='Actual')
     axes.tick_params(length=2 if len(names) <= 30 else 0)
     if len(names) > 30: return
@@ -54,7 +54,7 @@ def plot_matrix(
     axes = figure.add_subplot()
     image = axes.imshow(cells, cmap=cmap, norm=PowerNorm(0.5, 0, cells.max() or 1), interpolation='nearest')
     class_ticks(axes, classes, size, 115)
-    axes.set_title(title, size=11, loc='left', **NAMES)
+    axes.set_title(title, size=11, loc='left', **name_style())
     digits = max(len(str(int(matrix.max()))), 2) if not normalize else norm_dec+2
     letters = min(size, cell*72*0.85/(digits*0.62))
     if plot_txt and count <= 120:
@@ -93,7 +93,7 @@ def plot_class_accuracy(
     axes.barh(places, table.accuracy.fillna(0), color=COLOURS['sky'], height=0.72, xerr=np.nan_to_num(reach),
               error_kw=dict(lw=1.2, capsize=2, ecolor=COLOURS['black']))
     axes.axvline(overall, color=COLOURS['orange'], ls='--', lw=1.4)
-    axes.set_yticks(places, [shorten(str(name), 130, size) for name in table.index], size=size, **NAMES)
+    axes.set_yticks(places, [shorten(str(name), 130, size) for name in table.index], size=size, **name_style())
     axes.set(ylim=(len(table)-0.4, -0.6), xlim=(0, 1), xlabel='accuracy (recall), with 95 % Wilson intervals')
     axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     for place, row in zip(places, table.itertuples()):

@@ -18,8 +18,9 @@ from fastai.learner import Learner, Recorder
 from fasttransform import Transform
 from torch.profiler import ProfilerActivity, profile, record_function
 from ..base.wording import Listing
-from ..base.devices import choose_precision, device_name
+from ..base.devices import device_name
 from ..models.networks import summary_line
+from ..training.run_callback import ORDERS, RunCallback
 from ..training.schedules import ShrinkImages
 from ..training.callbacks import MixImages
 from ..training.history import History, ProgressLine
@@ -126,9 +127,9 @@ def time_steps(
         learner.__class__, pipeline.fs = own, transforms
         del learner.turns
 
-class AtShare(Callback):
+class AtShare(RunCallback):
     "Keeps a fit at one place of its course"
-    order = -8  # before anything that asks for the place
+    order = ORDERS['AtShare']
     def __init__(self, share): self.share = share
     def before_batch(self): self.learn.pct_train = self.share
     def after_pred(self): self.shape = tuple(self.x.shape)  # as the network saw them
@@ -139,11 +140,9 @@ def fit_for_turns(
     share:float, # Of the run, 0…1: where in its course the steps are
 )->tuple: # Shape of the images, as the network saw them
     "Train on, for the steps that `turns` wants"
-    recipe = dataclasses.replace(learner.recipe, epochs=10**6)
-    history = [callback() for callback in (History, lambda: ProgressLine(recipe.progressive, lambda *words: None))]
-    place = AtShare(share)
+    place, history = AtShare(share), [History(), ProgressLine(learner.recipe.progressive, lambda *words: None)]
     with time_steps(learner, turns), learner.no_bar(), learner.no_logging():
-        fit_recipe(learner, recipe, learner.lr, [place, *history])
+        fit_recipe(learner, learner.lr, [place, *history], epochs=10**6)
     return place.shape
 
 # %% ../../nbs/08_profiling/01_step_profile.ipynb #66f95974
@@ -283,8 +282,8 @@ def profile_step(
     peak_seconds:float=1., # How long a large matrix product is tried, before and after
 )->StepProfile: # Displays itself
     "Where the time of a training step goes"
-    recipe, device = learner.recipe, learner.dls.device
-    precision, share = choose_precision(recipe.precision, device), recipe.progressive if share is None else share
+    device, precision = learner.dls.device, learner.resolved.precision
+    share = learner.recipe.progressive if share is None else share
     peak = matrix_peak(device, precision, peak_seconds)
     read, between = clock(device)
     turns = Turns(read, steps, warm_up)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ARCHS', 'NORMS', 'SCHEDULES', 'COMPILES', 'OPTIMIZERS', 'AUGMENTATIONS', 'TEST_AUGMENTATIONS', 'SHARE', 'POSITIVE',
            'WHOLE', 'BATCH_SIZE', 'GROUPS', 'OptimizerChoice', 'Augmentation', 'Recipe', 'RecipeField', 'recipe_fields',
-           'recipe_from_dict', 'recipe_to_dict', 'optimizer_choice']
+           'recipe_from_dict', 'recipe_to_dict']
 
 # %% ../../nbs/01_recipes/00_recipe.ipynb #ifef125e
 import dataclasses
@@ -209,13 +209,3 @@ GROUPS = {
     'schedule': ('schedule', 'anneal', 'pct_start', 'div', 'div_final', 'lr', 'lr_start', 'lr_end', 'lr_steps', 'lr_suggestion'),
     'augmentation': ('augment', 'mixup', 'cutmix', 'tta'),
     'machine': ('seed', 'device', 'deterministic', 'precision', 'compile')}
-
-# %% ../../nbs/01_recipes/00_recipe.ipynb #b0000009
-def optimizer_choice(
-    recipe:Recipe,
-)->dict[str, float]: # lr (None where the finder decides), weight_decay, momentum
-    "What the recipe's numbers are once `auto` is resolved"
-    own = OPTIMIZERS[recipe.optimizer]
-    return {'lr': own.lr if recipe.lr == 'auto' else None if recipe.lr == 'find' else recipe.lr,
-            'weight_decay': own.weight_decay if recipe.weight_decay == 'auto' else recipe.weight_decay,
-            'momentum': own.momentum if recipe.momentum == 'auto' else recipe.momentum}

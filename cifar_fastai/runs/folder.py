@@ -16,13 +16,12 @@ from ..base.messages import notice
 from ..base.files import whole_file, write_json, write_manifest
 from ..base.devices import device_name, environment
 from ..base.figures import plot_images, save_figure
-from ..recipes.recipe import optimizer_choice, recipe_to_dict
+from ..recipes.recipe import recipe_to_dict
 from ..models.networks import parameter_count
 from ..interpretation.inference import SeveralViews, run_inference, steady_loader
 from ..training.history import epoch_line
 from ..training.curves import plot_curves, plot_lr_find
 from ..training.stopping import until_reached
-from ..training.lr_find import Found
 from ..training.learner import CifarLearner
 from .files import SCHEMA, Predictions, arrays_fingerprint, read_about, read_history, weights_fingerprint, write_predictions
 from .files import write_weights
@@ -31,7 +30,6 @@ from .files import write_weights
 def introduction(
     learner:CifarLearner,
     path:Path, # The run folder
-    precision:str,
 )->str: # Four lines
     "What a run says before it trains"
     data, positions = learner.dls.data, learner.dls.positions
@@ -39,23 +37,17 @@ def introduction(
     return (f"data     {data.name}: {len(positions['train']):,} training{held} and {len(positions['test']):,} test images "
             f"of {data.image_size}×{data.image_size} in {len(data.classes)} classes\n"
             f"network  {learner.recipe.arch}: {parameter_count(learner.model):,} parameters\n"
-            f"device   {device_name(learner.dls.device)}, {precision}\n"
+            f"device   {device_name(learner.dls.device)}, {learner.resolved.precision}\n"
             f"run      {path}")
 
 # %% ../../nbs/09_runs/03_folder.ipynb #506f853a
 def about_run(
     learner:CifarLearner,
-    lr:float|None, # Peak learning rate; None while the finder has not run
-    found:Found|None, # What the finder suggests, where it ran
-    precision:str,
 )->dict: # recipe.json
     "The recipe, what auto and find became, the environment and the data"
     loaders, data = learner.dls, learner.dls.data
-    resolved = {**optimizer_choice(learner.recipe), 'lr': lr, 'batch_size': loaders.train.bs, 'image_size': data.image_size,
-                'device': str(loaders.device), 'precision': precision, 'holdout': len(loaders.positions['valid']) if loaders.valid_is == 'holdout' else 0}
-    if found: resolved['suggestions'], resolved['suggestion'] = found.suggestions, found.taken
-    return {'schema': SCHEMA, 'recipe': recipe_to_dict(learner.recipe), 'resolved': resolved, 'by_hand': list(learner.by_hand),
-            'environment': environment(loaders.device, precision),
+    return {'schema': SCHEMA, 'recipe': recipe_to_dict(learner.recipe), 'resolved': learner.resolved.to_dict(), 'by_hand': list(learner.by_hand),
+            'environment': environment(loaders.device, learner.resolved.precision),
             'data': {'name': data.name, 'fingerprints': data.fingerprints, 'classes': list(data.classes),
                      'counts': {name: len(where) for name, where in loaders.positions.items()}, 'valid_is': loaders.valid_is,
                      'mean': loaders.statistics[0], 'deviation': loaders.statistics[1], 'notes': list(data.notes)}}

@@ -6,12 +6,12 @@
 __all__ = ['LookaheadWeights', 'AverageWeights']
 
 # %% ../../nbs/07_training/03_averaging.ipynb #i9dcf474
-from fastai.callback.core import Callback
+from .run_callback import ORDERS, RunCallback
 
 # %% ../../nbs/07_training/03_averaging.ipynb #90cf371b
-class LookaheadWeights(Callback):
+class LookaheadWeights(RunCallback):
     "Takes the weights back half-way, every so many steps"
-    order = 49  # before weights are averaged
+    order = ORDERS['LookaheadWeights']
     def __init__(self,
         every:int, # Steps between
         share:float=0.5, # Of the way that stays, 0…1
@@ -39,9 +39,9 @@ class LookaheadWeights(Callback):
     def resume_state(self, state): self.slow, self.steps = state['slow'], state['steps']
 
 # %% ../../nbs/07_training/03_averaging.ipynb #8e335df6
-class AverageWeights(Callback):
+class AverageWeights(RunCallback):
     "Exponential moving average of the model's weights, in place for validation and at the end"
-    order = 50
+    order = ORDERS['AverageWeights']
     def __init__(self,
         decay:float, # Share of the average that stays in each step, 0…1
     ):

@@ -16,6 +16,7 @@ from ..base.devices import memory_format
 from ..data.augment import cutmix, mixup
 from ..data.loaders import ImageLoader
 from ..models.networks import Network
+from .run_callback import ORDERS, RunCallback
 
 # %% ../../nbs/07_training/02_callbacks.ipynb #69e8b7a5
 class ClassificationLoss(nn.Module):
@@ -38,9 +39,9 @@ class ClassificationLoss(nn.Module):
     def decodes(self, logits): return logits.argmax(-1)
 
 # %% ../../nbs/07_training/02_callbacks.ipynb #ed988816
-class LossMode(Callback):
+class LossMode(RunCallback):
     "Puts the loss in training mode with the model, and in evaluation mode with it"
-    order = -9
+    order = ORDERS['LossMode']
     def before_train(self): self.switch(True)
     def before_validate(self): self.switch(False)
     def after_fit(self): self.switch(False)
@@ -48,9 +49,9 @@ class LossMode(Callback):
         if isinstance(self.loss_func, nn.Module): self.loss_func.train(training)
 
 # %% ../../nbs/07_training/02_callbacks.ipynb #7d64bac4
-class Autocast(Callback):
+class Autocast(RunCallback):
     "Forward pass in `dtype` on the model's own device; weights and loss stay fp32"
-    order = 10
+    order = ORDERS['Autocast']
     def __init__(self,
         dtype:torch.dtype|None=torch.bfloat16, # None: fp32
     ):
@@ -82,9 +83,9 @@ def precision_callback(
     return Autocast(torch.bfloat16 if precision == 'bf16' else None)
 
 # %% ../../nbs/07_training/02_callbacks.ipynb #e486a6de
-class EpochNumber(Callback):
+class EpochNumber(RunCallback):
     "Tells the training loader which epoch of the Learner's life this is, and where in it a resumed fit goes on"
-    run_valid = False
+    order, run_valid = ORDERS['EpochNumber'], False
     def __init__(self): self.done, self.counted, self.batch, self.resumed = 0, 0, 0, None
 
     def before_train(self):
@@ -97,7 +98,7 @@ class EpochNumber(Callback):
 
     def after_train(self):
         self.tell(None)
-        if not hasattr(self.learn, 'lr_finder'): self.done += 1
+        if not self.is_sweep(): self.done += 1
 
     def after_epoch(self): self.counted, self.batch = self.done, 0
     def after_fit(self): self.tell(None)
@@ -114,9 +115,9 @@ class EpochNumber(Callback):
         if state['batch']: self.resumed = state['batch'], state['pct_train'], state['train_iter']
 
 # %% ../../nbs/07_training/02_callbacks.ipynb #2e590c36
-class MixImages(Callback):
+class MixImages(RunCallback):
     "mixup and cutmix, per image, on the batch's device; targets become shares of classes"
-    order, run_valid = 15, False
+    order, run_valid = ORDERS['MixImages'], False
     def __init__(self,
         mixup:float=0., # alpha of mixup's Beta distribution; 0: none
         cutmix:float=0., # alpha of cutmix's; 0: none
@@ -141,16 +142,15 @@ def frozen_parts(
     names = names[:names.index(list(model.stages.values())[-1])]
     return [model.get_submodule(name) for place, name in enumerate(names) if start and done >= start + (1 - start)*place/len(names)]
 
-class FreezeParts(Callback):
+class FreezeParts(RunCallback):
     "Stops training the first parts, one after another"
-    order, run_valid = 17, False
+    order, run_valid, in_sweep = ORDERS['FreezeParts'], False, False
     def __init__(self,
         start:float, # Share of the run after which the first part stops
     ):
         self.start, self.stopped = start, []
 
     def before_batch(self):
-        if hasattr(self.learn, 'lr_finder'): return
         for part in frozen_parts(self.model, self.start, self.pct_train):
             for p in part.parameters():
                 if p.requires_grad: self.stopped.append(p.requires_grad_(False))
@@ -161,9 +161,9 @@ class FreezeParts(Callback):
         self.stopped = []
 
 # %% ../../nbs/07_training/02_callbacks.ipynb #55af6be2
-class GradientValueClip(Callback):
+class GradientValueClip(RunCallback):
     "Clips each value of the gradients"
-    order = 12  # after a scaler has taken its scale out
+    order = ORDERS['GradientValueClip']
     def __init__(self,
         limit:float, # Largest magnitude that stays
     ):

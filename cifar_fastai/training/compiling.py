@@ -8,12 +8,12 @@ __all__ = ['REHEARSALS', 'SHAPES', 'rehearse', 'CompileModel']
 # %% ../../nbs/07_training/08_compiling.ipynb #i70cbb33
 import time
 import torch
-from fastai.callback.core import Callback
 from fastai.learner import Learner
 from ..base.messages import notice, one_of, out_of_memory
 from ..base.randomness import keep_random_states
 from ..recipes.recipe import COMPILES
 from ..models.fused_norms import FusedNorm, batch_norms
+from .run_callback import ORDERS, RunCallback, ask
 
 # %% ../../nbs/07_training/08_compiling.ipynb #e674331b
 REHEARSALS = {'norms': 1, 'network': 1, 'graphs': 3}
@@ -43,9 +43,9 @@ def rehearse(
     if device.type == 'cuda': torch.cuda.synchronize(device)
 
 # %% ../../nbs/07_training/08_compiling.ipynb #01e11b02
-class CompileModel(Callback):
+class CompileModel(RunCallback):
     "Compiles what gains by it for training steps; each shape of batch in a rehearsal before its first step"
-    order, run_valid = 18, False  # when the images have their size, and what is frozen is
+    order, run_valid, in_sweep = ORDERS['CompileModel'], False, False  # compiling takes longer than a sweep
     _stateattrs = ('compiled', 'done')  # what cannot be copied or pickled, and need not
     norms = None  # keeps what it compiled for the next fit
     def __init__(self,
@@ -105,8 +105,7 @@ class CompileModel(Callback):
             self.go_without()
         spent = time.perf_counter() - started
         self.seconds += spent
-        for part in self.learn.cbs:
-            if hasattr(type(part), 'paused'): part.paused(spent)
+        for part in self.learn.cbs: ask(part, 'after_pause', spent)
 
     def give_up(self, error):
         cause = getattr(error, 'inner_exception', error)  # of PyTorch's own wrapper

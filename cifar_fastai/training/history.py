@@ -8,10 +8,10 @@ __all__ = ['HISTORY_COLUMNS', 'WARM_UP', 'CHECKED', 'float_state', 'find_not_fin
 # %% ../../nbs/07_training/05_history.ipynb #i914475a
 import math, sys, time
 import pandas as pd, torch
-from fastai.callback.core import Callback
 from fastprogress.fastprogress import format_time
 from torch.nn.utils import get_total_norm
 from ..base.messages import BadInput
+from .run_callback import ORDERS, RunCallback
 from .schedules import cost_share
 
 # %% ../../nbs/07_training/05_history.ipynb #96131743
@@ -33,9 +33,9 @@ def find_not_finite(
     return f"the weight '{wrong}' became {'nan' if state[wrong].isnan().any() else 'infinite'}" if wrong else ''
 
 # %% ../../nbs/07_training/05_history.ipynb #2d71cb09
-class History(Callback):
+class History(RunCallback):
     "A row for each epoch, and how long the training steps took"
-    order = 40
+    order, in_sweep = ORDERS['History'], False
     def __init__(self,
         each_epoch=None, # Called with this object when a row is whole
     ):
@@ -116,10 +116,7 @@ class History(Callback):
     def after_epoch(self):
         if self.each_epoch: self.each_epoch(self)
 
-    def paused(self,
-        seconds:float, # Spent on something else, such as writing a file
-    )->None:
-        "Leave `seconds` of the training phase out of what is timed"
+    def after_pause(self, seconds):
         if self.inside: self.phase, self.timed_from = self.phase + seconds, self.timed_from + seconds
 
     def checkpoint_state(self):
@@ -149,9 +146,9 @@ def epoch_line(
             f"lr {row['lr']:.3g}  {row['seconds']:.0f} s")
 
 # %% ../../nbs/07_training/05_history.ipynb #6a065358
-class ProgressLine(Callback):
+class ProgressLine(RunCallback):
     "Images a second and time left, on a terminal; about how long the whole will take, once, anywhere"
-    order = 41
+    order, in_sweep = ORDERS['ProgressLine'], False
     def __init__(self,
         progressive:float=0., # The recipe's, for the steps early on are cheaper
         say=print, # Called with the estimate of the whole, in words and in seconds
@@ -188,7 +185,7 @@ class ProgressLine(Callback):
     def erase(self):
         if self.moving: print('\r\033[K', end='', file=self.stream, flush=True)
 
-    def paused(self, seconds): self.phase += seconds
+    def after_pause(self, seconds): self.phase += seconds
     def checkpoint_state(self):
         inside = time.perf_counter() - self.phase if self.history.inside else 0.
         return {'done': self.done, 'spent': self.spent + inside, 'estimated': self.estimated}

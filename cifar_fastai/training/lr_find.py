@@ -22,14 +22,11 @@ from fastcore.xtras import is_listy
 from matplotlib import pyplot
 from ..base.messages import BadInput, notice
 from ..base.randomness import keep_random_states
-from ..recipes.recipe import Recipe
-from .history import History, ProgressLine
+from .run_callback import ORDERS, RunCallback, ask
 from .curves import draw_lr_find
-from .stopping import EarlyStopping, UntilAccuracy
-from .compiling import CompileModel
 
 # %% ../../nbs/07_training/09_lr_find.ipynb #31516d62
-ONLOOKERS = (CompileModel, CSVLogger, EarlyStopping, History, ProgressCallback, ProgressLine, TrackerCallback, UntilAccuracy)
+ONLOOKERS = (CSVLogger, ProgressCallback, TrackerCallback)
 
 def copy_loader(loader, memo):
     "A loader that draws what `loader` would draw next; its images are shared"
@@ -41,7 +38,7 @@ def copy_loader(loader, memo):
 def copy_callbacks(learner, memo):
     "The callbacks that have a part in training"
     for callback in learner.cbs:
-        if isinstance(callback, ONLOOKERS): continue
+        if isinstance(callback, ONLOOKERS) or not ask(callback, 'in_sweep'): continue
         try: yield copy.deepcopy(callback, memo)
         except (TypeError, RuntimeError, NotImplementedError) as error:
             notice(f'the learning-rate finder runs without {callback.name}, which cannot be copied: {error}')
@@ -64,9 +61,9 @@ def copy_learner(
     return twin
 
 # %% ../../nbs/07_training/09_lr_find.ipynb #28069683
-class RateSweep(Callback):
+class RateSweep(RunCallback):
     "Trains with a learning rate that grows in every step, until the loss diverges"
-    order, run_valid, name = 60, False, 'lr_finder'  # the name by which other callbacks know that a finder is at work
+    order, run_valid, name = ORDERS['RateSweep'], False, 'lr_finder'  # as fastai's own: its callbacks look for the name
     def __init__(self,
         start:float, # First learning rate, or one for each group of parameters
         end:float, # Last learning rate, or one for each group
@@ -172,10 +169,10 @@ def find_rates(
 
 # %% ../../nbs/07_training/09_lr_find.ipynb #cc7a69fd
 def find_learning_rate(
-    learner:Learner, # As `cifar_learner` makes it
-    recipe:Recipe, # Range, length and the suggestion to take
+    learner:Learner, # As `cifar_learner` makes it: its recipe says range, length and the suggestion to take
 )->Found:
     "Run the finder as a recipe says; raises `BadInput` where the loss diverges before it has seen enough"
+    recipe = learner.recipe
     with learner.no_bar():
         found = find_rates(learner, recipe.lr_start, recipe.lr_end, recipe.lr_steps, taken=recipe.lr_suggestion)
     if found.taken not in found.suggestions:

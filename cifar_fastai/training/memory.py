@@ -16,7 +16,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.func import functional_call
 from ..base.messages import BadInput, out_of_memory
 from ..base.randomness import keep_random_states
-from ..base.devices import choose_precision, device_name, free_memory, memory_format
+from ..base.devices import device_name, free_memory, memory_format
 from .learner import CifarLearner
 
 # %% ../../nbs/07_training/11_memory.ipynb #b265de15
@@ -62,15 +62,14 @@ def memory_need(
     learner:CifarLearner, # As `cifar_learner` makes it
 )->MemoryNeed:
     "What a step of a Learner's training takes, for any batch"
-    recipe, size = learner.recipe, learner.dls.data.image_size
-    precision = choose_precision(recipe.precision, learner.dls.device)
+    size = learner.dls.data.image_size
     side, training = min(size, 64), learner.model.training
     learner.model.train()
-    (two, _), (four, largest) = (saved_bytes(learner, precision, (count, 3, side, side)) for count in (2, 4))
+    (two, _), (four, largest) = (saved_bytes(learner, learner.resolved.precision, (count, 3, side, side)) for count in (2, 4))
     learner.model.train(training)
     each = (four - two)//2
     weights = sum(p.nbytes for p in learner.model.parameters())
-    copies = 1 + kept_copies(recipe)
+    copies = 1 + kept_copies(learner.recipe)
     image = (each + min(largest//4, each))*(size/side)**2
     return MemoryNeed(int(GAPS*(two - 2*each + copies*weights)) + ONCE, int(GAPS*image))
 

@@ -12,7 +12,7 @@ from functools import partial
 import torch
 from fastai.optimizer import Adam, Lamb, Optimizer, RMSProp
 from torch import nn
-from ..recipes.recipe import Recipe, optimizer_choice
+from ..recipes.resolved import Resolved
 
 # %% ../../nbs/07_training/00_optimizers.ipynb #b0a3a45c
 def nesterov_sgd_step(p, lr, mom, wd=0., do_wd=True, grad_avg=None, **kwargs):
@@ -117,9 +117,9 @@ BUILDERS = {
     'adam': partial(Adam, decouple_wd=False), 'adamw': partial(Adam, decouple_wd=True)}
 
 def optimizer_function(
-    recipe:Recipe,
+    resolved:Resolved, # A recipe and its numbers
 )->Callable: # fastai's `opt_func`: parameters and a learning rate in, an `Optimizer` out
     "The recipe's optimizer, with its momentum and weight decay"
-    choice = optimizer_choice(recipe)
+    recipe = resolved.recipe
     own = {'iterations': recipe.muon_steps} if recipe.optimizer == 'muon' else {}
-    return partial(scale_steps, BUILDERS[recipe.optimizer], mom=choice['momentum'], wd=choice['weight_decay'], **own)
+    return partial(scale_steps, BUILDERS[recipe.optimizer], mom=resolved.momentum, wd=resolved.weight_decay, **own)

@@ -7,19 +7,20 @@ __all__ = ['schedule', 'training_size', 'cost_share', 'ShrinkImages']
 
 # %% ../../nbs/07_training/01_schedules.ipynb #i84dacf4
 from collections.abc import Callable
-from fastai.callback.core import Callback
 from fastai.callback.schedule import SchedCos, SchedLin, SchedNo, combine_scheds
 from torch.nn import functional as F
 from ..base.devices import memory_format
-from ..recipes.recipe import Recipe
+from ..recipes.resolved import Resolved
+from .run_callback import ORDERS, RunCallback
 
 # %% ../../nbs/07_training/01_schedules.ipynb #37685371
 def schedule(
-    recipe:Recipe,
-    lr:float, # Peak learning rate
-    moms:tuple[float, float, float], # Momentum at the start, at the peak and at the end
+    resolved:Resolved, # A recipe and its numbers, the peak learning rate among them
+    moms:tuple[float, float, float]|None=None, # Momentum at the start, at the peak and at the end; the recipe's if left out
 )->dict[str, Callable]: # `lr` and, under one_cycle, `mom`: share done in 0…1 → value
     "The functions that fastai's `ParamScheduler` follows"
+    recipe, lr = resolved.recipe, resolved.lr
+    moms = moms or (resolved.momentum, resolved.momentum_low, resolved.momentum)
     slope = SchedLin if recipe.anneal == 'linear' else SchedCos
     start, end = recipe.pct_start, lr/recipe.div_final
     def course(*points): return combine_scheds([start, 1 - start], [slope(*points[:2]), slope(*points[1:])])
@@ -52,16 +53,15 @@ def cost_share(
     return cost(done)/cost(1.)
 
 # %% ../../nbs/07_training/01_schedules.ipynb #b0000010
-class ShrinkImages(Callback):
+class ShrinkImages(RunCallback):
     "Progressive resizing: `training_size` gives the side of the training images at each step"
-    order, run_valid = 16, False
+    order, run_valid, in_sweep = ORDERS['ShrinkImages'], False, False  # a sweep's loss should change with the learning rate alone
     def __init__(self,
         progressive:float, # Share of the run that ends at full size only
     ):
         self.progressive = progressive
 
     def before_batch(self):
-        if hasattr(self.learn, 'lr_finder'): return  # its loss should change with the learning rate alone
         size = self.x.shape[-1]
         small = training_size(size, self.progressive, self.pct_train)
         if small < size:

@@ -10,11 +10,12 @@ import math
 from fastai.callback.core import Callback, CancelFitException
 from fastprogress.fastprogress import format_time
 from ..recipes.recipe import Recipe
+from .run_callback import ORDERS, RunCallback
 
 # %% ../../nbs/07_training/07_stopping.ipynb #994f14e1
-class EarlyStopping(Callback):
+class EarlyStopping(RunCallback):
     "Ends a fit after `patience` epochs without a lower hold-out loss, and brings the best epoch's weights back"
-    order = 45  # after History has the loss, while averaged weights are still in place
+    order, in_sweep = ORDERS['EarlyStopping'], False
     def __init__(self,
         patience:int, # Epochs to wait
         say=print, # Called with a line each epoch
@@ -45,9 +46,9 @@ class EarlyStopping(Callback):
         self.best, self.best_epoch, self.waited, self.weights = (state[name] for name in ('best', 'best_epoch', 'waited', 'weights'))
 
 # %% ../../nbs/07_training/07_stopping.ipynb #5a939d0b
-class UntilAccuracy(Callback):
+class UntilAccuracy(RunCallback):
     "Ends a fit with the first epoch whose hold-out accuracy reaches `accuracy`"
-    order = 45  # after History has the accuracy
+    order, in_sweep = ORDERS['UntilAccuracy'], False
     def __init__(self,
         accuracy:float, # Share of held-out images that are right, 0…1
         say=print, # Called with a line when it is reached
