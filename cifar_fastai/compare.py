@@ -173,6 +173,8 @@ def main(
     if options.plan: return show_plan(recipe, fields, seeds, choose, options.folder, options.yes)
     if not options.runs and len(fields) == 0 and seeds == 1:
         raise BadWords('nothing to compare\nName run folders, or fields with several values, such as --arch resnet9,resnet18, or --seeds 3')
+    from cifar_fastai.base.devices import keep_freed_memory
+    if not options.runs: keep_freed_memory(recipe.device)
     command = shlex.join(['python', '-m', 'cifar_fastai.compare', *words])
     found = compare(options.runs, recipe, fields, seeds, choose, holdout, options.out, options.folder, levels, options.yes, command)
     print(f"\n{found.text()}\npage     {Path(options.out)/'comparison.html'}")

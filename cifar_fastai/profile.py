@@ -73,6 +73,8 @@ def main(
     options = profile_parser().parse_args(words)
     recipe = recipe_from_options(options)
     if options.json: check_writable(options.json)
+    from cifar_fastai.base.devices import keep_freed_memory
+    keep_freed_memory(recipe.device)
     step, layers = profile_recipe(recipe, options.steps, options.at, options.layers)
     print(step)
     if layers:

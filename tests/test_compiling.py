@@ -1,7 +1,9 @@
 "torch.compile in the training steps: the same training, its time kept apart, and none the worse where nothing can be compiled"
 import contextlib
 import dataclasses
+import gc
 import json
+import weakref
 from functools import partial
 
 import numpy as np
@@ -203,3 +205,20 @@ def test_norms_that_cannot_be_compiled_run_as_they_are(tiny_data, tiny_recipe, n
     learner, _ = fitted(tiny_data, tiny_recipe, [compiled])
     assert notices().count('torch.compile does not work here, and the training goes on without it: RuntimeError: No working C++ compiler found') == 1
     assert compiled.used == 'no' and same(learner.model.state_dict(), fitted(tiny_data, tiny_recipe)[0].model.state_dict())
+
+
+def test_a_compiled_fit_leaves_the_compiler_as_it_was(tiny_data, tiny_recipe):
+    "Somebody else's function stays compiled, what the fit compiled is gone, and the limit is the old one"
+    class Kept(Counting):
+        def __call__(self, graph, inputs):
+            super().__call__(graph, inputs)
+            runs.append(weakref.ref(graph))
+            return lambda *values: graph.forward(*values)
+    runs, other, limit = [], Counting(), torch._dynamo.config.recompile_limit
+    function = torch.compile(lambda x: x + 1, backend=other)
+    function(torch.ones(2))
+    learner, _ = fitted(tiny_data, tiny_recipe, [CompileModel('network', Kept())])
+    function(torch.ones(2))
+    assert other.graphs == 1 and runs and torch._dynamo.config.recompile_limit == limit
+    gc.collect()
+    assert not any(run() for run in runs) and learner.model is not None

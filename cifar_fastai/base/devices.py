@@ -89,9 +89,11 @@ def memory_format(
 MALLOC_SETTINGS = {'M_MMAP_MAX': (-4, 0), 'M_TRIM_THRESHOLD': (-1, 2**31 - 1)} # malloc.h's number of each, and its value
 
 @cache
-def keep_freed_memory()->bool: # Whether the system's malloc took the settings; only glibc's does
+def keep_freed_memory(
+    device:str='cpu', # Where it will compute, as `choose_device` takes it: only a CPU gains
+)->bool: # Whether the system's malloc took the settings; only glibc's does
     "Have this process keep the memory that it frees, until it ends"
-    if platform.libc_ver()[0] != 'glibc': return False
+    if choose_device(device).type != 'cpu' or platform.libc_ver()[0] != 'glibc': return False
     mallopt = ctypes.CDLL(None).mallopt
     return all([mallopt(number, value) for number, value in MALLOC_SETTINGS.values()])
 

@@ -7,6 +7,7 @@ __all__ = ['REHEARSALS', 'SHAPES', 'rehearse', 'CompileModel']
 
 # %% ../../nbs/07_training/08_compiling.ipynb #i70cbb33
 import time
+from types import FunctionType
 import torch
 from fastai.learner import Learner
 from ..base.messages import notice, one_of, out_of_memory
@@ -68,14 +69,16 @@ class CompileModel(RunCallback):
         if self.used == 'norms':
             self.norms = self.norms or FusedNorm(self.backend)
             return self.norms
-        self.model.compile(backend=self.backend, dynamic=False, **({'mode': 'reduce-overhead'} if self.used == 'graphs' else {}))
-        return self.model._compiled_call_impl
+        model = self.model
+        def call(*images): return model._call_impl(*images)
+        # a code of its own, for with it PyTorch keeps and drops all that it compiles of a function
+        own = FunctionType(call.__code__.replace(), call.__globals__, call.__name__, None, call.__closure__)
+        return torch.compile(own, backend=self.backend, dynamic=False, **({'mode': 'reduce-overhead'} if self.used == 'graphs' else {}))
 
     def before_fit(self):
         self.used, self.done = self.choose(), set()
         try: self.compiled = self.compile()
         except RuntimeError as error: return self.give_up(error)  # not on this Python
-        torch._dynamo.config.recompile_limit = max(SHAPES, torch._dynamo.config.recompile_limit)
         self.switch(None)
 
     def before_train(self): self.switch(self.compiled)
@@ -96,7 +99,9 @@ class CompileModel(RunCallback):
 
     def prepare(self):
         started, before = time.perf_counter(), self.norms and self.norms.done
-        try: rehearse(self.learn, REHEARSALS[self.used], self.used == 'graphs')
+        try:
+            with torch._dynamo.config.patch(recompile_limit=max(SHAPES, torch._dynamo.config.recompile_limit)):
+                rehearse(self.learn, REHEARSALS[self.used], self.used == 'graphs')
         except Exception as error:  # a compiler fails in any way it likes
             if out_of_memory(error): raise
             self.give_up(error)
@@ -119,8 +124,7 @@ class CompileModel(RunCallback):
 
     def after_fit(self):
         self.leave()  # a cancelled fit skips `after_train`
-        if self.compiled: torch.compiler.reset()  # what was compiled goes, and the memory that graphs hold; `norms` keeps its own
-        self._init_state()
+        self._init_state()  # what was compiled goes, and the memory that graphs hold; `norms` keeps its own
 
     def checkpoint_state(self): return {'seconds': self.seconds, 'used': self.used}
     def resume_state(self, state):

@@ -17,7 +17,7 @@ from fastai.learner import Learner
 from fastai.metrics import accuracy
 from fastcore.meta import delegates
 from ..base.randomness import keep_random_states
-from ..base.devices import choose_precision, keep_freed_memory, memory_format
+from ..base.devices import choose_precision, memory_format
 from ..recipes.recipe import OPTIMIZERS, Recipe
 from ..recipes.resolved import Resolved, resolve
 from ..data.images import balanced_sample
@@ -128,7 +128,6 @@ def cifar_learner(
     "A fastai `Learner` as the recipe has it"
     recipe, device = recipe or Recipe(), loaders.device
     resolved = resolve_on(loaders, recipe)
-    if device.type == 'cpu': keep_freed_memory()
     with keep_random_states(torch.device('cpu')):
         torch.manual_seed(recipe.seed)
         model = first_network(loaders, recipe)
