@@ -9,7 +9,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from fastai.callback.core import CancelFitException
+from fastai.callback.core import Callback, CancelFitException
 from fastai.learner import Learner
 
 from cifar_fastai.training import compiling
@@ -51,7 +51,7 @@ def test_a_compiled_training_is_the_same_training(tiny_data, tiny_recipe, tmp_pa
     "Sizes of image that change, frozen layers, averages: each shape is compiled once, and rehearsing it leaves no trace"
     recipe = dataclasses.replace(tiny_recipe, epochs=3, progressive=0.7, cutmix=1., ema=0.9, freeze=0.8, batch_size=40)
     backend, shapes = Counting(), set()
-    class Shapes(compiling.Callback):
+    class Shapes(Callback):
         order, run_valid = 19, False
         def before_batch(self): shapes.add((self.x.shape, *(p.requires_grad for p in self.model.parameters())))
     plain, rows = fitted(tiny_data, recipe)
@@ -108,7 +108,7 @@ def test_the_time_of_compiling_is_kept_apart(tiny_folder, tiny_recipe, tmp_path,
     assert json.loads((tmp_path/'run'/'recipe.json').read_text())['recipe']['compile'] == 'network'
 
 
-class InRehearsals(compiling.Callback):
+class InRehearsals(Callback):
     "Sees to it that nothing is compiled between the beginning of a step and its end"
     order, run_valid = 19, False
     def __init__(self, backend): self.backend, self.steps = backend, 0
@@ -145,7 +145,7 @@ def test_a_second_fit_finds_what_the_first_compiled(tiny_data, tiny_recipe):
 
 @pytest.mark.parametrize('error', [CancelFitException, BadInput])
 def test_a_fit_that_ends_within_a_step_leaves_the_network_as_it_was_written(error, tiny_data, tiny_recipe):
-    class Ends(compiling.Callback):
+    class Ends(Callback):
         def after_loss(self): raise error('enough')
     for kind in ('norms', 'network'):
         torch.manual_seed(0)
@@ -158,7 +158,7 @@ def test_a_fit_that_ends_within_a_step_leaves_the_network_as_it_was_written(erro
 
 
 def test_a_cancelled_fit_of_fastai_s_own_learner_too(tiny_data, tiny_recipe):
-    class Ends(compiling.Callback):
+    class Ends(Callback):
         def after_loss(self): raise CancelFitException
     loaders = image_dataloaders(tiny_data, tiny_recipe)
     model = network('resnet9', 3, width=4).to(memory_format=torch.channels_last)
