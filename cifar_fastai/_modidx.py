@@ -1781,6 +1781,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                           'cifar_fastai/training/compiling.py'),
                                                  'cifar_fastai.training.compiling.CompileModel.compile': ( '07_training/compiling.html#compilemodel.compile',
                                                                                                            'cifar_fastai/training/compiling.py'),
+                                                 'cifar_fastai.training.compiling.CompileModel.drop': ( '07_training/compiling.html#compilemodel.drop',
+                                                                                                        'cifar_fastai/training/compiling.py'),
                                                  'cifar_fastai.training.compiling.CompileModel.give_up': ( '07_training/compiling.html#compilemodel.give_up',
                                                                                                            'cifar_fastai/training/compiling.py'),
                                                  'cifar_fastai.training.compiling.CompileModel.go_without': ( '07_training/compiling.html#compilemodel.go_without',
