@@ -60,7 +60,8 @@ def planted(fault, copy):
     finally: path.write_text(before, encoding='utf-8')
 
 
-def run_pytest(arguments, copy, log):
+def run_pytest(runs, copy, log):
+    "pytest once for each of `runs`, until one fails"
     import pytest
     with open(log, 'w') as file:
         os.dup2(file.fileno(), 1), os.dup2(file.fileno(), 2)
@@ -68,16 +69,19 @@ def run_pytest(arguments, copy, log):
         os.environ.update(PYTHONPATH=str(copy), PYTHONDONTWRITEBYTECODE='1')
         sys.dont_write_bytecode = True
         sys.path[:] = [str(copy), str(copy/'tests'), *(path for path in sys.path if Path(path or '.').resolve() not in (ROOT, ROOT/'tests'))]
-        code = int(pytest.main(['-q', '-x', '-p', 'no:cacheprovider', *arguments]))
-        sys.stdout.flush()
+        for arguments in runs:
+            code = int(pytest.main(['-q', '-x', '-p', 'no:cacheprovider', *shlex.split(arguments)]))
+            if code: print(f'{arguments}: status {code}')
+            sys.stdout.flush()
+            if code: break
     os._exit(code)
 
 
-def run_tests(arguments, copy):
+def run_tests(runs, copy):
     "pytest's exit status, None where it took too long; in a fork, so that torch and fastai are imported once"
-    process = multiprocessing.get_context('fork').Process(target=run_pytest, args=(arguments, copy, copy/'log.txt'))
+    process = multiprocessing.get_context('fork').Process(target=run_pytest, args=(runs, copy, copy/'log.txt'))
     process.start()
-    process.join(LIMIT)
+    process.join(LIMIT*len(runs))
     if process.is_alive():
         process.kill()
         process.join()
@@ -87,7 +91,7 @@ def run_tests(arguments, copy):
 
 def try_fault(fault, copy):
     "`noticed`, `not`, or what went wrong"
-    with planted(fault, copy): code = run_tests(shlex.split(fault.tests), copy)
+    with planted(fault, copy): code = run_tests([fault.tests], copy)
     return {0: 'not', 1: 'noticed', 2: 'noticed', None: 'no answer in time'}.get(code, f'pytest ended with {code}: its tests are not there')
 
 
@@ -103,8 +107,7 @@ def main():
     import fastai.vision.all, pytest, pytorch_grad_cam, sklearn.metrics  # noqa: F401  once, for all the forks
     with copied() as copy:
         started = time.monotonic()
-        for tests in sorted({fault.tests for fault in chosen}):
-            if run_tests(shlex.split(tests), copy) != 0: sys.exit(f"without a fault, {tests} does not pass:\n{(copy/'log.txt').read_text()[-3000:]}")
+        if run_tests(sorted({fault.tests for fault in chosen}), copy) != 0: sys.exit(f"without a fault these do not pass:\n{(copy/'log.txt').read_text()[-3000:]}")
         print(f'without a fault all of these tests pass ({time.monotonic() - started:.0f} s)', flush=True)
         verdicts = []
         for fault in chosen:

@@ -66,10 +66,10 @@ def test_refusals(tmp_path):
 
 
 @pytest.mark.parametrize('words, said', [
-    (['--arch', 'resnet9,resnt18'], "did you mean 'resnet18'"), (['--archs', 'resnet9'], 'unrecognized arguments: --archs'), ([], 'nothing to compare'),
+    (['--arch', 'resnet9,resnt18'], "did you mean 'resnet18'"), (['--archs', 'resnet9'], 'unknown option --archs; did you mean --arch?'), ([], 'nothing to compare'),
     (['--choose', 'rl=0.1', '--seeds', '2'], "did you mean 'lr'"), (['--choose', 'lr', '--seeds', '2'], 'names no values'), (['--seeds', 'two'], '--seeds two'),
-    (['--lr', '0.1,x'], '--lr: lr x is not a number'), (['runs/a', 'runs/b', '--arch', 'resnet9'], 'Name one or the other'),
-    (['--choose', 'lr=0,1', '--seeds', '2'], '--lr: lr 0 is not'), (['--epochs', ','], 'names no value'), (['--reach', 'much', 'a', 'b'], '--reach much')])
+    (['--lr', '0.1,x'], '--lr x is not a number'), (['runs/a', 'runs/b', '--arch', 'resnet9'], 'Name one or the other'),
+    (['--choose', 'lr=0,1', '--seeds', '2'], '--choose lr 0 is not'), (['--epochs', ','], 'names no value'), (['--reach', 'much', 'a', 'b'], '--reach much')])
 def test_wrong_words(words, said, capsys):
     assert run_command(main, words) == 2
     assert said in capsys.readouterr().err
@@ -113,16 +113,17 @@ def test_arms_table_and_tests(two_arms):
     assert row.accuracy == pytest.approx(np.mean([27/30, 28/30])) and row.sd == pytest.approx(np.std([27/30, 28/30], ddof=1))
     assert (row.reached_85, row.epochs_to_85, row.seconds_to_85) == (2, 2, 7) and row.arch == 'resnet9' and 'seed' not in found.table and 'width' not in found.table
     pair, = found.pairs
-    assert [test.test for test in pair.differences] == ['paired t over seeds', 'bootstrap over images']
+    assert [test.test for test in pair.differences] == ['test over seeds and images', 'interval over images']
     assert pair.differences[0].difference == pytest.approx(np.mean([27, 26])/30 - np.mean([27, 28])/30) and pair.differences[0].n == 2
-    assert 'within the noise' in found.verdict()
+    assert 'within the noise over seeds and images' in found.verdict()
 
 
-def test_single_runs_get_mcnemar_and_no_interval(tmp_path):
+def test_single_runs_get_mcnemar_and_an_interval_over_images(tmp_path):
     found = compare_runs([made_run(tmp_path, 'a', range(9), arch='resnet9'), made_run(tmp_path, 'b', [20], arch='resnet18')])
     test = found.pairs[0].differences[0]
     assert test.test == "McNemar's exact test" and test.p == pytest.approx(22/1024) and test.shown
-    assert found.table.low.isna().all() and found.table.sd.isna().all() and '(n = 1)' in found.text() and '±' not in found.text()
+    assert 'networks fixed' in found.verdict()
+    assert (found.table.low < found.table.high).all() and found.table.sd.isna().all() and '(n = 1)' in found.text() and '±' not in found.text()
 
 
 def test_holm_counts_all_pairs(tmp_path):

@@ -325,7 +325,7 @@ def corners(tmp_path_factory):
         pixels = np.zeros((16, 16, 3), np.uint8)
         for name, (down, right) in places.items():
             rows, columns = (slice(2, 5) if not side else slice(11, 14) for side in (down, right))
-            pixels[rows, columns] = 250 if name == brightest else 160 if name == actual else 50 + 10*ord(name) % 40
+            pixels[rows, columns] = 250 if name == brightest else 160 if name == actual else 60
         (path / part / actual).mkdir(parents=True, exist_ok=True)
         Image.fromarray(pixels).save(path / part / actual / f'{brightest}.png')
     loaders = ImageDataLoaders.from_folder(path, valid='valid', bs=5, num_workers=0, device='cpu')

@@ -220,6 +220,16 @@ def test_initial_weights_follow_the_rules():
     assert torch.equal(network('resnet18').stage3[1].conv2.weight, conv.weight)
 
 
+@pytest.mark.parametrize('arch', ['resnet9', 'cifarnet', 'resnet20'])
+def test_dirac_convolutions_pass_their_input_on(arch):
+    layers = [layer for layer in network(arch, width=32, dirac=True).modules() if isinstance(layer, nn.Conv2d) and layer.kernel_size == (3, 3)]
+    hidden = [layer for layer in layers if layer.in_channels > 3]
+    assert len(hidden) >= 6
+    for layer in hidden:
+        images = torch.randn(2, layer.in_channels, 6, 6)
+        torch.testing.assert_close(F.conv2d(images, layer.weight, padding=1)[:, :layer.in_channels], images)
+
+
 @pytest.mark.parametrize('arch', NETWORKS)
 def test_stages_are_maps(arch):
     model, seen = network(arch, width=8).eval(), {}

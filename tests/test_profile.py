@@ -143,8 +143,8 @@ def test_a_frozen_layer_asks_for_less_and_bf16_layers_are_measured():
 
 
 def test_the_command_prints_and_keeps_its_numbers(tiny_folder, tmp_path, capsys):
-    kept = tmp_path/'profile.json'
-    words = ['--data', str(tiny_folder), '--width', '4', '--batch-size', '16', '--device', 'cpu', '--precision', 'fp32', '--steps', '2', '--json', str(kept)]
+    kept = tmp_path/'new'/'profile.json'
+    words = ['--data', str(tiny_folder), '--width', '4', '--batch-size', '16', '--device', 'cpu', '--precision', 'fp32', '--steps', '2', '--out', str(kept.parent)]
     assert run_command(main, [*words, '--layers']) == 0
     said, content = capsys.readouterr().out, json.loads(kept.read_text())
     assert all(f'| {part} ' in said for part in PARTS) and 'convolution 3→4, 3×3' in said and 'file: ' in said
@@ -153,9 +153,9 @@ def test_the_command_prints_and_keeps_its_numbers(tiny_folder, tmp_path, capsys)
 
 
 @pytest.mark.parametrize('words, status, text', [
-    (['--steps', '0'], 2, '0 is not a whole number from 1'), (['--at', '1.5'], 2, '1.5 is not a share of the run'),
-    (['--arch', 'resnet8'], 2, "did you mean 'resnet"), (['--recipe', 'nothing'], 2, 'nothing'), (['--json', '.'], 1, 'is a folder'),
-    (['--json', 'no/such/file.json'], 1, "no folder 'no/such'"), (['--data', 'nowhere'], 1, 'nowhere')])
+    (['--steps', '0'], 2, '--steps 0 is not a whole number of at least 1'), (['--at', '1.5'], 2, '--at 1.5 is not a number of at least 0 and at most 1'),
+    (['--arch', 'resnet8'], 2, "did you mean 'resnet"), (['--recipe', 'nothing'], 2, 'nothing'), (['--out', 'a.json'], 2, 'the name of a file'),
+    (['--out', '/proc/nowhere'], 1, '--out'), (['--data', 'nowhere'], 1, 'nowhere')])
 def test_bad_words_are_refused_in_a_few_lines(words, status, text, capsys):
     assert run_command(main, words) == status
     said = capsys.readouterr().err

@@ -60,7 +60,7 @@ BELOW = {  # which wings a wing may import; a door, alone at the root, may impor
     'runs': 'base recipes heatmaps data models interpretation training profiling',
     'views': 'base recipes heatmaps interpretation runs',
     'comparison': 'base recipes heatmaps data models interpretation training profiling runs views'}
-DOORS = {'train', 'interpret', 'report', 'compare', 'profile', 'explore', 'cli', 'all'}
+DOORS = {'train', 'interpret', 'report', 'compare', 'profile', 'explore', 'cli', 'all', '__main__'}
 
 
 def notebooks(examples=False):
@@ -129,3 +129,15 @@ def test_wings_are_empty_and_no_module_is_too_long_or_imports_everything():
         if path.name == '__init__.py': assert path.parent == ROOT/'cifar_fastai' or not text.strip(), path
         elif path.name not in ('_modidx.py', 'all.py'):
             assert len(text.splitlines()) <= 320 and 'import *' not in text, path
+
+
+def test_the_package_says_what_it_is_and_its_version():
+    code = 'import json, sys, cifar_fastai; print(json.dumps([cifar_fastai.__doc__, cifar_fastai.__version__, sorted(sys.modules)]))'
+    environment = {**os.environ, 'PYTHONPATH': str(ROOT)}
+    outside = json.loads(subprocess.run([sys.executable, '-S', '-c', code], env=environment, capture_output=True, text=True, check=True).stdout)
+    wanted = re.search(r'^version = (\S+)$', (ROOT/'settings.ini').read_text(encoding='utf-8'), re.M)[1]
+    assert outside[1] == wanted  # without site-packages: a checkout that nobody installed
+    introduction = next(cell for cell in json.loads((ROOT/'nbs'/'index.ipynb').read_text(encoding='utf-8'))['cells'] if cell['id'] == '10000002')
+    assert outside[0] == ''.join(introduction['source']).removeprefix('#| export\n\n')
+    assert 'numpy' not in outside[2]
+    with pytest.raises(ImportError): from cifar_fastai import nothing

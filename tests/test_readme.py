@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from cifar_fastai.cli import COMMANDS
-from cifar_fastai.recipes.recipe import recipe_fields
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT/'README.md', ROOT/'SECURITY.md', ROOT/'benchmarks'/'README.md', *sorted((ROOT/'docs').glob('*.md'))]
@@ -28,12 +27,9 @@ def parser_of(name): return getattr(import_module(f'cifar_fastai.{name}'), f'{na
 
 
 def parse(words):
-    "The options that the command's own parser makes of its words; recipe fields are checked by their rules"
+    "The options that the command's own parser makes of its words, checked by their rules"
     name, *rest = [word for word in words if word not in ('--help', '--version')]
-    options = parser_of(name).parse_args(rest)
-    for field in recipe_fields():
-        for value in str(getattr(options, field.name, field.default)).split(','): field.rule(value, field.name)
-    return options
+    return parser_of(name).parse_args(rest)
 
 
 def headings(page):

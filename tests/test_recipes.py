@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import shlex
 import subprocess
 import sys
 
@@ -7,8 +8,10 @@ import pytest
 
 from cifar_fastai.base.messages import BadInput
 from cifar_fastai.recipes.named import RECIPES, named_recipe, read_recipe
+from cifar_fastai.recipes.options import command_again, recipe_from_options
 from cifar_fastai.recipes.recipe import ARCHS, AUGMENTATIONS, NORMS, OPTIMIZERS, SCHEDULES, Recipe, recipe_fields, recipe_from_dict, recipe_to_dict
 from cifar_fastai.recipes.resolved import resolve
+from cifar_fastai.train import train_parser
 
 
 def test_every_named_recipe_survives_json(tmp_path):
@@ -46,6 +49,14 @@ def test_auto_is_the_optimizer_s_own_and_what_was_typed_wins():
         found = [resolve(Recipe(optimizer=name, **typed)) for typed in ({}, dict(lr=0.5, weight_decay=0., momentum=0.), dict(lr='find', momentum_low=0.1))]
         assert [(one.lr, one.weight_decay, one.momentum, one.momentum_low) for one in found] == [
             (lr, decay, momentum, momentum), (0.5, 0., 0., 0.), (None, decay, momentum, 0.1)]
+
+
+@pytest.mark.parametrize('fields', [{}, dict(epochs=7, mixup=0.3), dict(ema=0.99, decay_norms=False, lr='find', data='my photos/are here', augment='trivial')], ids=str)
+@pytest.mark.parametrize('name', ['default', 'quick', 'demo'])
+def test_the_command_again_gives_the_recipe(name, fields):
+    recipe = dataclasses.replace(named_recipe(name), **fields)
+    words = shlex.split(command_again(recipe))
+    assert words[:3] == ['python', '-m', 'cifar_fastai.train'] and recipe_from_options(train_parser().parse_args(words[3:])) == recipe
 
 
 def test_unknown_fields_and_broken_files_are_refused(tmp_path):

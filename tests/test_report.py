@@ -284,12 +284,12 @@ def test_any_learner(tiny_folder, tmp_path):
 
 
 def test_the_command(run, tmp_path, capfd):
-    assert run_command(main, [str(run.path), '--out', str(tmp_path/'page.html')]) == 0
-    assert re.search(r'page.html: 0\.\d MB', capfd.readouterr().out)
-    assert Page(tmp_path/'page.html').explorer == Page(run.path/'report.html').explorer
+    assert run_command(main, [str(run.path), '--out', str(tmp_path/'pages')]) == 0
+    assert re.search(r'pages/report.html: 0\.\d MB', capfd.readouterr().out)
+    assert Page(tmp_path/'pages'/'report.html').explorer == Page(run.path/'report.html').explorer
     assert run_command(main, [str(run.path)]) == 0 and faults(run.path) == {}
     assert run_command(main, [str(tmp_path)]) == 1 and 'holds no run' in capfd.readouterr().err
-    assert run_command(main, []) == 2 and run_command(main, [str(run.path), '--out', str(tmp_path/'no'/'page.html')]) == 1
+    assert run_command(main, []) == 2 and run_command(main, [str(run.path), '--out', str(tmp_path/'page.html')]) == 2
 
 
 def test_train_opens_its_page(tiny_folder, tmp_path, monkeypatch):

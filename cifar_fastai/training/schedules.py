@@ -16,14 +16,16 @@ from .run_callback import ORDERS, RunCallback
 # %% ../../nbs/07_training/01_schedules.ipynb #37685371
 def schedule(
     resolved:Resolved, # A recipe and its numbers, the peak learning rate among them
+    moms:tuple[float, float, float]|None=None, # Momentum at the start, at the peak and at the end; the recipe's if left out
 )->dict[str, Callable]: # `lr` and, under one_cycle, `mom`: share done in 0…1 → value
     "The functions that fastai's `ParamScheduler` follows"
-    recipe, lr, momentum = resolved.recipe, resolved.lr, resolved.momentum
+    recipe, lr = resolved.recipe, resolved.lr
+    moms = moms or (resolved.momentum, resolved.momentum_low, resolved.momentum)
     slope = SchedLin if recipe.anneal == 'linear' else SchedCos
     start, end = recipe.pct_start, lr/recipe.div_final
     def course(*points): return combine_scheds([start, 1 - start], [slope(*points[:2]), slope(*points[1:])])
     if recipe.schedule == 'one_cycle':
-        return {'lr': course(lr/recipe.div, lr, end), 'mom': course(momentum, resolved.momentum_low, momentum)}
+        return {'lr': course(lr/recipe.div, lr, end), 'mom': course(*moms)}
     if recipe.schedule == 'cosine': return {'lr': SchedCos(lr, 0)}
     if recipe.schedule == 'flat_cos':
         return {'lr': combine_scheds([start, 1 - start], [SchedNo(lr, lr), SchedCos(lr, end)])}
