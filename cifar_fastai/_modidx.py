@@ -2110,6 +2110,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                                 'cifar_fastai/training/schedules.py'),
                                                  'cifar_fastai.training.schedules.cost_share': ( '07_training/schedules.html#cost_share',
                                                                                                  'cifar_fastai/training/schedules.py'),
+                                                 'cifar_fastai.training.schedules.run_cost': ( '07_training/schedules.html#run_cost',
+                                                                                               'cifar_fastai/training/schedules.py'),
                                                  'cifar_fastai.training.schedules.schedule': ( '07_training/schedules.html#schedule',
                                                                                                'cifar_fastai/training/schedules.py'),
                                                  'cifar_fastai.training.schedules.training_size': ( '07_training/schedules.html#training_size',
