@@ -904,8 +904,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                  'cifar_fastai/heatmaps/checks.py'),
                                               'cifar_fastai.heatmaps.checks.sanity_rows': ( '02_heatmaps/checks.html#sanity_rows',
                                                                                             'cifar_fastai/heatmaps/checks.py'),
-                                              'cifar_fastai.heatmaps.checks.table': ( '02_heatmaps/checks.html#table',
-                                                                                      'cifar_fastai/heatmaps/checks.py'),
                                               'cifar_fastai.heatmaps.checks.with_random_weights': ( '02_heatmaps/checks.html#with_random_weights',
                                                                                                     'cifar_fastai/heatmaps/checks.py')},
             'cifar_fastai.heatmaps.gradcam': { 'cifar_fastai.heatmaps.gradcam.Evidence': ( '02_heatmaps/gradcam.html#evidence',
