@@ -20,13 +20,12 @@ from fastai.torch_core import TensorCategory, TensorImage
 from fastai.vision.data import ImageBlock
 from fasttransform import Pipeline, Transform
 from ..base.messages import BadInput, notice
-from ..base.files import write_json
+from ..base.files import json_digest, write_json
 from ..base.randomness import BatchRandom
 from ..base.devices import choose_device, free_memory
 from ..recipes.recipe import BATCH_SIZE, Recipe
 from .images import ImageData, split
 from .pictures import open_picture, to_rgb, to_square
-from .cache import about_sum
 from .sources import load_images
 from .places import Places, read_rows
 from .augment import NormalizeRows, augmentation_transforms
@@ -178,9 +177,9 @@ def remember_statistics(
     path = data.folder/f'statistics-{which.hexdigest()[:32]}.json'
     with suppress(OSError, ValueError):
         found = json.loads(path.read_text())
-        if found['sum'] == about_sum(found['about']): return tuple(found['about'])
+        if found['sum'] == json_digest(found['about']): return tuple(found['about'])
     about = channel_statistics(read_rows(data), positions)
-    with suppress(OSError): write_json(path, {'sum': about_sum(about), 'about': about})
+    with suppress(OSError): write_json(path, {'sum': json_digest(about), 'about': about})
     return about
 
 # %% ../../nbs/03_data/11_loaders.ipynb #cbc353e9

@@ -18,7 +18,7 @@ from fastai.metrics import accuracy
 from fastcore.foundation import L
 from fastcore.meta import delegates
 from ..base.randomness import keep_random_states
-from ..base.devices import choose_precision, keep_freed_memory, memory_format
+from ..base.devices import choose_precision, memory_format
 from ..recipes.recipe import OPTIMIZERS, Recipe
 from ..recipes.resolved import Resolved, resolve
 from ..data.images import balanced_sample
@@ -133,7 +133,6 @@ def cifar_learner(
     recipe, device = recipe or Recipe(), loaders.device
     resolved = resolve_on(loaders, recipe)
     if kwargs.get('lr'): resolved = resolved.with_rate(kwargs['lr'])
-    if device.type == 'cpu': keep_freed_memory()
     with keep_random_states(torch.device('cpu')):
         torch.manual_seed(recipe.seed)
         model = first_network(loaders, recipe)
