@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['RECENT', 'VERSION', 'ABANDONED', 'ARRAYS', 'fastai_folder', 'cache_folder', 'file_stamp', 'remember_digest',
-           'source_key', 'new_folder', 'mapped_room', 'about_sum', 'date_back', 'write_folder', 'keep_data', 'is_whole',
+           'source_key', 'new_folder', 'mapped_room', 'date_back', 'write_folder', 'keep_data', 'is_whole',
            'known_stamps', 'fetch_data', 'read_once']
 
 # %% ../../nbs/03_data/05_cache.ipynb #ie33b59e
@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from fastcore.xtras import Config
 from ..base.messages import notice
-from ..base.files import checksum, write_json
+from ..base.files import checksum, json_digest, write_json
 from .archives import Files, refuse_unreadable
 from .images import ImageData, image_data
 
@@ -110,7 +110,6 @@ def mapped_room(
     return images
 
 # %% ../../nbs/03_data/05_cache.ipynb #96bfcce8
-def about_sum(about): return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
 def _names_sum(names):
     digest = hashlib.sha256(repr((names.dtype.str, names.shape)).encode())
     digest.update(np.ascontiguousarray(names))
@@ -134,7 +133,7 @@ def write_folder(
     for name in ('labels', 'names'): np.save(folder/f'{name}.npy', getattr(data, name))
     about = dict(classes=data.classes, name=data.name, train_count=data.train_count, fingerprints=data.fingerprints,
                  notes=data.notes, names=_names_sum(data.names))
-    (folder/'about.json').write_text(json.dumps({'sum': about_sum(about), 'about': about}))
+    (folder/'about.json').write_text(json.dumps({'sum': json_digest(about), 'about': about}))
     (folder/'stamps.json').write_text(json.dumps(date_back(folder)))
 
 def keep_data(
@@ -171,7 +170,7 @@ def fetch_data(
         kept = json.loads((folder/'about.json').read_text())
         about, unchanged = kept['about'], known_stamps(folder) == _stamps(folder)
         images, labels, names = (np.load(folder/f'{name}.npy', mmap_mode='r') for name in ARRAYS)
-        if kept['sum'] == about_sum(about) and images.dtype == np.uint8:
+        if kept['sum'] == json_digest(about) and images.dtype == np.uint8:
             data = ImageData(images, np.asarray(labels), tuple(about['classes']), np.asarray(names), about['train_count'],
                              about['fingerprints'], about['name'], tuple(about['notes']), folder=folder)
             if unchanged or is_whole(data, about): return data
