@@ -9,7 +9,7 @@ import pytest
 from cifar_fastai.base.messages import BadInput
 from cifar_fastai.recipes.named import RECIPES, named_recipe, read_recipe
 from cifar_fastai.recipes.options import command_again, recipe_from_options
-from cifar_fastai.recipes.recipe import ARCHS, AUGMENTATIONS, NORMS, OPTIMIZERS, SCHEDULES, Recipe, recipe_fields, recipe_from_dict, recipe_to_dict
+from cifar_fastai.recipes.recipe import ARCHS, AUGMENTATIONS, NORMS, OPTIMIZERS, SCHEDULES, Recipe, augmentation, recipe_fields, recipe_from_dict, recipe_to_dict
 from cifar_fastai.recipes.resolved import resolve
 from cifar_fastai.train import train_parser
 
@@ -28,7 +28,20 @@ def test_the_tables_name_what_is_built():
     from cifar_fastai.training.optimizers import BUILDERS
     assert set(NETWORKS) == set(ARCHS) and set(BUILDERS) == set(OPTIMIZERS) and set(NORM_LAYERS) == set(NORMS)
     assert {'one_cycle', 'constant', 'cosine', 'flat_cos'} == set(SCHEDULES)
-    assert {'crop_flip_cutout8', 'crop_flip_cutout16', 'crop_rotate_cutout16', 'alternating'} <= set(AUGMENTATIONS)
+    assert not [name for name in AUGMENTATIONS if 'cutout' in name]
+
+
+@pytest.mark.parametrize('name, side', [('crop_flip_cutout8', 8), ('alternating_cutout12', 12), ('jitter_cutout3', 3), ('none_cutout16', 16), ('rand', 0)])
+def test_any_augmentation_takes_a_cutout_of_any_size(name, side):
+    recipe = Recipe(augment=name)
+    assert recipe.augment == name and augmentation(name).cutout == side and recipe_from_dict(recipe_to_dict(recipe)) == recipe
+    assert dataclasses.replace(augmentation(name), cutout=0, line='') == dataclasses.replace(AUGMENTATIONS[name.partition('_cutout')[0]], line='')
+
+
+@pytest.mark.parametrize('name', ['crop_flip_cutout', 'crop_flip_cutout0', 'crop_flip_cutout-8', 'crop_flip_cutout8_cutout8', 'crop_flip_cutout8.5', 'fastai_cutout8', 'cutout8', '_cutout8'])
+def test_a_cutout_that_means_nothing_is_refused(name):
+    with pytest.raises(BadInput, match='augmentation') as error: Recipe(augment=name)
+    assert name.partition('_')[0] in str(error.value)
 
 
 @pytest.mark.parametrize('field, value, said', [

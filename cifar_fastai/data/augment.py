@@ -12,9 +12,8 @@ from fastai.data.transforms import Normalize
 from fastai.torch_core import TensorImage
 from fasttransform import Transform
 from torch import Tensor
-from ..base.messages import one_of
 from ..base.randomness import BatchRandom, hash_positions
-from ..recipes.recipe import AUGMENTATIONS
+from ..recipes.recipe import augmentation
 from .operations import boxes, brightness, contrast, crop_flip, cut_out, rotate, saturation
 from .policies import POLICIES
 
@@ -125,13 +124,13 @@ class NormalizeRows(Normalize):
 
 # %% ../../nbs/03_data/10_augment.ipynb #147fa707
 def augmentation_transforms(
-    name:str, # A name in `AUGMENTATIONS`
+    name:str, # As `augmentation` takes it, such as `crop_flip_cutout8`
     image_size:int, # Side of the images in pixels
     random:BatchRandom, # Where the draws come from
     fill:Tensor, # The channels' mean, (3,) in 0…1
 )->list[Transform]: # For the batch, in the order in which they apply
     "The batch transforms of a named augmentation"
-    chosen = AUGMENTATIONS[one_of(name, AUGMENTATIONS, 'augmentation')]
+    chosen = augmentation(name)
     if chosen.fastai:
         from fastai.vision.augment import aug_transforms  # and with it torchvision
         return aug_transforms()

@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['ARCHS', 'NORMS', 'SCHEDULES', 'COMPILES', 'OPTIMIZERS', 'AUGMENTATIONS', 'TEST_AUGMENTATIONS', 'SHARE', 'POSITIVE',
-           'WHOLE', 'BATCH_SIZE', 'GROUPS', 'OptimizerChoice', 'Augmentation', 'Recipe', 'RecipeField', 'recipe_fields',
-           'recipe_from_dict', 'recipe_to_dict']
+           'WHOLE', 'BATCH_SIZE', 'GROUPS', 'OptimizerChoice', 'Augmentation', 'augmentation', 'WithCutout', 'Recipe',
+           'RecipeField', 'recipe_fields', 'recipe_from_dict', 'recipe_to_dict']
 
 # %% ../../nbs/01_recipes/00_recipe.ipynb #ifef125e
-import dataclasses
+import dataclasses, re
 from dataclasses import dataclass
 from typing import Annotated, Any, get_args, get_type_hints
 from ..base.messages import BadInput, one_of
@@ -82,19 +82,32 @@ AUGMENTATIONS = {
     'crop_flip': Augmentation('4-pixel reflect-pad and crop, flip', crop=4, flip='random'),
     'crop_flip_zeros': Augmentation('4-pixel zero-pad and crop, flip', crop=4, pad_mode='constant', flip='random'),
     'alternating': Augmentation('2-pixel crop and alternating flip, as airbench has it', crop=2, flip='alternating'),
-    'alternating_cutout8': Augmentation('2-pixel crop, alternating flip, 8×8 cutout', crop=2, flip='alternating', cutout=8),
-    'crop_flip_cutout4': Augmentation('crop, flip, 4×4 cutout', crop=4, flip='random', cutout=4),
-    'crop_flip_cutout8': Augmentation('crop, flip, 8×8 cutout', crop=4, flip='random', cutout=8),
-    'crop_flip_cutout12': Augmentation('crop, flip, 12×12 cutout', crop=4, flip='random', cutout=12),
-    'crop_flip_cutout16': Augmentation('crop, flip, 16×16 cutout', crop=4, flip='random', cutout=16),
     'crop_alternating': Augmentation('crop, alternating flip', crop=4, flip='alternating'),
-    'crop_alternating_cutout8': Augmentation('crop, alternating flip, 8×8 cutout', crop=4, flip='alternating', cutout=8),
-    'crop_rotate_cutout16': Augmentation('crop, ±5° rotation, 16×16 cutout', crop=4, rotate=5, cutout=16),
     'shapes': Augmentation('crop and flip, for drawn figures', crop=4, flip='random'),
+    'crop_rotate': Augmentation('crop, ±5° rotation', crop=4, rotate=5),
     'jitter': Augmentation('crop, flip, colour jitter', crop=4, flip='random', jitter=0.3),
     'trivial': Augmentation('crop, flip, TrivialAugment', crop=4, flip='random', policy='trivial'),
     'rand': Augmentation('crop, flip, RandAugment', crop=4, flip='random', policy='rand'),
     'fastai': Augmentation("fastai's own aug_transforms", fastai=True)}
+
+def augmentation(
+    name:str, # A name in `AUGMENTATIONS`, or one with `_cutoutN` behind it: N×N pixels of 32×32 are filled with the mean
+)->Augmentation:
+    "What a name of an augmentation means; raises `BadInput`"
+    base, _, side = name.partition('_cutout')
+    found = AUGMENTATIONS[one_of(base, AUGMENTATIONS, 'augmentation')]
+    if base == name: return found
+    if not re.fullmatch('[1-9][0-9]?', side): raise BadInput(f"augmentation '{name}' has no size of its cutout\nWrite {base}_cutout8 for squares of 8×8 pixels")
+    if found.fastai: raise BadInput(f"augmentation '{name}': {base} takes no cutout\nWrite {base}, or crop_flip_cutout{side}")
+    return dataclasses.replace(found, line=f'{found.line}, {side}×{side} cutout', cutout=int(side))
+
+@dataclass(frozen=True)
+class WithCutout(Name):
+    "A name out of a table of augmentations, alone or with `_cutoutN` behind it"
+    def __call__(self, value, name):
+        augmentation(str(value))
+        return value
+    def describe(self): return f'{super().describe()}, each with _cutoutN behind it where wanted'
 
 # %% ../../nbs/01_recipes/00_recipe.ipynb #0021073f
 TEST_AUGMENTATIONS = {
@@ -149,7 +162,7 @@ class Recipe:
     lr_end:Annotated[float, 'where the finder ends', POSITIVE] = 10.
     lr_steps:Annotated[int, 'how many steps the finder takes', Number(int, low=10)] = 100
     lr_suggestion:Annotated[str, "which of the finder's suggestions is taken", Name(('valley', 'steep', 'minimum', 'slide'), 'suggestion')] = 'valley'
-    augment:Annotated[str, 'the augmentation', Name(AUGMENTATIONS, 'augmentation')] = 'crop_alternating_cutout8'
+    augment:Annotated[str, 'the augmentation, with _cutoutN behind its name for squares of N×N pixels', WithCutout(AUGMENTATIONS, 'augmentation')] = 'crop_alternating_cutout8'
     mixup:Annotated[float, "mixup's alpha; 0: none", Number(low=0)] = 0.
     cutmix:Annotated[float, "cutmix's alpha; 0: none", Number(low=0)] = 0.
     progressive:Annotated[float, 'share of the run after which training images have full size; 0: full size throughout', SHARE] = 0.75
