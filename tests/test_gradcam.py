@@ -136,7 +136,10 @@ def test_targets(tiny):
     predicted = tiny(images).argmax(1)
     kept = heatmaps(tiny, images, layer='relu')
     assert np.array_equal(kept, heatmaps(tiny, images, 'actual', targets=predicted, layer='relu'))
-    actual = (predicted + torch.tensor([1, 2, 1, 2])) % 3
+    images = torch.randn(6, 3, 6, 6)
+    predicted = tiny(images).argmax(1)
+    actual = (predicted + torch.tensor([1, 1, 1, 2, 2, 2])) % 3
+    assert (actual[3:] != actual[:3]).any()
     for target, classes in (('predicted', predicted), ('actual', actual)):
         activations = by_hand(tiny, images, 0, 'relu')[0]
         expected = unit((tiny.head.weight[classes].detach().reshape(activations.shape)*activations).sum(1))

@@ -93,8 +93,11 @@ def glibc_function(name):
     return getattr(ctypes.CDLL(None), name, None) if platform.libc_ver()[0] == 'glibc' else None
 
 @cache
-def keep_freed_memory()->bool: # Whether the system's malloc took the settings; only glibc's does
+def keep_freed_memory(
+    device:str='cpu', # Where it will compute, as `choose_device` takes it: only a CPU gains
+)->bool: # Whether the system's malloc took the settings; only glibc's does
     "Have this process keep the memory that it frees, until it ends"
+    if choose_device(device).type != 'cpu': return False
     mallopt = glibc_function('mallopt')
     return mallopt is not None and all([mallopt(number, value) for number, value in MALLOC_SETTINGS.values()])
 

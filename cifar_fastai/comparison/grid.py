@@ -21,6 +21,7 @@ from ..recipes.recipe import Recipe, recipe_fields, recipe_to_dict
 from ..data.images import ImageData
 from ..data.sources import load_images
 from ..data.loaders import image_dataloaders
+from ..training.schedules import run_cost
 from ..training.lr_find import sweep
 from ..training.learner import cifar_learner
 from ..runs.files import read_run
@@ -105,9 +106,7 @@ def estimated_seconds(
 )->float:
     "What a run will take: small images early on cost less, and evaluation a third of training"
     loaders = image_dataloaders(data, recipe)
-    early = recipe.progressive
-    size = early*3/8/4 + early*5/8*9/16 + 1 - early  # half, three quarters and full size, as in `schedules.training_size`
-    return recipe.epochs*step*(len(loaders.train)*size + len(loaders.positions['valid'])/loaders.train.bs/3)
+    return recipe.epochs*step*(len(loaders.train)*run_cost(recipe.progressive) + len(loaders.positions['valid'])/loaders.train.bs/3)
 
 # %% ../../nbs/11_comparison/01_grid.ipynb #9c21a890
 @dataclass
