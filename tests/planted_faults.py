@@ -190,6 +190,6 @@ FAULTS = [
     # doors
     Fault('--checkpoint-every is ignored', 'doors', 'train.py', 'options.checkpoint_every, options.keep', '300., options.keep', 'test_command.py -k words_of_train'),
     Fault('--target is ignored', 'doors', 'interpret.py', 'layers, options.target,', "layers, ('predicted', 'actual'),", 'test_command.py -k words_of_interpret'),
-    Fault('--reach is a hundred times too high', 'doors', 'compare.py', "whole(part, '--reach')/100", "whole(part, '--reach')", 'test_command.py -k words_of_compare'),
+    Fault('--reach is a hundred times too high', 'doors', 'compare.py', '[level/100 for level in options.reach]', 'options.reach', 'test_command.py -k words_of_compare'),
     Fault('every arm has one seed', 'doors', 'compare.py', 'arms = grid_arms(recipe, fields, seeds)\n    if len(arms)', 'arms = grid_arms(recipe, fields, 1)\n    if len(arms)', 'test_command.py -k words_of_compare'),
 ]
