@@ -30,7 +30,7 @@ from PIL import Image
 from torch import nn
 from torchvision.models import resnet18
 from test_gradcam import CORNERS, CornerWatcher, corner_of
-from cifar_fastai.interpretation import interpretation as interpretation_module
+from cifar_fastai.runs import interpreted
 from cifar_fastai.interpretation.analysis import interpretation_files, metric_additions
 from cifar_fastai.interpretation.predictions import ClassifiedImages, calibration_bins, choose_images, expected_calibration_error, report_text, top_k_accuracy
 from cifar_fastai.base.commands import run_command
@@ -493,8 +493,8 @@ def run(tmp_path_factory):
 
 def test_a_run_needs_neither_network_nor_images_for_its_tables(run, monkeypatch):
     def never(*args, **kwargs): raise AssertionError('loaded')
-    monkeypatch.setattr(interpretation_module, 'load_run', never)
-    monkeypatch.setattr(interpretation_module, 'run_loaders', never)
+    monkeypatch.setattr(interpreted, 'load_run', never)
+    monkeypatch.setattr(interpreted, 'run_loaders', never)
     found = load_interpretation(run)
     arrays = np.load(run / 'predictions.npz', allow_pickle=False)
     assert found.classification_report() == metrics.classification_report(
@@ -514,7 +514,7 @@ def test_our_own_loaders_give_training_images_as_they_are(run):
 
 def test_a_runs_galleries_load_its_images_but_not_its_network(run, monkeypatch):
     def never(*args, **kwargs): raise AssertionError('loaded')
-    monkeypatch.setattr(interpretation_module, 'load_run', never)
+    monkeypatch.setattr(interpreted, 'load_run', never)
     found = load_interpretation(run)
     file = run / 'images' / found.kept.names[9].split('images/')[-1]
     np.testing.assert_array_equal(found.images([9])[0], np.asarray(Image.open(file)))

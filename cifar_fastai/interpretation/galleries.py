@@ -17,7 +17,7 @@ from ..heatmaps import gradcam
 from ..base.messages import BadInput, one_of
 from ..base.wording import percent
 from ..base.figures import Picture, plot_images
-from ..heatmaps.prepared import find_layer, layer_names, prepare
+from ..heatmaps.prepared import find_layer, layer_names, named_stages, prepare
 from ..heatmaps.gradcam import CLASSLESS_METHODS, METHODS, is_dead
 from .predictions import SORTS, choose_images
 from .charts import overlay
@@ -75,12 +75,12 @@ def choose_layers(
     layers, # None, 'all', a name or a list of names; a stage by its short name as well
 )->list[tuple[str, tuple[int, int]]]: # Each layer's dotted name and the size of its map
     "The layers that heatmaps are wanted from"
-    stages = getattr(model, 'stages', None) or {}
+    stages = named_stages(model)
     if isinstance(layers, str) and layers == 'all': layers = list(stages.values()) or last_of_each_size(model, images)
     wanted = [stages.get(layer, layer) if isinstance(layer, str) else layer for layer in as_list(layers)]
     with prepare(model) as ready:
         found = [find_layer(ready, layer, images[:2].to(ready.device).float().clone()) for layer in wanted]
-    return [(name, tuple(shape[2:])) for name, _, shape in found]
+    return [(name, tuple(shape[2:])) for name, _, _, shape in found]
 
 def last_of_each_size(model, images):
     "Of a network without named stages: for the four smallest sizes of map, the last layer that has it"
