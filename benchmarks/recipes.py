@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from cifar_fastai.training.callbacks import ClassificationLoss
 from cifar_fastai.base.intervals import wilson_interval
 from cifar_fastai.base.commands import run_command
+from cifar_fastai.base.devices import keep_freed_memory
 from cifar_fastai.data.loaders import image_dataloaders
 from cifar_fastai.comparison.grid import grid_arms, run_key
 from cifar_fastai.training.history import History
@@ -54,6 +55,7 @@ def wanted(options):
 
 def measured(name, recipe, data):
     "One training: the row, and which test images it got right"
+    keep_freed_memory(recipe.device)
     seed_everything(recipe.seed)
     learner, history = cifar_learner(image_dataloaders(data, recipe), recipe), History(lambda h: print(f"  epoch {len(h.rows)}: {h.rows[-1]['valid_accuracy']:.2%}", flush=True))
     if name == FAULT: learner.loss_func = SoftmaxFirst(recipe.label_smoothing)

@@ -61,11 +61,13 @@ def forget(folder):
 def one(options):
     "One size in this process"
     from fastai.callback.core import Callback, CancelFitException, CancelValidException
+    from cifar_fastai.base.devices import keep_freed_memory
     from cifar_fastai.data.cache import fetch_data
     from cifar_fastai.data.loaders import image_dataloaders
     from cifar_fastai.recipes.recipe import Recipe
     from cifar_fastai.training.learner import cifar_learner
     recipe = Recipe(arch=options.arch, width=options.width, batch_size=options.batch_size, progressive=0, device=options.device)
+    keep_freed_memory(options.device)
     loaders = image_dataloaders(fetch_data(options.folder), recipe, place=options.place)
     learner, size, most = cifar_learner(loaders, recipe), recipe.batch_size, [0, 0]
 

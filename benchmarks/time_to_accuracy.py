@@ -42,7 +42,9 @@ def wanted(options):
 
 def one(options):
     "A training in this process; says its metrics"
+    from cifar_fastai.base.devices import keep_freed_memory
     from cifar_fastai.runs.session import train_session
+    keep_freed_memory(options.device)
     with tempfile.TemporaryDirectory() as folder:
         run = train_session(dataclasses.replace(wanted(options), seed=options.seed), folder, say=lambda line: print(line, file=sys.stderr), explained=False)
         say(run.metrics)

@@ -54,9 +54,11 @@ def usual(recipe, folder, seconds, workers):
 
 def ours(recipe, folder, seconds, compile='no'):
     "What `cifar_fastai` gives"
+    from cifar_fastai.base.devices import keep_freed_memory
     from cifar_fastai.data.loaders import cifar_dataloaders
     from cifar_fastai.training.learner import cifar_learner
     recipe = dataclasses.replace(recipe, compile=compile)
+    keep_freed_memory(recipe.device)
     return timed_fit(cifar_learner(cifar_dataloaders(recipe), recipe), seconds)
 
 

@@ -162,6 +162,8 @@ def compare_by_options(options):
     if options.plan: return show_plan(recipe, fields, options.seeds, choose, options.folder, options.yes)
     if not options.runs and len(fields) == 0 and options.seeds == 1:
         raise BadWords('nothing to compare\nName run folders, or fields with several values, such as --arch resnet9,resnet18, or --seeds 3')
+    from cifar_fastai.base.devices import keep_freed_memory
+    if not options.runs: keep_freed_memory(recipe.device)
     found = compare(options.runs, recipe, fields, options.seeds, choose, options.choose_holdout, options.out, options.folder, [level/100 for level in options.reach],
                     options.yes, options.command)
     print(f"\n{found.text()}\npage     {Path(options.out)/'comparison.html'}")

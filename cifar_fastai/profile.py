@@ -52,6 +52,8 @@ def profile_by_options(options):
     "What the command does"
     recipe = recipe_from_options(options)
     path = options.out and make_folder(options.out)/'profile.json'  # before minutes of measuring
+    from cifar_fastai.base.devices import keep_freed_memory
+    keep_freed_memory(recipe.device)
     step, layers = profile_recipe(recipe, options.steps, options.at, options.layers)
     print(step)
     if layers:

@@ -72,6 +72,8 @@ def train_by_options(options):
     "What the command does"
     recipe = recipe_of_words(options)
     if expectation(options.recipe): print(expectation(options.recipe))
+    from cifar_fastai.base.devices import keep_freed_memory
+    if recipe: keep_freed_memory(recipe.device)
     run = train(recipe, options.out, options.name, options.tensorboard, options.resume, options.checkpoint_every, options.keep_checkpoint)
     if options.open: open_page(run.path/'report.html')
 

@@ -135,6 +135,11 @@ FAULTS = [
     Fault('Lookahead goes back all the way', 'training', 'training/averaging.py', 'slow.lerp_(weight, self.share)', 'slow.lerp_(weight, 0.)', 'test_speed_ideas.py -k lookahead_by'),
     Fault('values of gradients are not clipped', 'training', 'training/callbacks.py', 'nn.utils.clip_grad_value_(self.model.parameters(), self.limit)', 'pass', 'test_training.py -k are_clipped'),
 
+    Fault("the mean of batches' means is called the accuracy", 'training', 'training/recorder.py', '*learn.yb), cpu=False)*count\n        self.count += count', '*learn.yb), cpu=False)\n        self.count += 1',
+          'test_recorder.py -k own_metrics'),
+    Fault('the last batch is called the loss of the set', 'training', 'training/recorder.py', 'self.total += learn.to_detach(learn.loss.mean(), cpu=False)*count\n        self.count += count',
+          'self.total, self.count = learn.to_detach(learn.loss.mean(), cpu=False)*count, count', 'test_training.py -k second_look'),
+
     # profiling
     Fault("a step's backward pass is counted for half", 'profiling', 'profiling/peak.py', 'backward.get_total_flops()', 'backward.get_total_flops()//2',
           'test_profile.py -k "operations_are and resnet9"'),
@@ -147,6 +152,8 @@ FAULTS = [
     Fault('a found learning rate is lost on resume', 'runs', 'runs/session.py', "with_rate(about['resolved']['lr'])", "with_rate(0.1)", 'test_checkpoints.py -k rate_that_was_found'),
     Fault('a run whose images grow is made longer', 'runs', 'runs/resume.py', "recipe.schedule == 'constant' and not recipe.progressive", "recipe.schedule == 'constant'", 'test_checkpoints.py -k rate_that_was_found'),
     Fault('pictures of the hold-out beside predictions of the test set', 'runs', 'runs/interpreted.py', 'steady_loader(loaders().test)', 'steady_loader(loaders().valid)', 'test_runs.py -k pictures_are_of'),
+    Fault('sample images stand under the class of another', 'runs', 'runs/folder.py', 'plot_images(data.images[where], named(where)', 'plot_images(data.images[where], named(where[::-1])',
+          'test_runs.py -k samples_stand'),
     Fault('a run that stopped early says it kept the last weights', 'runs', 'runs/folder.py', "'selected': 'best_on_holdout' if learner.recipe.early_stopping else 'last'", "'selected': 'last'", 'test_runs.py -k stops_early'),
     Fault('predictions of other weights are taken', 'runs', 'runs/interpreted.py', "    check_fingerprint(record, 'predictions', arrays_fingerprint(vars(found)))\n", '', 'test_interpret.py -k with_others'),
 

@@ -1,13 +1,15 @@
 "torch.compile in the training steps: the same training, its time kept apart, and none the worse where nothing can be compiled"
 import contextlib
 import dataclasses
+import gc
 import json
+import weakref
 from functools import partial
 
 import numpy as np
 import pytest
 import torch
-from fastai.callback.core import CancelFitException
+from fastai.callback.core import Callback, CancelFitException
 from fastai.learner import Learner
 
 from cifar_fastai.training import compiling
@@ -49,7 +51,7 @@ def test_a_compiled_training_is_the_same_training(tiny_data, tiny_recipe, tmp_pa
     "Sizes of image that change, frozen layers, averages: each shape is compiled once, and rehearsing it leaves no trace"
     recipe = dataclasses.replace(tiny_recipe, epochs=3, progressive=0.7, cutmix=1., ema=0.9, freeze=0.8, batch_size=40)
     backend, shapes = Counting(), set()
-    class Shapes(compiling.Callback):
+    class Shapes(Callback):
         order, run_valid = 19, False
         def before_batch(self): shapes.add((self.x.shape, *(p.requires_grad for p in self.model.parameters())))
     plain, rows = fitted(tiny_data, recipe)
@@ -106,7 +108,7 @@ def test_the_time_of_compiling_is_kept_apart(tiny_folder, tiny_recipe, tmp_path,
     assert json.loads((tmp_path/'run'/'recipe.json').read_text())['recipe']['compile'] == 'network'
 
 
-class InRehearsals(compiling.Callback):
+class InRehearsals(Callback):
     "Sees to it that nothing is compiled between the beginning of a step and its end"
     order, run_valid = 19, False
     def __init__(self, backend): self.backend, self.steps = backend, 0
@@ -143,7 +145,7 @@ def test_a_second_fit_finds_what_the_first_compiled(tiny_data, tiny_recipe):
 
 @pytest.mark.parametrize('error', [CancelFitException, BadInput])
 def test_a_fit_that_ends_within_a_step_leaves_the_network_as_it_was_written(error, tiny_data, tiny_recipe):
-    class Ends(compiling.Callback):
+    class Ends(Callback):
         def after_loss(self): raise error('enough')
     for kind in ('norms', 'network'):
         torch.manual_seed(0)
@@ -156,7 +158,7 @@ def test_a_fit_that_ends_within_a_step_leaves_the_network_as_it_was_written(erro
 
 
 def test_a_cancelled_fit_of_fastai_s_own_learner_too(tiny_data, tiny_recipe):
-    class Ends(compiling.Callback):
+    class Ends(Callback):
         def after_loss(self): raise CancelFitException
     loaders = image_dataloaders(tiny_data, tiny_recipe)
     model = network('resnet9', 3, width=4).to(memory_format=torch.channels_last)
@@ -203,3 +205,20 @@ def test_norms_that_cannot_be_compiled_run_as_they_are(tiny_data, tiny_recipe, n
     learner, _ = fitted(tiny_data, tiny_recipe, [compiled])
     assert notices().count('torch.compile does not work here, and the training goes on without it: RuntimeError: No working C++ compiler found') == 1
     assert compiled.used == 'no' and same(learner.model.state_dict(), fitted(tiny_data, tiny_recipe)[0].model.state_dict())
+
+
+def test_a_compiled_fit_leaves_the_compiler_as_it_was(tiny_data, tiny_recipe):
+    "Somebody else's function stays compiled, what the fit compiled is gone, and the limit is the old one"
+    class Kept(Counting):
+        def __call__(self, graph, inputs):
+            super().__call__(graph, inputs)
+            runs.append(weakref.ref(graph))
+            return lambda *values: graph.forward(*values)
+    runs, other, limit = [], Counting(), torch._dynamo.config.recompile_limit
+    function = torch.compile(lambda x: x + 1, backend=other)
+    function(torch.ones(2))
+    learner, _ = fitted(tiny_data, tiny_recipe, [CompileModel('network', Kept())])
+    function(torch.ones(2))
+    assert other.graphs == 1 and runs and torch._dynamo.config.recompile_limit == limit
+    gc.collect()
+    assert not any(run() for run in runs) and learner.model is not None

@@ -55,8 +55,9 @@ def state(learner):
     loader = learner.dls.train
     order = [loader.rng.getstate()] + [getattr(loader, name, None) for name in ('epoch', 'looks', 'order')]
     if hasattr(loader, 'random'): order += [loader.random.seed, loader.random.epoch, loader.random.batch, loader.random.generator.get_state()]
-    recorder = {name: copy.deepcopy(value) for name, value in vars(learner.recorder).items() if name in ('lrs', 'losses', 'values', 'iters', 'hps', 'log')}
-    kept = [{name: value for name, value in vars(cb).items() if isinstance(value, (int, float, str, list, bool))} for cb in learner.cbs]
+    recorder = {name: copy.deepcopy(value) for name, value in vars(learner.recorder).items() if name in ('hps', 'log')}
+    steps = 'lrs', 'losses', 'values', 'iters'  # of the last fit, or of the finder
+    kept = [{name: value for name, value in vars(cb).items() if name not in steps and isinstance(value, (int, float, str, list, bool))} for cb in learner.cbs]
     drawn = random.getstate(), np.random.get_state(), torch.get_rng_state()
     return copy.deepcopy([model, gradients, modes, optimizer, order, recorder, kept, sorted(vars(learner)), drawn])
 
@@ -83,13 +84,13 @@ def test_nothing_is_left_behind(kind, fitted, tiny_data, tiny_recipe, tmp_path):
     with learner.no_bar(), learner.no_logging():
         if fitted: learner.fit(fitted, 0.01)
         before, written, held = state(learner), files(tmp_path), (learner.model, learner.opt, list(learner.cbs), learner.dls.train)
-        lr_find(learner, num_it=40, seeds=2)
+        found = lr_find(learner, num_it=40, seeds=2, suggest_funcs=None)
         after = state(learner)
         assert (learner.model, learner.opt, list(learner.cbs), learner.dls.train) == held
     for what, one, two in zip(('model', 'gradients', 'modes', 'optimizer', 'order', 'recorder', 'callbacks', 'attributes', 'random'), before, after):
         assert same(one, two), what
     assert files(tmp_path) == written
-
+    assert (learner.recorder.lrs, learner.recorder.values) == (found.curve.lr.tolist(), []) and np.allclose(learner.recorder.losses, found.curve.loss)
 
 
 def weights_of(learner): return [p.detach().clone() for p in learner.model.state_dict().values()]

@@ -2,6 +2,7 @@
 import dataclasses
 import json
 import os
+import random
 import subprocess
 import sys
 
@@ -22,7 +23,7 @@ from pathlib import Path
 import numpy as np
 from cifar_fastai.data.loaders import image_dataloaders
 from cifar_fastai.data.images import image_data
-from cifar_fastai.base.devices import free_memory, kept_memory
+from cifar_fastai.base.devices import free_memory, keep_freed_memory, kept_memory
 from cifar_fastai.training.memory import memory_need
 from cifar_fastai.recipes.recipe import Recipe
 from cifar_fastai.training.learner import cifar_learner, fit_recipe
@@ -31,6 +32,7 @@ def status(name): return 1024*int(re.search(rf'{name}:\\s+(\\d+)', Path('/proc/s
 SIZE, COUNT = 256, 2*256
 data = image_data(np.zeros((COUNT + 9, 32, 32, 3), np.uint8), np.arange(COUNT + 9) % 10, tuple('abcdefghij'), np.arange(COUNT + 9), COUNT)
 recipe = Recipe(width=16, epochs=1, batch_size=SIZE, progressive=0, precision='fp32', device='cpu')
+keep_freed_memory()
 learner = cifar_learner(image_dataloaders(data, recipe), recipe)
 need = memory_need(learner).batch(SIZE)
 Path('/proc/self/clear_refs').write_text('5')  # the peak is counted from here
@@ -101,3 +103,19 @@ def test_memory_that_runs_out_in_a_fit(tiny_folder, tmp_path, capfd, monkeypatch
     assert 'for batch size 40' in text and 'Try --batch-size 20, or a smaller --width' in text and 'Traceback' not in text
     metrics = json.loads((tmp_path/'run'/'metrics.json').read_text())
     assert metrics['status'] == 'failed' and 'for batch size 40' in metrics['message']
+
+
+def test_a_command_sets_malloc_and_a_learner_does_not(tiny_data, tiny_recipe, monkeypatch):
+    from cifar_fastai import train
+    from cifar_fastai.base import devices
+    asked, loaders = [], image_dataloaders(tiny_data, tiny_recipe)
+    monkeypatch.setattr(devices, 'keep_freed_memory', asked.append)
+    monkeypatch.setattr(devices.ctypes, 'CDLL', lambda name: pytest.fail('a Learner changed the process'))
+    threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    drawn = random.getstate(), torch.get_rng_state()
+    cifar_learner(loaders, dataclasses.replace(tiny_recipe, deterministic=True))
+    assert (threads, deterministic) == (torch.get_num_threads(), torch.are_deterministic_algorithms_enabled())
+    assert drawn[0] == random.getstate() and torch.equal(drawn[1], torch.get_rng_state()) and asked == []
+    monkeypatch.setattr(train, 'train', lambda *words: None)
+    train.main(['--device', 'cpu'])
+    assert asked == ['cpu']

@@ -11,7 +11,6 @@ from cifar_fastai.data import places
 from cifar_fastai.data import sources
 from cifar_fastai.data.cache import fetch_data, keep_data
 from cifar_fastai.data.loaders import channel_statistics, image_dataloaders, remember_statistics
-from cifar_fastai.data.images import image_data
 from cifar_fastai.data.places import PLACES, Places, RowsOnDisk, choose_place
 from cifar_fastai.training.learner import cifar_learner, fit_recipe
 

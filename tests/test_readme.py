@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cifar_fastai.cli import COMMANDS
+from cifar_fastai.cli import COMMANDS, console_parser
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT/'README.md', ROOT/'SECURITY.md', ROOT/'benchmarks'/'README.md', *sorted((ROOT/'docs').glob('*.md'))]
@@ -58,7 +58,7 @@ def test_every_command_parses(page):
 
 @pytest.mark.parametrize('page', PAGES, ids=ids)
 def test_every_option_that_is_named_exists(page):
-    known = {word for name in COMMANDS for word in parser_of(name)._option_string_actions}
+    known = {word for parser in [console_parser(), *map(parser_of, COMMANDS)] for word in parser._option_string_actions}
     text = re.sub(r'^```.*?^```|^    .*?$', '', page.read_text(encoding='utf-8'), flags=re.M | re.S)
     for code in re.findall(r'`([^`\n]+)`', text):
         if 'benchmarks/' not in code: assert set(re.findall(r'(?<!\S)--[a-z][a-z-]*', code)) <= known, code
@@ -99,6 +99,9 @@ def strange_names(blocks):
     for block in blocks:
         nodes = list(ast.walk(ast.parse(block)))
         known |= {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+        for node in nodes:
+            if isinstance(node, ast.ImportFrom) and node.names[0].name != '*':
+                for alias in node.names: known.add(alias.name) if hasattr(import_module(node.module), alias.name) else (yield alias.name)
         yield from (node.id for node in nodes if isinstance(node, ast.Name) and node.id not in known)
         for node in nodes:
             if not isinstance(node, ast.Attribute): continue
@@ -113,5 +116,5 @@ def test_every_name_in_a_python_block_exists(page):
 
 
 def test_a_strange_name_is_seen():
-    block = 'run = trian(Recipe())\nrun.interpretation.plot_gradcma(10)\nrun.lerner, run.learner'
-    assert sorted(strange_names([block])) == ['run.interpretation.plot_gradcma', 'run.lerner', 'trian']
+    block = 'from cifar_fastai.train import tarin\nrun = trian(Recipe())\nrun.interpretation.plot_gradcma(10)\nrun.lerner, run.learner'
+    assert sorted(strange_names([block])) == ['run.interpretation.plot_gradcma', 'run.lerner', 'tarin', 'trian']

@@ -20,11 +20,13 @@ from cifar_fastai.training.learner import cifar_learner, fit_recipe
 
 def learner_of(data, recipe, place='auto', **fields):
     recipe = dataclasses.replace(recipe, **fields)
-    return cifar_learner(image_dataloaders(data, recipe, place=place), recipe)
+    learner = cifar_learner(image_dataloaders(data, recipe, place=place), recipe)
+    learner.dls.valid.bs = 7  # several batches, the last one smaller
+    return learner
 
 
 def as_fastai_has_it(monkeypatch):
-    for name in ('unhurried', 'on_device'): monkeypatch.setattr(training, name, lambda part: part)
+    for name in ('avoid_waiting', 'put_on_device'): monkeypatch.setattr(training, name, lambda part: part)
 
 
 ON_THE_CPU = 'fastai/callback/schedule.py', 'cifar_fastai/base/randomness.py'  # draw and compute there, whatever the device

@@ -10,6 +10,8 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch.nn import functional as F
 
+from drawn import CLASSES
+
 from cifar_fastai.base.files import faults, lock_folder
 from cifar_fastai.base.messages import BadInput
 from cifar_fastai.interpretation.inference import run_inference, steady_loader
@@ -67,6 +69,16 @@ def test_pictures_are_of_the_test_set_beside_a_hold_out(run, tiny_folder):
         for index in (0, 6, 14):
             file = np.asarray(Image.open(tiny_folder/str(found.kept.names[index])))
             np.testing.assert_array_equal(found.images([index])[0], file)
+
+
+def test_samples_stand_under_their_class(run, tmp_path, monkeypatch):
+    "The class of these images is the colour that is strongest in them"
+    from cifar_fastai.runs import folder
+    drawn, plot_images = [], folder.plot_images
+    monkeypatch.setattr(folder, 'plot_images', lambda images, titles, **words: drawn.append((images, titles)) or plot_images(images, titles, **words))
+    folder.write_samples(run.learner, tmp_path, 12)
+    assert [len(titles) for _, titles in drawn] == [12, 12, 12]
+    for images, titles in drawn: assert titles == [CLASSES[image.mean((0, 1)).argmax()] for image in images]
 
 
 def test_a_run_that_stops_early_says_which_weights_it_kept(tiny_folder, tiny_recipe, tmp_path):

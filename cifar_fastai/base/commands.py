@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from .messages import BadInput, BadWords, out_of_memory, say_notices
+from .messages import BadInput, BadWords, out_of_memory, plain_streams, say_notices
 from .rules import Name, Switch, Text
 
 # %% ../../nbs/00_base/08_commands.ipynb #d44e72a7
@@ -141,6 +141,7 @@ def failure(
     first = str(error).strip().splitlines() or ['']
     return 1, f'{type(error).__name__}: {first[0][:500]}\n--traceback shows where'
 
+@plain_streams()
 def run_command(
     main:Callable[[list[str]], None], # The command, given its words
     words:list[str]|None=None, # The words; those of the process if left out

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['MALLOC_SETTINGS', 'choose_device', 'compute_deterministically', 'bf16_is_native', 'emulation_cost',
-           'choose_precision', 'memory_format', 'keep_freed_memory', 'device_name', 'environment', 'numbers_in',
-           'group_room', 'kept_memory', 'free_memory']
+           'choose_precision', 'memory_format', 'glibc_function', 'keep_freed_memory', 'device_name', 'environment',
+           'numbers_in', 'group_room', 'kept_memory', 'free_memory']
 
 # %% ../../nbs/00_base/06_devices.ipynb #ib331a37
 import ctypes, math, os, platform
@@ -88,12 +88,18 @@ def memory_format(
 # %% ../../nbs/00_base/06_devices.ipynb #7670f70d
 MALLOC_SETTINGS = {'M_MMAP_MAX': (-4, 0), 'M_TRIM_THRESHOLD': (-1, 2**31 - 1)} # malloc.h's number of each, and its value
 
+def glibc_function(name):
+    "A function of the GNU C library; None where the system has another, or an older one"
+    return getattr(ctypes.CDLL(None), name, None) if platform.libc_ver()[0] == 'glibc' else None
+
 @cache
-def keep_freed_memory()->bool: # Whether the system's malloc took the settings; only glibc's does
+def keep_freed_memory(
+    device:str='cpu', # Where it will compute, as `choose_device` takes it: only a CPU gains
+)->bool: # Whether the system's malloc took the settings; only glibc's does
     "Have this process keep the memory that it frees, until it ends"
-    if platform.libc_ver()[0] != 'glibc': return False
-    mallopt = ctypes.CDLL(None).mallopt
-    return all([mallopt(number, value) for number, value in MALLOC_SETTINGS.values()])
+    if choose_device(device).type != 'cpu': return False
+    mallopt = glibc_function('mallopt')
+    return mallopt is not None and all([mallopt(number, value) for number, value in MALLOC_SETTINGS.values()])
 
 # %% ../../nbs/00_base/06_devices.ipynb #d0e97266
 def device_name(
@@ -141,10 +147,10 @@ def kept_memory()->int: # Bytes
     "What this process has freed and not given back, as glibc counts it"
     class Info(ctypes.Structure):
         _fields_ = [(name, ctypes.c_size_t) for name in ('arena', 'ordblks', 'smblks', 'hblks', 'hblkhd', 'usmblks', 'fsmblks', 'uordblks', 'fordblks', 'keepcost')]
-    library = ctypes.CDLL(None)
-    if platform.libc_ver()[0] != 'glibc' or not hasattr(library, 'mallinfo2'): return 0
-    library.mallinfo2.restype = Info
-    return library.mallinfo2().fordblks
+    mallinfo = glibc_function('mallinfo2')
+    if mallinfo is None: return 0
+    mallinfo.restype = Info
+    return mallinfo().fordblks
 
 def free_memory(
     device:torch.device=torch.device('cpu'), # A CPU or a CUDA device

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['MANIFEST', 'KEPT', 'LOST', 'MADE_AGAIN', 'whole_file', 'flush_folder', 'clear_partial', 'write_text', 'write_json',
-           'read_json', 'checksum', 'write_manifest', 'read_manifest', 'fault', 'faults', 'check_file', 'lock_folder',
-           'rewrite_files']
+           'read_json', 'checksum', 'json_digest', 'write_manifest', 'read_manifest', 'fault', 'faults', 'check_file',
+           'lock_folder', 'rewrite_files']
 
 # %% ../../nbs/00_base/04_files.ipynb #i979bf5b
 import errno, hashlib, json, os
@@ -81,7 +81,11 @@ def checksum(
     "The digest of a file's bytes"
     with open(path, 'rb') as file: return hashlib.file_digest(file, partial(hashlib.new, method, usedforsecurity=False)).hexdigest()
 
-def _sum(files): return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
+def json_digest(
+    content, # JSON values, whatever their order
+)->str: # 64 hexadecimal digits
+    "SHA-256 of a content that is kept as JSON"
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 def write_manifest(
     folder:str|Path, # A run folder
@@ -95,7 +99,7 @@ def write_manifest(
     old = {} if set(again) >= {*KEPT, *MADE_AGAIN} else read_manifest(folder)
     kept = {name: value for name, value in old.items() if not any(Path(name).match(pattern) for pattern in (*again, *forget))}
     files = dict(sorted({**kept, **fresh}.items()))
-    write_json(folder/MANIFEST, {'schema': 1, 'sum': _sum(files), 'files': files})
+    write_json(folder/MANIFEST, {'schema': 1, 'sum': json_digest(files), 'files': files})
 
 # %% ../../nbs/00_base/04_files.ipynb #0463cba2
 def read_manifest(
@@ -105,7 +109,7 @@ def read_manifest(
     path = Path(folder)/MANIFEST
     if not path.exists(): return {}
     content = read_json(path)
-    if not isinstance(content.get('files'), dict) or content.get('sum') != _sum(content['files']):
+    if not isinstance(content.get('files'), dict) or content.get('sum') != json_digest(content['files']):
         raise BadInput(f"'{path}' is damaged: it does not match its own checksum\n"
                        'Without it the files of the run are not checked: take it away to use them all the same')
     return content['files']

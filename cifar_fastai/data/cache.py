@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['RECENT', 'VERSION', 'ABANDONED', 'ARRAYS', 'fastai_folder', 'cache_folder', 'file_stamp', 'remember_digest',
-           'source_key', 'new_folder', 'mapped_room', 'about_sum', 'date_back', 'write_folder', 'keep_data', 'is_whole',
+           'source_key', 'new_folder', 'mapped_room', 'date_back', 'write_folder', 'keep_data', 'is_whole',
            'known_stamps', 'fetch_data', 'read_once']
 
 # %% ../../nbs/03_data/05_cache.ipynb #ie33b59e
-import hashlib, json, os, shutil, tempfile, time
+import errno, hashlib, json, os, shutil, tempfile, time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from functools import cache as once
@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from fastcore.xtras import Config
 from ..base.messages import notice
-from ..base.files import checksum, write_json
+from ..base.files import checksum, json_digest, write_json
 from .archives import Files, refuse_unreadable
 from .images import ImageData, image_data
 
@@ -24,9 +24,11 @@ from .images import ImageData, image_data
 def fastai_folder(
     key:str, # `data` or `archive`
 )->Path: # Where fastai keeps it
-    "A folder of fastai's, by its own configuration"
+    "A folder of fastai's, by its own configuration; raises `OSError` for a user without a home folder"
     defaults = dict(data='data', archive='archive', storage='tmp', model='models')
-    return Config(Path(os.getenv('FASTAI_HOME', '~/.fastai')), 'config.ini', create=defaults, save=False).path(key)
+    try: home = Path(os.getenv('FASTAI_HOME', '~/.fastai')).expanduser()
+    except RuntimeError as error: raise FileNotFoundError(errno.ENOENT, 'there is no home folder; FASTAI_HOME names another place', '~') from error
+    return Config(home, 'config.ini', create=defaults, save=False).path(key)
 
 def cache_folder()->Path: # It need not exist
     "Where decoded images are kept"
@@ -48,12 +50,13 @@ def remember_digest(
 )->str: # Hexadecimal digits
     "A file's digest, computed when the file has changed"
     place = hashlib.sha256(repr((str(path.resolve()), method)).encode('utf8', 'backslashreplace')).hexdigest()[:32]
-    kept, now = cache_folder()/f'digest-{place}.json', file_stamp(path)
+    kept, now = None, file_stamp(path)
     with suppress(OSError, ValueError):
+        kept = cache_folder()/f'digest-{place}.json'
         known = json.loads(kept.read_text())
         if known[:1] == [now]: return str(known[1])
     began, digest = time.time_ns(), checksum(path, method)
-    if began - max(now[1:3]) > RECENT and file_stamp(path) == now:
+    if kept and began - max(now[1:3]) > RECENT and file_stamp(path) == now:
         with suppress(OSError):
             kept.parent.mkdir(parents=True, exist_ok=True)
             write_json(kept, [now, digest])
@@ -107,7 +110,6 @@ def mapped_room(
     return images
 
 # %% ../../nbs/03_data/05_cache.ipynb #96bfcce8
-def about_sum(about): return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
 def _names_sum(names):
     digest = hashlib.sha256(repr((names.dtype.str, names.shape)).encode())
     digest.update(np.ascontiguousarray(names))
@@ -131,7 +133,7 @@ def write_folder(
     for name in ('labels', 'names'): np.save(folder/f'{name}.npy', getattr(data, name))
     about = dict(classes=data.classes, name=data.name, train_count=data.train_count, fingerprints=data.fingerprints,
                  notes=data.notes, names=_names_sum(data.names))
-    (folder/'about.json').write_text(json.dumps({'sum': about_sum(about), 'about': about}))
+    (folder/'about.json').write_text(json.dumps({'sum': json_digest(about), 'about': about}))
     (folder/'stamps.json').write_text(json.dumps(date_back(folder)))
 
 def keep_data(
@@ -168,7 +170,7 @@ def fetch_data(
         kept = json.loads((folder/'about.json').read_text())
         about, unchanged = kept['about'], known_stamps(folder) == _stamps(folder)
         images, labels, names = (np.load(folder/f'{name}.npy', mmap_mode='r') for name in ARRAYS)
-        if kept['sum'] == about_sum(about) and images.dtype == np.uint8:
+        if kept['sum'] == json_digest(about) and images.dtype == np.uint8:
             data = ImageData(images, np.asarray(labels), tuple(about['classes']), np.asarray(names), about['train_count'],
                              about['fingerprints'], about['name'], tuple(about['notes']), folder=folder)
             if unchanged or is_whole(data, about): return data
@@ -185,15 +187,17 @@ def read_once(
 )->ImageData: # From the cache, or read and then kept
     "`read()`, or what an earlier `read()` of the same source gave"
     if not cache: return read()
-    folder, data = cache_folder()/source_key(path, image_size), None
-    kept = fetch_data(folder)
-    if kept is not None: return kept
+    data = None
     try:
+        folder = cache_folder()/source_key(path, image_size)
+        kept = fetch_data(folder)
+        if kept is not None: return kept
         with ExitStack() as ending:
             whole = once(lambda: ending.enter_context(new_folder(folder)))  # none for what cannot be read
             data = read(room=lambda count, size: mapped_room(whole(), count, size))
             write_folder(data, whole())
+            data = None  # Windows renames no folder with a file in it that is mapped
     except OSError as error:
-        notice(f'the decoded images are not kept for the next time: {folder.parent}: {error.strerror or error}')
+        notice(f'the decoded images are not kept for the next time: {error.filename or cache_folder()}: {error.strerror or error}')
         return read() if data is None else data
-    return fetch_data(folder) or data
+    return fetch_data(folder) or read()

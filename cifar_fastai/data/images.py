@@ -39,6 +39,8 @@ class ImageData:
     masks:np.ndarray|None=None # bool (N, H, W), where the figure is, if the source knows
     folder:Path|None=None # Where its arrays are kept, if they are mapped from there
 
+    def __deepcopy__(self, memo): return self  # nothing writes into it, and the images may be large
+
     @property
     def train_positions(self)->np.ndarray: return np.arange(self.train_count)
     @property

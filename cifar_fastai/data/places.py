@@ -23,8 +23,17 @@ class RowsOnDisk:
         array:np.memmap, # The file, mapped
     ):
         self.path, self.offset, self.shape, self.dtype = Path(array.filename), array.offset, array.shape, array.dtype
-        self.row, self.file = array[:1].nbytes, os.open(self.path, os.O_RDONLY)
+        self.row = array[:1].nbytes
+        self.open()
+
+    def open(self):
+        self.file = os.open(self.path, os.O_RDONLY)
         self.ask(0, 0, 'RANDOM')
+
+    def __getstate__(self): return {**self.__dict__, 'file': None}
+    def __setstate__(self, state):
+        self.__dict__.update(state)
+        self.open()
 
     def __len__(self): return self.shape[0]
     def __del__(self):
@@ -102,7 +111,12 @@ class Places:
         if self.device.type == 'cuda' and alone: pixels, labels = pixels.pin_memory(), labels.pin_memory()
         return pixels.permute(0, 3, 1, 2), labels
 
-    def __getstate__(self): return {'images': None}  # an exported Learner needs none of it
+    def __deepcopy__(self, memo): return self  # nothing writes into it, and the images may be large
+
+    def __getstate__(self):
+        "A pickle holds the images, and who reads it may have no such device"
+        kept = {name: value for name, value in self.__dict__.items() if name != 'there'}
+        return {**kept, 'place': 'memory' if self.place == 'device' else self.place}
 
 def send_in_parts(array, device, most=2**28):
     "A copy of `array` on `device`, without another in memory"

@@ -59,7 +59,8 @@ def cifar10_path()->Path: # A folder or an archive
         if not path.exists():
             raise BadInput(f"CIFAR_FASTAI_DATA={given}: there is no such file or folder\n{NO_DATA}")
         return next((path/name for name in USUAL if (path/name).exists()), path)
-    places = [fastai_folder('data')/'cifar10', fastai_folder('archive')/'cifar10.tgz']
+    try: places = [fastai_folder('data')/'cifar10', fastai_folder('archive')/'cifar10.tgz']
+    except OSError as error: raise BadInput(f'--data cifar10: {error.strerror}\n{NO_DATA}') from error
     return next((path for path in places if path.exists()), None) or download(places[1])
 
 # %% ../../nbs/03_data/06_sources.ipynb #11a548dc

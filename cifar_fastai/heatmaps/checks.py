@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SAME', 'CHECKS', 'QUICK_METHODS', 'with_random_weights', 'rank_correlation', 'sanity_rows', 'HeatmapChecks',
-           'percent_with_interval', 'number_with_interval', 'table', 'markdown', 'draw_sample', 'add_seconds',
+           'percent_with_interval', 'number_with_interval', 'markdown', 'draw_sample', 'add_seconds',
            'predicted_classes', 'check_heatmaps']
 
 # %% ../../nbs/02_heatmaps/04_checks.ipynb #ic4a8b6b
@@ -15,6 +15,7 @@ import numpy as np, torch
 from scipy import stats
 from torch import nn
 from ..base.messages import BadInput, one_of
+from ..base.wording import Listing
 from ..base.intervals import mean_interval
 from ..base.randomness import keep_random_states
 from .prepared import find_layer, prepare
@@ -103,27 +104,22 @@ class HeatmapChecks:
 def percent_with_interval(number): return f"{100*number['value']:.1f} % ({100*number['low']:.1f} to {100*number['high']:.1f})"
 def number_with_interval(number): return f"{number['value']:.3f} ({number['low']:.3f} to {number['high']:.3f})"
 
-def table(head, rows):
-    "A markdown table"
-    lines = [head, ['---']*len(head), *rows]
-    return '\n'.join('| ' + ' | '.join(str(cell) for cell in line) + ' |' for line in lines)
-
 def markdown(checks):
     "The checks as tables"
     size = '×'.join(map(str, checks.map_size))
     right = '' if checks.accuracy is None else f', {100*checks.accuracy:.1f} % of them classified right'
     text = [f'{checks.images} images{right}; layer `{checks.layer}`, its own map {size}, stretched to '
             f"{'×'.join(map(str, checks.image_size))}; in brackets the interval of 95 %."]
-    if checks.pointing: text.append('**Pointing**: the peak lies on the figure; the heat that lies on it\n\n' + table(
-        ['map', 'peak on the figure', 'heat on the figure', 'dead maps', ''],
-        [[row['map'], percent_with_interval(row['points']), percent_with_interval(row['heat']), row.get('dead', ''), row.get('verdict', '')] for row in checks.pointing]))
-    if checks.faithfulness: text.append('**Faithfulness**: ROAD, 0 is chance, 0.5 the most there is\n\n' + table(
-        ['map', 'ROAD', 'spread over images', 'more than random', ''],
+    if checks.pointing: text.append(str(Listing(
+        '**Pointing**: the peak lies on the figure; the heat that lies on it', ('map', 'peak on the figure', 'heat on the figure', 'dead maps', ''),
+        [[row['map'], percent_with_interval(row['points']), percent_with_interval(row['heat']), row.get('dead', ''), row.get('verdict', '')] for row in checks.pointing])))
+    if checks.faithfulness: text.append(str(Listing(
+        '**Faithfulness**: ROAD, 0 is chance, 0.5 the most there is', ('map', 'ROAD', 'spread over images', 'more than random', ''),
         [[row['map'], number_with_interval(row['road']), f"{row['road']['spread']:.3f}", number_with_interval(row['gain']) if 'gain' in row else '', row.get('verdict', '')]
-         for row in checks.faithfulness]))
-    if checks.sanity: text.append('**Sanity**: rank correlation of the maps before and after the weights are drawn anew\n\n' + table(
-        ['map', 'correlation', 'images', ''],
-        [[row['map'], number_with_interval(row['correlation']) if row['correlation'] else '', row['alive'], row['verdict']] for row in checks.sanity]))
+         for row in checks.faithfulness])))
+    if checks.sanity: text.append(str(Listing(
+        '**Sanity**: rank correlation of the maps before and after the weights are drawn anew', ('map', 'correlation', 'images', ''),
+        [[row['map'], number_with_interval(row['correlation']) if row['correlation'] else '', row['alive'], row['verdict']] for row in checks.sanity])))
     text += checks.notes
     text.append('Seconds: ' + ', '.join(f'{name} {seconds:.1f}' for name, seconds in checks.seconds.items()) + '.')
     return '\n\n'.join(text)

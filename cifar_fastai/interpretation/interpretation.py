@@ -75,7 +75,7 @@ def confusion_matrix(self:CifarInterpretation):
 @patch
 def __getitem__(self:CifarInterpretation, idxs):
     "Inputs, predictions, targets, decoded predictions and losses at `idxs`"
-    idxs = np.atleast_1d(np.asarray(idxs)).tolist()
+    idxs = np.atleast_1d(np.arange(len(self.kept))[idxs if isinstance(idxs, slice) else np.asarray(idxs)]).tolist()
     kept, logits = self.kept, torch.from_numpy(self.kept.logits[idxs])
     predictions = self.act(logits) if self.act else logits.softmax(1)
     targets, decoded = (TensorCategory(torch.from_numpy(indices[idxs])) for indices in (kept.targets, kept.predicted))

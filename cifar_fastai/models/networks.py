@@ -8,6 +8,7 @@ __all__ = ['PATCH', 'NETWORKS', 'Network', 'join_parts', 'custom_resnet', 'cifar
            'networks_table']
 
 # %% ../../nbs/04_models/03_networks.ipynb #idad97d1
+import copy
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,6 +28,13 @@ class Network(nn.Sequential):
     title:str # Name, width and norm
     stages:dict # Name of each stage to the dotted name of its module
     heatmap_layer:str # Dotted name of the default layer for heatmaps
+
+    def __deepcopy__(self, memo):
+        "A copy that keeps what is noted on its parameters, such as their learning rate's scale, which PyTorch's would lose"
+        twin = memo[id(self)] = object.__new__(type(self))
+        twin.__dict__.update(copy.deepcopy(self.__dict__, memo))
+        for own, other in zip(self.parameters(), twin.parameters()): other.__dict__.update(own.__dict__)
+        return twin
 
 def join_parts(
     body:dict, # Name to module, in order, up to the last map

@@ -6,7 +6,7 @@
 __all__ = ['DTYPES', 'SIDES', 'COPIED', 'wait_for', 'matrix_peak', 'copy_speed', 'step_flops', 'peak_memory']
 
 # %% ../../nbs/08_profiling/00_peak.ipynb #ie139aee
-import copy, resource, sys, time
+import copy, sys, time
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -78,7 +78,9 @@ def step_flops(
 # %% ../../nbs/08_profiling/00_peak.ipynb #af69d091
 def peak_memory(
     device:torch.device,
-)->float: # GiB: of the process, or on a GPU that PyTorch has held there
+)->float|None: # GiB: of the process, or on a GPU that PyTorch has held there; None where the system does not tell
     "The most memory there has been"
     if device.type == 'cuda': return torch.cuda.max_memory_allocated(device)/2**30
+    try: import resource
+    except ImportError: return None  # Windows
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/(2**30 if sys.platform == 'darwin' else 2**20)

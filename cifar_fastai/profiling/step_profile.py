@@ -204,7 +204,7 @@ class StepProfile:
     seconds:dict # Part, or `part · what of it` → seconds in a step
     flops:tuple # Floating-point operations of a step: forward, backward
     peak:float # Floating-point operations a second of a large matrix product
-    memory:float # GiB at most
+    memory:float|None # GiB at most; None where the system does not tell
     waits:dict # Part → how often in a step Python asked for a value from the device
     wait_seconds:float # Of a step, inside its parts; 0 on a CPU
 
@@ -232,11 +232,11 @@ class StepProfile:
         return Listing(self.headline(), ('part', 'ms', 'of the step', 'of the peak', 'values asked for'), (*rows, step))
 
     def headline(self):
+        memory = '' if self.memory is None else f'; peak memory {self.memory:.2f} GiB'
         waited = f'; Python waits for the device {self.wait_seconds*1e3:.1f} ms of a step' if self.wait_seconds else ''
         return (f'**{self.network}**, {self.batch_size} images of {self.image_size}×{self.image_size} a step, {self.precision} on {self.device}\n\n'
                 f'{self.images_per_second:,.0f} images/s ({self.batch_size/self.slowest:,.0f}…{self.batch_size/self.fastest:,.0f} in {self.steps} steps); '
-                f'{sum(self.flops)/self.step_seconds/1e9:,.0f} GFLOP/s, {self.share_of_peak:.1%} of the {self.peak/1e9:,.0f} of a large matrix product; '
-                f'peak memory {self.memory:.2f} GiB{waited}')
+                f'{sum(self.flops)/self.step_seconds/1e9:,.0f} GFLOP/s, {self.share_of_peak:.1%} of the {self.peak/1e9:,.0f} of a large matrix product{memory}{waited}')
 
     def to_dict(self)->dict:
         "Plain values, for JSON"

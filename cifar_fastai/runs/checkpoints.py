@@ -8,7 +8,7 @@ __all__ = ['CHECKPOINT_SCHEMA', 'recorder_state', 'set_recorder_state', 'trainin
            'read_checkpoint', 'complete_recipe', 'list_differences', 'Stops', 'Checkpoints', 'resume_from']
 
 # %% ../../nbs/09_runs/01_checkpoints.ipynb #ia16ae8a
-import hashlib, json, math, re, signal, sys, threading, time
+import json, math, re, signal, sys, threading, time
 from pathlib import Path
 import numpy as np, torch
 from fastai.callback.schedule import ParamScheduler
@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 from ..base.messages import BadInput, notice
-from ..base.files import checksum, read_json, write_json
+from ..base.files import checksum, json_digest, read_json, write_json
 from ..base.randomness import random_states, set_random_states
 from ..recipes.recipe import Recipe, recipe_to_dict
 from ..training.run_callback import ORDERS, RunCallback, ask
@@ -111,7 +111,7 @@ def unpack(value, tensors:dict):
         return {name: unpack(part, tensors) for name, part in value.items()}
     return [unpack(part, tensors) for part in value] if isinstance(value, list) else value
 
-def content_sum(content): return hashlib.sha256(json.dumps({**content, 'sum': None}, sort_keys=True).encode()).hexdigest()
+def content_sum(content): return json_digest({**content, 'sum': None})
 
 # %% ../../nbs/09_runs/01_checkpoints.ipynb #8fbcc3a8
 def checkpoint_numbers(

@@ -46,7 +46,7 @@ def about_run(
 )->dict: # recipe.json
     "The recipe, what auto and find became, the environment and the data"
     loaders, data = learner.dls, learner.dls.data
-    return {'schema': SCHEMA, 'recipe': recipe_to_dict(learner.recipe), 'resolved': learner.resolved.to_dict(),
+    return {'schema': SCHEMA, 'recipe': recipe_to_dict(learner.recipe), 'resolved': learner.resolved.to_dict(), 'by_hand': list(learner.by_hand),
             'environment': environment(loaders.device, learner.resolved.precision),
             'data': {'name': data.name, 'fingerprints': data.fingerprints, 'classes': list(data.classes),
                      'counts': {name: len(where) for name, where in loaders.positions.items()}, 'valid_is': loaders.valid_is,

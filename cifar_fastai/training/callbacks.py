@@ -21,6 +21,7 @@ from .run_callback import ORDERS, RunCallback
 # %% ../../nbs/07_training/02_callbacks.ipynb #69e8b7a5
 class ClassificationLoss(nn.Module):
     "Cross-entropy of logits; in training mode with label smoothing, and soft targets welcome"
+    y_int = True # fastai's `MixUp` and `CutMix` then mix losses, not targets
     def __init__(self,
         label_smoothing:float=0., # Share of the target spread over all classes, in training mode only
         reduction:str='mean', # mean, sum or none
@@ -31,6 +32,7 @@ class ClassificationLoss(nn.Module):
 
     def forward(self, logits, target, **kwargs):
         smoothing = self.label_smoothing if self.training else 0.
+        logits, target = logits.as_subclass(torch.Tensor), target.as_subclass(torch.Tensor)  # a picture's and a category's don't mix
         return F.cross_entropy(logits.float(), target, label_smoothing=smoothing, reduction=kwargs.get('reduction', self.reduction))
 
     def activation(self, logits): return logits.float().softmax(-1)

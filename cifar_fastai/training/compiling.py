@@ -7,6 +7,7 @@ __all__ = ['REHEARSALS', 'SHAPES', 'rehearse', 'CompileModel']
 
 # %% ../../nbs/07_training/08_compiling.ipynb #i70cbb33
 import time
+from types import FunctionType
 import torch
 from fastai.learner import Learner
 from ..base.messages import notice, one_of, out_of_memory
@@ -46,7 +47,7 @@ def rehearse(
 class CompileModel(RunCallback):
     "Compiles what gains by it for training steps; each shape of batch in a rehearsal before its first step"
     order, run_valid, in_sweep = ORDERS['CompileModel'], False, False  # compiling takes longer than a sweep
-    _stateattrs = ('compiled', 'done')  # what cannot be copied or pickled, and need not
+    _stateattrs = ('own', 'compiled', 'done')  # what cannot be copied or pickled, and need not
     norms = None  # keeps what it compiled for the next fit
     def __init__(self,
         kind:str='yes', # yes, network, or graphs: CUDA graphs too
@@ -55,7 +56,7 @@ class CompileModel(RunCallback):
         self.kind, self.backend, self.used, self.seconds = one_of(kind, COMPILES.keys() - {'no'}, 'way to compile'), backend, 'no', 0.  # used: no, norms, network or graphs
         self._init_state()
 
-    def _init_state(self): self.compiled, self.done = None, set()
+    def _init_state(self): self.own, self.compiled, self.done = None, None, set()  # own: the function that is compiled
 
     def choose(self):
         device = next(self.model.parameters()).device.type
@@ -68,14 +69,17 @@ class CompileModel(RunCallback):
         if self.used == 'norms':
             self.norms = self.norms or FusedNorm(self.backend)
             return self.norms
-        self.model.compile(backend=self.backend, dynamic=False, **({'mode': 'reduce-overhead'} if self.used == 'graphs' else {}))
-        return self.model._compiled_call_impl
+        model = self.model
+        def call(*images): return model._call_impl(*images)
+        # a code and globals of its own, for in them PyTorch keeps all that it compiles of a function
+        self.own = FunctionType(call.__code__.replace(), dict(call.__globals__), call.__name__, None, call.__closure__)
+        return torch.compile(self.own, backend=self.backend, dynamic=False, **({'mode': 'reduce-overhead'} if self.used == 'graphs' else {}))
 
     def before_fit(self):
-        self.used, self.done = self.choose(), set()
+        self.drop()  # of a fit that an error ended
+        self.used = self.choose()
         try: self.compiled = self.compile()
         except RuntimeError as error: return self.give_up(error)  # not on this Python
-        torch._dynamo.config.recompile_limit = max(SHAPES, torch._dynamo.config.recompile_limit)
         self.switch(None)
 
     def before_train(self): self.switch(self.compiled)
@@ -96,7 +100,9 @@ class CompileModel(RunCallback):
 
     def prepare(self):
         started, before = time.perf_counter(), self.norms and self.norms.done
-        try: rehearse(self.learn, REHEARSALS[self.used], self.used == 'graphs')
+        try:
+            with torch._dynamo.config.patch(recompile_limit=max(SHAPES, torch._dynamo.config.recompile_limit)):
+                rehearse(self.learn, REHEARSALS[self.used], self.used == 'graphs')
         except Exception as error:  # a compiler fails in any way it likes
             if out_of_memory(error): raise
             self.give_up(error)
@@ -119,7 +125,11 @@ class CompileModel(RunCallback):
 
     def after_fit(self):
         self.leave()  # a cancelled fit skips `after_train`
-        if self.compiled: torch.compiler.reset()  # what was compiled goes, and the memory that graphs hold; `norms` keeps its own
+        self.drop()
+
+    def drop(self):
+        "Have PyTorch forget what was compiled, and free what graphs hold; `norms` keeps its own"
+        if self.own: torch._dynamo.eval_frame.remove_from_cache(self.own)
         self._init_state()
 
     def checkpoint_state(self): return {'seconds': self.seconds, 'used': self.used}

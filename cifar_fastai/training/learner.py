@@ -8,16 +8,17 @@ __all__ = ['WHITENED', 'CifarLearner', 'recipe_callbacks', 'first_network', 'res
 # %% ../../nbs/07_training/10_learner.ipynb #i392f8ea
 import fastai.callback.hook  # gives `Learner` its `summary`
 import fastai.callback.schedule  # gives `Learner` its `fit_one_cycle`
-import fastai.callback.progress  # gives `Learner` its progress bar and `no_bar`
 import torch
 from fastai.callback.core import Callback, CancelEpochException
+from fastai.callback.progress import ProgressCallback  # gives `Learner` its progress bar, too
 from fastai.callback.schedule import ParamScheduler
 from fastai.callback.training import GradientClip
 from fastai.learner import Learner
 from fastai.metrics import accuracy
+from fastcore.foundation import L
 from fastcore.meta import delegates
 from ..base.randomness import keep_random_states
-from ..base.devices import choose_precision, keep_freed_memory, memory_format
+from ..base.devices import choose_precision, memory_format
 from ..recipes.recipe import OPTIMIZERS, Recipe
 from ..recipes.resolved import Resolved, resolve
 from ..data.images import balanced_sample
@@ -39,10 +40,12 @@ class CifarLearner(Learner):
     "A `Learner` made from a recipe"
     resolved = None # The recipe it was made from, on its data and its device: a `Resolved`
     recipe = property(lambda self: self.resolved and self.resolved.recipe, doc='The recipe it was made from')
+    by_hand = () # Names of what was given beside the recipe, and wins over it
     go_on = None # Called with the Learner when the next fit begins, returns its first epoch: `checkpoints.resumed`
     before_batches = None # Called once, when the next pass over the batches begins
 
     def add_cb(self, cb): return super().add_cb(avoid_waiting(cb))
+    def no_bar(self): return self.removed_cbs(self._grab_cbs(ProgressCallback))  # fastai's puts another bar back
 
     @property
     def metrics(self): return self._metrics
@@ -123,22 +126,23 @@ def resolve_on(
 def cifar_learner(
     loaders:CifarDataLoaders, # From `cifar_dataloaders`
     recipe:Recipe|None=None, # The default recipe if left out
-    **kwargs, # More for fastai's `Learner`, such as `path` or `cbs`
+    cbs=None, # A callback, a class of one, or several, after those of the recipe
+    **kwargs, # All else that fastai's `Learner` takes; what is given wins over the recipe
 )->CifarLearner:
     "A fastai `Learner` as the recipe has it"
     recipe, device = recipe or Recipe(), loaders.device
     resolved = resolve_on(loaders, recipe)
-    if device.type == 'cpu': keep_freed_memory()
+    if kwargs.get('lr'): resolved = resolved.with_rate(kwargs['lr'])
     with keep_random_states(torch.device('cpu')):
         torch.manual_seed(recipe.seed)
         model = first_network(loaders, recipe)
-    momentum = resolved.momentum
-    learner = CifarLearner(
-        loaders, model.to(device, memory_format=memory_format(device)), loss_func=ClassificationLoss(recipe.label_smoothing),
-        opt_func=optimizer_function(resolved), lr=resolved.lr or OPTIMIZERS[recipe.optimizer].lr, metrics=accuracy,
-        wd=resolved.weight_decay, wd_bn_bias=recipe.decay_norms, moms=(momentum, resolved.momentum_low, momentum),
-        cbs=recipe_callbacks(resolved) + list(kwargs.pop('cbs', ())), **kwargs)
+    by_recipe = dict(
+        loss_func=ClassificationLoss(recipe.label_smoothing), opt_func=optimizer_function(resolved), lr=resolved.lr or OPTIMIZERS[recipe.optimizer].lr,
+        metrics=accuracy, wd=resolved.weight_decay, wd_bn_bias=recipe.decay_norms, moms=(resolved.momentum, resolved.momentum_low, resolved.momentum))
+    learner = CifarLearner(loaders, model.to(device, memory_format=memory_format(device)), **{**by_recipe, **kwargs},
+                           cbs=[*recipe_callbacks(resolved), *L(cbs)])
     learner.resolved = resolved
+    learner.by_hand = tuple(sorted({*kwargs, *(['cbs'] if cbs else [])} - {'path', 'model_dir'}))
     return learner
 
 # %% ../../nbs/07_training/10_learner.ipynb #4e7c7214
@@ -150,4 +154,4 @@ def fit_recipe(
 )->None:
     "Train under the schedule of the Learner's recipe"
     lr = lr or learner.resolved.lr or learner.lr
-    learner.fit(epochs or learner.recipe.epochs, lr=lr, cbs=[ParamScheduler(schedule(learner.resolved.with_rate(lr))), *cbs])
+    learner.fit(epochs or learner.recipe.epochs, lr=lr, cbs=[ParamScheduler(schedule(learner.resolved.with_rate(lr), learner.moms)), *cbs])

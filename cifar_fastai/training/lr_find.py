@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ONLOOKERS', 'SUGGESTIONS', 'LEAST_POINTS', 'copy_loader', 'copy_callbacks', 'copy_learner', 'RateSweep', 'sweep',
-           'reseed', 'useful_part', 'Found', 'find_rates', 'find_learning_rate', 'lr_find']
+           'reseed', 'useful_part', 'Found', 'find_rates', 'find_learning_rate', 'tell_recorder', 'lr_find']
 
 # %% ../../nbs/07_training/09_lr_find.ipynb #i0374974
 import copy, threading
@@ -16,7 +16,7 @@ from fastai.callback.core import Callback, CancelFitException, CancelValidExcept
 from fastai.callback.progress import CSVLogger, ProgressCallback
 from fastai.callback.schedule import minimum, slide, steep, valley
 from fastai.callback.tracker import TrackerCallback
-from fastai.learner import Learner
+from fastai.learner import Learner, Recorder
 from fastcore.basics import tuplify
 from fastcore.xtras import is_listy
 from matplotlib import pyplot
@@ -57,7 +57,7 @@ def copy_learner(
     for name in ('model', 'opt', 'opt_func', 'loss_func', '_metrics'):
         setattr(twin, name.removeprefix('_'), copy.deepcopy(getattr(learner, name), memo))
     twin.add_cbs(copy_callbacks(learner, memo))
-    if any(isinstance(callback, ProgressCallback) for callback in learner.cbs): twin.add_cb(ProgressCallback())
+    if any(isinstance(callback, ProgressCallback) for callback in learner.cbs): twin.add_cb(ProgressCallback)
     return twin
 
 # %% ../../nbs/07_training/09_lr_find.ipynb #28069683
@@ -181,8 +181,14 @@ def find_learning_rate(
     return found
 
 # %% ../../nbs/07_training/09_lr_find.ipynb #ccaf9903
+def tell_recorder(learner, curve):
+    "The recorder holds the finder's steps, as after fastai's own, and no epoch: what it plots is of them"
+    recorder = getattr(learner, 'recorder', None)
+    if not isinstance(recorder, Recorder): return
+    recorder.lrs, recorder.losses, recorder.iters, recorder.values = curve.lr.tolist(), list(torch.tensor(curve.loss.to_numpy())), [], []
+
 def lr_find(
-    learner:Learner, # Any Learner; it is found as it was, bit for bit
+    learner:Learner, # Any Learner; all but its recorder is found as it was, bit for bit
     start_lr:float=1e-7, # First learning rate
     end_lr:float=10, # Last learning rate
     num_it:int=100, # Steps
@@ -192,8 +198,9 @@ def lr_find(
     seeds:int=1, # Curves to draw, each with other batches and other draws
     csv:str|Path|None=None, # Write the curve there
 ): # A named tuple of learning rates, by the suggestions' names, with `.found`; `Found` itself where none was asked for
-    "fastai's `lr_find` without a trace: a fit after it is the fit without it"
+    "fastai's `lr_find` without a trace: a fit after it is the fit without it; the recorder holds the curve, to be plotted again"
     found = find_rates(learner, start_lr, end_lr, num_it, stop_div, seeds)
+    tell_recorder(learner, found.curve)
     rates, losses = useful_part(found.curve, num_it)
     named = {getattr(method, 'func', method).__name__: method for method in tuplify(suggest_funcs or ())}
     short = [name for name in named if len(rates) < LEAST_POINTS.get(name, 1)]

@@ -77,6 +77,5 @@ class UnhurriedProgress(ProgressCallback):
 def avoid_waiting(
     callback, # A callback, or a class of one
 ): # The same, or what takes its place
-    "Recorder and progress bar as they are here, where they would be fastai's"
-    if callback is Recorder: return EpochRecorder()
-    return UnhurriedProgress() if callback is ProgressCallback or type(callback) is ProgressCallback else callback
+    "Recorder and progress bar as they are here, where a class of fastai's is to be made; an object is used as it is"
+    return {Recorder: EpochRecorder, ProgressCallback: UnhurriedProgress}.get(callback, callback)
