@@ -161,8 +161,9 @@ def test_bars_are_those_of_their_classes_worst_first():
                               high=[0.98, 0.6, 0.8, np.nan]), index=['ant', 'bee', 'cat', 'dog'])
     axes, = plot_class_accuracy(table, 0.5).axes
     assert [label.get_text() for label in axes.get_yticklabels()] == ['bee', 'cat', 'ant', 'dog']
-    assert [bar.get_width() for bar in axes.patches] == [0.3, 0.5, 0.9, 0] and axes.get_ylim()[0] > axes.get_ylim()[1]
+    assert [bar.get_width() for bar in sorted(axes.patches, key=lambda bar: bar.get_y())] == [0.3, 0.5, 0.9, 0] and axes.get_ylim()[0] > axes.get_ylim()[1]
     ends = np.array([[end[0] for end in segment] for segment in axes.collections[0].get_segments()])
+    assert [segment[0][1] for segment in axes.collections[0].get_segments()] == [0, 1, 2, 3]
     np.testing.assert_allclose(ends[:3], [(0.1, 0.6), (0.2, 0.8), (0.6, 0.98)])
     assert [text.get_text() for text in axes.texts] == ['30.0% (3/10)', '50.0% (5/10)', '90.0% (9/10)', 'no images']
 

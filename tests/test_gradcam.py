@@ -1,12 +1,14 @@
 "Heatmaps: right side up, right class, equal to what is computed by hand, and nothing of the network changed"
 import random
 import numpy as np, pytest, torch
+from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from pytorch_grad_cam.utils.svd_on_activations import get_2d_projection
 from torch import nn
-from torchvision.models import resnet18
+from torchvision.models import SwinTransformer, VisionTransformer, resnet18
 from cifar_fastai.heatmaps.prepared import layer_names, map_size
 from cifar_fastai.heatmaps.gradcam import CLASSLESS_METHODS, METHODS, heatmaps, is_dead
 from cifar_fastai.base.messages import BadInput
+from cifar_fastai.interpretation.galleries import choose_layers
 
 QUICK = [method for method in METHODS if method not in ('scorecam', 'ablationcam')]
 WITH_CLASS = [method for method in METHODS if method not in CLASSLESS_METHODS]
@@ -134,7 +136,10 @@ def test_targets(tiny):
     predicted = tiny(images).argmax(1)
     kept = heatmaps(tiny, images, layer='relu')
     assert np.array_equal(kept, heatmaps(tiny, images, 'actual', targets=predicted, layer='relu'))
-    actual = (predicted + torch.tensor([1, 2, 1, 2])) % 3
+    images = torch.randn(6, 3, 6, 6)
+    predicted = tiny(images).argmax(1)
+    actual = (predicted + torch.tensor([1, 1, 1, 2, 2, 2])) % 3
+    assert (actual[3:] != actual[:3]).any()
     for target, classes in (('predicted', predicted), ('actual', actual)):
         activations = by_hand(tiny, images, 0, 'relu')[0]
         expected = unit((tiny.head.weight[classes].detach().reshape(activations.shape)*activations).sum(1))
@@ -371,3 +376,80 @@ def test_fastai_network_and_batch():
     found = heatmaps(network, images)
     assert type(found) is np.ndarray and np.array_equal(found, heatmaps(network, images, layer='0'))
     assert map_size(network, 64) == (2, 2) and np.array_equal(found, heatmaps(network, images, layer=network[0][-1][-1]))
+
+
+class TurnedWatcher(CornerWatcher):
+    "A `CornerWatcher` whose watched layer has its channels last, or tokens behind two that are no place"
+    def __init__(self, height, width, layout):
+        super().__init__(height, width)
+        self.layout = layout
+
+    def forward(self, images):
+        seen = (self.features(images)*self.windows).movedim(1, -1)
+        if self.layout == 'tokens': seen = torch.cat([images.new_full((len(images), 2, 4), 9.), seen.flatten(1, 2)], 1)
+        seen = self.watched(seen)
+        return seen.sum((1, 2)) if self.layout == 'last' else seen[:, 2:].sum(1)
+
+
+@pytest.mark.parametrize('method', WITH_CLASS)
+@pytest.mark.parametrize('layout', ['last', 'tokens'])
+@pytest.mark.parametrize('size', [(24, 24), (20, 32)])
+def test_maps_with_channels_last_and_of_tokens_lie_right(method, layout, size):
+    model = TurnedWatcher(*size, layout)
+    assert map_size(model, size, 'watched') == size
+    for place, corner in enumerate(CORNERS.values()):
+        assert corner_of(heatmaps(model, corner_patches(*size), place, method, layer='watched')[0]) == corner
+
+
+def transformer(kind):
+    torch.manual_seed(0)
+    if kind == 'swin': return SwinTransformer(patch_size=[2, 2], embed_dim=8, depths=[1, 2], num_heads=[2, 2], window_size=[4, 4], num_classes=3)
+    model = VisionTransformer(image_size=32, patch_size=8, num_layers=3, num_heads=2, hidden_dim=16, mlp_dim=32, num_classes=3)
+    nn.init.normal_(model.heads.head.weight)
+    return model
+
+
+@pytest.mark.parametrize('method', ['gradcam', 'hirescam', 'layercam'])
+@pytest.mark.parametrize('kind, layer', [('vit', 'encoder.layers.encoder_layer_2.ln_1'), ('vit', 'encoder.layers.encoder_layer_1'), ('vit', 'conv_proj'),
+                                         ('swin', 'norm'), ('swin', 'features.1'), ('swin', 'features.0.0')])
+def test_transformers_as_the_package_with_a_reshape_has_them(kind, layer, method):
+    if (method, layer) == ('hirescam', 'encoder.layers.encoder_layer_1'): return  # a layer norm follows: its input times its gradient is rounding noise
+    model, images = transformer(kind).eval(), torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    def places(output):
+        if layer in ('conv_proj', 'features.0.0'): return output
+        return output[:, 1:].transpose(1, 2).reshape(len(output), 16, 4, 4) if kind == 'vit' else output.permute(0, 3, 1, 2)
+    found = heatmaps(model, images, 1, method, layer)
+    expected = METHODS[method](model, [model.get_submodule(layer)], reshape_transform=places)(images, [ClassifierOutputTarget(1)]*2)
+    assert not is_dead(found).any()
+    for one, two in zip(found, expected): np.testing.assert_allclose(one, two/two.max(), atol=1e-3)
+
+
+@pytest.mark.parametrize('kind, layer', [('vit', 'encoder.layers.encoder_layer_2.ln_1'), ('swin', 'norm')])
+def test_a_transformer_s_default_layer_is_near_its_end_and_alive(kind, layer):
+    "Behind the last attention of a network that reads its class token, the patches' tokens have no part in the answer"
+    model, images = transformer(kind), torch.randn(2, 3, 32, 32)
+    assert list(layer_names(model, 32))[-1] == layer
+    assert (heatmaps(model, images) == heatmaps(model, images, layer=layer)).all() and not is_dead(heatmaps(model, images)).any()
+    if kind == 'vit': assert is_dead(heatmaps(model, images, layer='encoder.ln')).all()
+
+
+def test_tokens_that_lie_on_no_grid_are_refused():
+    model = nn.Sequential(nn.Conv2d(3, 6, 8, stride=8), nn.Flatten(2), nn.Linear(16, 30), nn.Flatten(), nn.Linear(180, 2))
+    with pytest.raises(BadInput, match=r"layer '2' has no map: its output is \(2, 6, 30\)"): map_size(model, 32, '2')
+
+
+class Staged(nn.Module):
+    "As timm's networks have it: `stages` is a module"
+    def __init__(self):
+        super().__init__()
+        self.stages = nn.Sequential(nn.Conv2d(3, 4, 3, stride=2, padding=1), nn.Conv2d(4, 6, 3, stride=2, padding=1))
+        self.head = nn.Linear(6, 3)
+
+    def forward(self, images): return self.head(self.stages(images).mean((2, 3)))
+
+
+def test_stages_that_are_a_module_are_no_names_of_stages():
+    model, images = Staged(), torch.randn(2, 3, 32, 32)
+    assert choose_layers(model, images, 'all') == [('stages.0', (16, 16)), ('stages', (8, 8))]
+    assert choose_layers(model, images, 'stages.1') == [('stages.1', (8, 8))]
+    with pytest.raises(BadInput, match=r'Layers with a map: stages.0 \(16×16\)'): map_size(model, 32, 'stage9')

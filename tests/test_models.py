@@ -212,7 +212,7 @@ def test_initial_weights_follow_the_rules():
     torch.manual_seed(0)
     model = network('resnet18')
     conv = model.stage3[1].conv2
-    assert conv.weight.std().item() == pytest.approx(math.sqrt(2/(9*256)), rel=0.02)
+    for wider in (conv, model.stage3[0].conv1): assert wider.weight.std().item() == pytest.approx(math.sqrt(2/(9*256)), rel=0.02)  # by the channels that leave
     assert model.linear.weight.std().item() == pytest.approx(0.01, rel=0.05) and not model.linear.bias.any()
     for name in ('resnet9', 'resnet20', 'resnet50'):
         assert all((m.weight == 1).all() for m in network(name).modules() if isinstance(m, nn.BatchNorm2d))

@@ -140,6 +140,7 @@ def drawn_values(chart, line):
         (first, low), (second, high) = ((place, number(text)) for place, text in (ticks[0], ticks[-1]))
         return [low + (place - first)/(second - first)*(high - low) for place in places]
     def number(text): return float(text.rstrip('%'))/(100 if text.endswith('%') else 1)
+    assert chart['x_ticks'][0][0] < chart['x_ticks'][-1][0] and chart['y_ticks'][0][0] > chart['y_ticks'][-1][0]  # SVG counts rows downwards
     return scale(chart['x_ticks'], line['read']['x'], number), scale(chart['y_ticks'], line['read']['y'], number)
 
 

@@ -152,7 +152,7 @@ def predicted_classes(model, images, layer, batch_size=64):
     "The class that the network predicts for each image, and the name and the size of the layer"
     with prepare(model) as ready:
         batches = [each.to(ready.device) for each in images.split(batch_size)]
-        name, _, shape = find_layer(ready, layer, batches[0][:2])
+        name, _, _, shape = find_layer(ready, layer, batches[0][:2])
         return torch.cat([ready.logits(each).argmax(1).cpu() for each in batches]).tolist(), name, list(shape[2:])
 
 # %% ../../nbs/02_heatmaps/04_checks.ipynb #42f22eed

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['METHODS', 'SLOW_METHODS', 'CLASSLESS_METHODS', 'TARGETS', 'Evidence', 'heat_class', 'evidence', 'mend_package',
-           'scale_once', 'stand_in', 'cut_graph', 'copy_output', 'explainer', 'check_images', 'check_actual',
-           'batch_limit', 'heatmaps', 'is_dead']
+           'scale_once', 'AblationLast', 'stand_in', 'cut_graph', 'copy_output', 'channels_first', 'explainer',
+           'check_images', 'check_actual', 'batch_limit', 'heatmaps', 'is_dead']
 
 # %% ../../nbs/02_heatmaps/01_gradcam.ipynb #i6bbcc46
 from contextlib import ExitStack, contextmanager
@@ -76,19 +76,35 @@ def scale_once(cam):
     cam.get_cam_image = image
 
 # %% ../../nbs/02_heatmaps/01_gradcam.ipynb #eb9c6f76
-def stand_in(module):
+class AblationLast(AblationLayer):
+    "The package's layer where the channels come last"
+    def set_next_batch(self, input_batch_index, activations, num_channels_to_ablate):
+        self.places = activations.shape[1:-1]
+        super().set_next_batch(input_batch_index, activations.movedim(-1, 1).flatten(2)[..., None], num_channels_to_ablate)
+
+    def __call__(self, x): return super().__call__(x)[..., 0].unflatten(2, self.places).movedim(1, -1)
+
+def stand_in(module, kind=AblationLayer):
     "A layer for AblationCAM to put in place of `module`, which owns the same tensors, so that they are still found by name"
-    layer = AblationLayer()
+    layer = kind()
     layer._modules, layer._parameters, layer._buffers = module._modules, module._parameters, module._buffers
     return layer
 
 def cut_graph(module, inputs, output): return output if output.requires_grad else output.detach().requires_grad_()
 def copy_output(module, inputs, output): return output.clone()
 
+def channels_first(layout, shape):
+    "The package's `reshape_transform` for a layer whose output, as (N, C, H, W), has this shape; tokens that are no place, at the front, go"
+    if layout == 'first': return None
+    height, width = shape[2:]
+    if layout == 'last': return lambda output: output.movedim(-1, 1)
+    return lambda output: output[:, -height*width:].unflatten(1, (height, width)).movedim(-1, 1)
+
 @contextmanager
-def explainer(ready, method, module):
+def explainer(ready, method, module, layout, shape):
     "The package's object for a method on a layer, its hooks gone afterwards"
-    options = {'ablation_layer': stand_in(module)} if method == 'ablationcam' else {}
+    options = {'reshape_transform': channels_first(layout, shape)}
+    if method == 'ablationcam': options['ablation_layer'] = stand_in(module, AblationLayer if layout == 'first' else AblationLast)
     with ExitStack() as stack:
         stack.enter_context(mend_package())
         stack.callback(module.register_forward_hook(cut_graph).remove)
@@ -123,11 +139,11 @@ def batch_limit(method, batch_size, shape, images):
 
 # %% ../../nbs/02_heatmaps/01_gradcam.ipynb #e970f0ff
 def heatmaps(
-    model:nn.Module, # Any image classifier with a convolution; it is found unchanged afterwards
+    model:nn.Module, # Any image classifier with a convolution, vision transformers among them; it is found unchanged afterwards
     images:torch.Tensor, # As the model takes them, normalised: float, shape (N, C, H, W)
     target:str|int='predicted', # 'predicted', 'actual', 'contrast' (predicted minus actual), a class's index or name
     method:str='gradcam', # One of `METHODS`; 'eigencam' has no class
-    layer:str|nn.Module|None=None, # A module or its dotted name; None: the model's `heatmap_layer`, else its last convolutional layer
+    layer:str|nn.Module|None=None, # A module or its dotted name; None: the model's `heatmap_layer`, else the last that has found something at each place
     targets:torch.Tensor|None=None, # For 'actual' and 'contrast': index of each image's actual class, shape (N,)
     classes:tuple[str,...]=(), # Names of the classes, for a target by name
     batch_size:int=64, # Images at a time
@@ -140,13 +156,13 @@ def heatmaps(
     if not len(images): return np.zeros((0, *images.shape[2:]), np.float32)
     actual = check_actual(target, targets, len(images))
     with prepare(model) as ready:
-        _, module, shape = find_layer(ready, layer, images[:2].to(ready.device, torch.float32).clone())
+        _, module, layout, shape = find_layer(ready, layer, images[:2].to(ready.device, torch.float32).clone())
         batch_size, maps = batch_limit(method, batch_size, shape, images), []
         for start in range(0, len(images), batch_size):
             part = slice(start, start + batch_size)
             batch = images[part].to(ready.device, torch.float32).clone()
             wanted = evidence(ready.logits(batch), target, actual[part], classes)
-            with explainer(ready, method, module) as cam: maps.append(cam(batch, wanted, aug_smooth, eigen_smooth))
+            with explainer(ready, method, module, layout, shape) as cam: maps.append(cam(batch, wanted, aug_smooth, eigen_smooth))
         return np.concatenate(maps).clip(0, 1)
 
 # %% ../../nbs/02_heatmaps/01_gradcam.ipynb #615f671f

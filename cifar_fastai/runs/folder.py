@@ -62,11 +62,11 @@ def write_samples(
 )->None:
     "samples_train.png, samples_augmented.png and samples_test.png"
     loaders, data = learner.dls, learner.dls.data
-    seed = np.random.default_rng(learner.recipe.seed)
+    draws = np.random.default_rng(learner.recipe.seed)
     def named(where): return [data.classes[label] for label in data.labels[where]]
     folder.mkdir(exist_ok=True)
     for name, heading in (('train', 'Training images'), ('test', 'Test images')):
-        where = np.sort(seed.permutation(loaders.positions[name])[:count])
+        where = np.sort(draws.permutation(loaders.positions[name])[:count])
         save_figure(plot_images(data.images[where], named(where), columns=10, heading=heading), folder/f'samples_{name}.png')
     batch = loaders.train.one_batch()
     images, labels = loaders.train.decode(batch)
