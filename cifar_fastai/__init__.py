@@ -11,11 +11,10 @@ On the command line: `cifar-fastai train --recipe demo`, and `cifar-fastai --hel
 
 def __getattr__(name):
     if name != '__version__': raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
-    from importlib.metadata import PackageNotFoundError, version
-    try: return version(__name__)
-    except PackageNotFoundError:  # a checkout that is not installed
-        from configparser import ConfigParser
-        from pathlib import Path
-        settings = ConfigParser(delimiters=['='])
-        settings.read(Path(__file__).parents[1]/'settings.ini', encoding='utf-8')
-        return settings['DEFAULT']['version']
+    from configparser import ConfigParser
+    from importlib.metadata import version
+    from pathlib import Path
+    settings = ConfigParser(delimiters=['='])
+    settings.read(Path(__file__).parents[1]/'settings.ini', encoding='utf-8')
+    if settings['DEFAULT'].get('name') == __name__: return settings['DEFAULT']['version']  # a checkout, whatever is installed
+    return version(__name__)

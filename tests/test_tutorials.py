@@ -36,9 +36,37 @@ def test_the_output_names_no_machine_and_warns_of_nothing(name):
     assert not re.search(r'(?<![\w.])/(home|root|tmp|work|usr|Users)/|[A-Z]:\\\\|Warning|localhost', text)
 
 
+def first_cell(): return ''.join(code_cells(NAMES[0])[0]['source'])
+
+
+def installs(folder, monkeypatch, address=''):
+    "What the first cell hands to pip where the package is missing, in that folder"
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr('importlib.util.find_spec', lambda name: None)
+    code = re.sub(r"^    %pip install --quiet '\{project\}'$", '    asked.append(project)', first_cell(), flags=re.M)
+    asked = []
+    exec(code.replace("address = ''", f'address = {address!r}'), {'asked': asked})
+    return asked
+
+
 @pytest.mark.parametrize('name', NAMES)
-def test_the_first_cell_does_nothing_where_the_package_is(name):
-    first = ''.join(code_cells(name)[0]['source'])
-    lines = first.splitlines()
-    assert lines[1] == "if importlib.util.find_spec('cifar_fastai') is None:" and all(line.startswith('    ') for line in lines[2:])
-    assert "%pip install" in lines[-1] and lines[0] == 'import importlib.util, os'
+def test_the_first_cell_is_the_same_everywhere_and_knows_the_address_of_the_project(name):
+    assert ''.join(code_cells(name)[0]['source']) == first_cell()
+    url = re.search(r'^url = *(.*)$', (FOLDER.parents[1]/'settings.ini').read_text(encoding='utf-8'), re.M)[1]
+    assert f'address = {url!r}  #' in first_cell()
+
+
+def test_the_first_cell_does_nothing_where_the_package_is():
+    exec(re.sub('^ *%pip .*$', '    raise AssertionError', first_cell(), flags=re.M), {})
+
+
+def test_the_first_cell_takes_a_wheel_then_a_checkout_then_the_address(tmp_path, monkeypatch):
+    (tmp_path/'nbs'/'tutorials').mkdir(parents=True)
+    with pytest.raises(AssertionError, match='Put its wheel beside this notebook'): installs(tmp_path, monkeypatch)
+    assert installs(tmp_path, monkeypatch, 'https://example.org/x') == ['cifar_fastai[notebook] @ git+https://example.org/x']
+    (tmp_path/'cifar_fastai').mkdir()
+    (tmp_path/'cifar_fastai'/'all.py').touch()
+    assert installs(tmp_path/'nbs'/'tutorials', monkeypatch, 'https://example.org/x') == [f'{tmp_path}[notebook]']
+    wheel = tmp_path/'nbs'/'tutorials'/'cifar_fastai-0.1.0-py3-none-any.whl'
+    wheel.touch()
+    assert installs(wheel.parent, monkeypatch) == [f'{wheel}[notebook]']
