@@ -28,9 +28,9 @@ from common import fresh, in_turn, machine, ratios, say, spread, wait
 
 from cifar_fastai.base.commands import run_command
 from cifar_fastai.base.messages import BadInput, one_of
-from cifar_fastai.recipes.recipe import ARCHS, Recipe
+from cifar_fastai.recipes.recipe import NETWORKS, Recipe
 
-NETWORKS = 'resnet9,resnet18,wrn16_4,resnet9:16'
+MEASURED = 'resnet9,resnet18,wrn16_4,resnet9:16'
 WARM_UP = 3  # steps that don't count
 SIDE = 32
 
@@ -219,14 +219,14 @@ def networks(text):
     names = text.split(',')
     for name in names:
         arch, colon, width = name.partition(':')
-        one_of(arch, ARCHS, 'network')
+        one_of(arch, NETWORKS, 'network')
         if colon and not (width.isdigit() and int(width)): raise BadInput(f"'{name}' names no width\nWrite NETWORK or NETWORK:CHANNELS, such as resnet9:16")
     return names
 
 
 def main(words):
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
-    parser.add_argument('--arch', default=NETWORKS, help=f'networks, each with a width after a colon where it is not its own [{NETWORKS}]')
+    parser.add_argument('--arch', default=MEASURED, help=f'networks, each with a width after a colon where it is not its own [{MEASURED}]')
     parser.add_argument('--batch-size', type=int, default=512)
     parser.add_argument('--data', default='cifar10', help='cifar10 or shapes')
     parser.add_argument('--device', default='auto')

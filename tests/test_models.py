@@ -4,7 +4,8 @@ import pytest, torch, torchvision
 from torch import nn
 from torch.nn import functional as F
 from cifar_fastai.base.messages import BadInput
-from cifar_fastai.models.networks import NETWORKS, describe, network, networks_table, parameter_count, summary_line
+from cifar_fastai.models.networks import describe, network, networks_table, parameter_count, summary_line
+from cifar_fastai.recipes.recipe import NETWORKS
 
 PARAMETERS = {
     'resnet9': 6_573_130, 'cifarnet': 1_972_802, 'resnet18': 11_173_962, 'resnet34': 21_282_122, 'resnet50': 23_520_842,

@@ -9,7 +9,7 @@ import pytest
 from cifar_fastai.base.messages import BadInput
 from cifar_fastai.recipes.named import RECIPES, named_recipe, read_recipe
 from cifar_fastai.recipes.options import command_again, recipe_from_options
-from cifar_fastai.recipes.recipe import ARCHS, AUGMENTATIONS, NORMS, OPTIMIZERS, SCHEDULES, Recipe, augmentation, recipe_fields, recipe_from_dict, recipe_to_dict
+from cifar_fastai.recipes.recipe import AUGMENTATIONS, NETWORKS, NORMS, OPTIMIZERS, SCHEDULES, Recipe, augmentation, recipe_fields, recipe_from_dict, recipe_to_dict
 from cifar_fastai.recipes.resolved import resolve
 from cifar_fastai.train import train_parser
 
@@ -24,9 +24,9 @@ def test_every_named_recipe_survives_json(tmp_path):
 
 def test_the_tables_name_what_is_built():
     from cifar_fastai.models.layers import NORM_LAYERS
-    from cifar_fastai.models.networks import NETWORKS
+    from cifar_fastai.models.networks import BUILDERS as NETWORK_BUILDERS
     from cifar_fastai.training.optimizers import BUILDERS
-    assert set(NETWORKS) == set(ARCHS) and set(BUILDERS) == set(OPTIMIZERS) and set(NORM_LAYERS) == set(NORMS)
+    assert {choice.build for choice in NETWORKS.values()} == set(NETWORK_BUILDERS) and set(BUILDERS) == set(OPTIMIZERS) and set(NORM_LAYERS) == set(NORMS)
     assert {'one_cycle', 'constant', 'cosine', 'flat_cos'} == set(SCHEDULES)
     assert not [name for name in AUGMENTATIONS if 'cutout' in name]
 

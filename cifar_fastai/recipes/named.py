@@ -11,7 +11,7 @@ import dataclasses, json
 from dataclasses import dataclass
 from pathlib import Path
 from ..base.messages import BadInput, one_of
-from .recipe import ARCHS, Recipe, recipe_from_dict
+from .recipe import NETWORKS, Recipe, recipe_from_dict
 
 # %% ../../nbs/01_recipes/01_named.ipynb #ef4eee01
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ GRIDS = {
     'published-variants': NamedGrid(
         'each ResNet in turn, with and without one-cycle, stopped early on a hold-out',
         Recipe(epochs=25, early_stopping=5, progressive=0, label_smoothing=0, optimizer='adam', augment='crop_flip'),
-        {'arch': tuple(name for name in ARCHS if 'resnet' in name), 'schedule': ('one_cycle', 'constant')},
+        {'arch': tuple(name for name in NETWORKS if 'resnet' in name), 'schedule': ('one_cycle', 'constant')},
         '77 to 78 %, its epoch chosen on the test set')}
 
 # %% ../../nbs/01_recipes/01_named.ipynb #4d23f8d3
