@@ -182,6 +182,8 @@ def test_an_image_is_opened_with_its_probabilities(explorer, truth):
     order = np.argsort(-truth['shares'][index])
     places = [words.index(CLASSES[one], words.index(str(truth['names'][index])) + len(str(truth['names'][index]))) for one in order]
     assert places == sorted(places)
+    widths = [float(width) for width in re.findall(r'width:([0-9.]+)%"></div>', explorer.about.value)]
+    np.testing.assert_allclose(widths, np.maximum(100*np.sort(truth['shares'][index])[::-1], 0.5), atol=0.06)
 
 
 def test_steps_go_from_image_to_image_and_turn_the_page(explorer):

@@ -114,6 +114,17 @@ def test_a_person_s_own_metrics_stay_their_own(tiny_data, tiny_recipe):
     assert record[2] == pytest.approx(float((logits.argmax(1) != target).float().mean()))
 
 
+def test_a_metric_is_the_mean_over_images_not_over_batches(tiny_data, tiny_recipe):
+    "Before any training one class is said of all images, so that batches differ"
+    learner = learner_of(tiny_data, tiny_recipe)
+    with learner.no_bar(), learner.no_logging():
+        loss, accuracy = learner.validate()
+        logits, target = learner.get_preds()
+    right = (logits.argmax(1) == target).float()
+    assert abs(right.mean() - np.mean([float(part.mean()) for part in right.split(7)])) > 0.001
+    assert accuracy == pytest.approx(right.mean().item()) and loss == pytest.approx(torch.nn.functional.nll_loss(logits.log(), target).item(), rel=1e-4)
+
+
 def test_a_gpu_s_answer_that_all_is_not_finite_ends_the_run(tiny_data, tiny_recipe, monkeypatch):
     "The question is asked at one step and the answer looked at with the next question"
     monkeypatch.setattr(History, 'at_once', lambda self: False)
