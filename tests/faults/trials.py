@@ -315,7 +315,7 @@ def spoil(path, how, numbers):
 HOW = ('truncated', 'emptied', 'random bytes', 'one bit', 'removed')
 
 
-def files_of(run): return sorted(path.relative_to(run).as_posix() for path in run.rglob('*') if path.is_file())
+def files_of(run): return sorted(path.relative_to(run).as_posix() for path in run.rglob('*') if path.is_file() and path.name != '.lock')
 
 
 @timed('each file of a finished run truncated, emptied, random, one bit flipped, removed: named')
