@@ -8,6 +8,7 @@ __all__ = ['MALLOC_SETTINGS', 'choose_device', 'compute_deterministically', 'bf1
            'numbers_in', 'group_room', 'kept_memory', 'free_memory']
 
 # %% ../../nbs/00_base/06_devices.ipynb #ib331a37
+import cifar_fastai
 import ctypes, math, os, platform
 from contextlib import suppress
 from functools import cache
@@ -115,7 +116,7 @@ def environment(
 )->dict[str, str]:
     "Versions, device and arithmetic: what the numbers of a run depend on beside its recipe"
     packages = ['cifar_fastai', 'torch', 'torchvision', 'fastai', 'numpy', 'pillow']
-    return {'python': platform.python_version(), **{name: version(name) for name in packages},
+    return {'python': platform.python_version(), **{name: cifar_fastai.__version__ if name == 'cifar_fastai' else version(name) for name in packages},
             'system': f'{platform.system()} {platform.machine()}', 'device': device_name(device),
             'threads': str(torch.get_num_threads()), 'precision': precision,
             'memory_format': str(memory_format(device)).removeprefix('torch.')}

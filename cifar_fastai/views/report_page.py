@@ -9,9 +9,9 @@ __all__ = ['MOST_CELLS', 'LEVELS', 'LIMIT', 'FIRST', 'class_rows', 'matrix_cells
            'run_values', 'write_run_report']
 
 # %% ../../nbs/10_views/05_report_page.ipynb #i78a5651
+import cifar_fastai
 from collections.abc import Callable
 from functools import cache
-from importlib.metadata import version
 from pathlib import Path
 import numpy as np, pandas as pd, sklearn.metrics as metrics
 from ..base.messages import BadInput, notice
@@ -127,7 +127,7 @@ def pictures_values(interpretation, base):
 def render(values, interpretation):
     "The page, its pictures in the room that is left"
     scripts = 'data.js', 'charts.js', 'gallery.js', 'marks.js', 'explorer.js', 'report.js'
-    def draw(explorer): return fill_page('report.html', scripts, ('base.css', 'report.css'), explorer=explorer, version=version('cifar_fastai'), **values)
+    def draw(explorer): return fill_page('report.html', scripts, ('base.css', 'report.css'), explorer=explorer, version=cifar_fastai.__version__, **values)
     text = draw(None)
     return text if interpretation is None else draw(pictures_values(interpretation, len(text.encode('utf-8', 'replace'))))
 
