@@ -128,7 +128,7 @@ FAULTS = [
     Fault('images a second count the first steps', 'training', 'training/history.py', 'elif self.steps > WARM_UP: self.timed_images', 'else: self.timed_images', 'test_training.py -k seconds_of_training'),
     Fault('early stopping keeps the last weights', 'training', 'training/stopping.py', 'if self.weights is not None: self.model', 'if False: self.model', 'test_training.py -k early_stopping_brings'),
     Fault('the rate ends a tenth of where it should', 'training', 'training/schedules.py', 'lr/recipe.div_final', 'lr/recipe.div_final/10', 'test_training.py -k schedules_by_hand'),
-    Fault('momentum goes the same way as the rate', 'training', 'training/schedules.py', 'moms = moms or (resolved.momentum, resolved.momentum_low, resolved.momentum)', 'moms = moms or (resolved.momentum_low, resolved.momentum, resolved.momentum_low)', 'test_training.py -k other_way'),
+    Fault('momentum goes the same way as the rate', 'training', 'training/learner.py', 'moms=(resolved.momentum, resolved.momentum_low, resolved.momentum))', 'moms=(resolved.momentum_low, resolved.momentum, resolved.momentum_low))', 'test_training.py -k other_way'),
     Fault('training images stay small', 'training', 'training/schedules.py', 'if share else size', 'if share else max(8, size*3//4//8*8)', 'test_training.py -k progressive_sizes'),
     Fault('the finder suggests from a curve that is not smoothed', 'training', 'training/lr_find.py', 'self.average*0.98 + 0.02*float', 'self.average*0 + 1.*float', 'test_lr_find.py -k curve_is'),
     Fault('Lookahead goes back all the way', 'training', 'training/averaging.py', 'slow.lerp_(weight, self.share)', 'slow.lerp_(weight, 0.)', 'test_speed_ideas.py -k lookahead_by'),
