@@ -18,6 +18,7 @@ from safetensors.torch import save
 from torch import nn
 from ..base.messages import BadInput, notice
 from ..base.files import MANIFEST, check_file, read_json, whole_file, write_json
+from ..base.steps import read_steps
 from ..recipes.recipe import Recipe, recipe_from_dict
 
 # %% ../../nbs/09_runs/00_files.ipynb #74866c1a
@@ -178,6 +179,8 @@ class RunRecord:
     metrics:dict # metrics.json
     history:pd.DataFrame # history.csv
 
+    steps = property(lambda self: read_steps(self.path/'steps.csv'), doc='steps.csv, a row each kept step; none in an older run')
+
 # %% ../../nbs/09_runs/00_files.ipynb #b0e05ff1
 ABOUT = {'recipe': ('a recipe', dict), 'resolved': ('resolved values', dict), 'environment': ('an environment', dict), 'data': ('data', dict)}
 ABOUT_DATA = {'fingerprints': dict, 'classes': list, 'counts': dict, 'valid_is': str, 'mean': list, 'deviation': list}
@@ -242,9 +245,8 @@ def run_loaders(
     record:RunRecord,
 ): # `CifarDataLoaders`: train, valid, test
     "The data of a run; raises `BadInput` where those at hand are others"
-    from cifar_fastai.data.sources import load_images
-    from cifar_fastai.data.loaders import image_dataloaders
-    data, known = load_images(record.recipe.data, record.recipe.image_size), record.about['data']['fingerprints']
+    from cifar_fastai.data.loaders import image_dataloaders, load_recipe_images
+    data, known = load_recipe_images(record.recipe), record.about['data']['fingerprints']
     if data.fingerprints != known:
         raise BadInput(f"the images of '{record.recipe.data}' are not those that '{record.path}' was trained on\n"
                        f'now {data.fingerprints}\nthen {known}')
