@@ -53,6 +53,7 @@ class Classifier:
     image_size:int # Side of the pictures that it takes, in pixels
     mean:tuple[float,...] # Of each channel, in 0…1
     deviation:tuple[float,...] # Of each channel, in 0…1
+    fit:str='crop' # How a picture becomes a square, as in a recipe
     temperature:float=1. # What logits are divided by before the softmax
     about:dict=field(default_factory=dict) # recipe.json of the run
     metrics:dict=field(default_factory=dict) # metrics.json of the run
@@ -73,7 +74,7 @@ class Classifier:
         if kept.get('image_size', size) != size or kept.get('classes', data['classes']) != data['classes']:
             raise BadInput(f"'{record.path}': model.safetensors is of other pictures or classes than recipe.json says\nTake both from one run")
         model = model.eval().requires_grad_(False).to(device, memory_format=memory_format(device))
-        return cls(model, tuple(data['classes']), size, tuple(data['mean']), tuple(data['deviation']),
+        return cls(model, tuple(data['classes']), size, tuple(data['mean']), tuple(data['deviation']), record.recipe.fit,
                    record.metrics.get('temperature') or 1., record.about, record.metrics)
 
     @property
@@ -119,7 +120,7 @@ class Classifier:
         tta:str='none', # Mean over views of each picture: none, mirror or shift
     )->Iterator[tuple[list[Item], np.ndarray, np.ndarray, list]]: # Pictures, their pixels, logits (n, C), and those that cannot be read, with the reason
         "Batches of pictures with what the network says of them"
-        for found, pixels, wrong in read_batches(name_items(items), self.image_size, batch_size):
+        for found, pixels, wrong in read_batches(name_items(items), self.image_size, self.fit, batch_size):
             yield found, pixels, self.logits(pixels, tta), wrong
 
     def __call__(self,

@@ -32,9 +32,10 @@ class Item:
 def fit_picture(
     picture:Image.Image, # As Pillow opened it
     size:int, # Side in pixels
+    fit:str='crop', # How a picture becomes a square, as in a recipe
 )->np.ndarray: # uint8, shape (size, size, 3)
     "A picture as the training reads it"
-    return to_square(to_rgb(picture)[0], size)
+    return to_square(to_rgb(picture)[0], size, fit)
 
 def array_picture(
     array:np.ndarray, # uint8 (H, W), (H, W, 1), (H, W, 3) or (H, W, 4); uint16 (H, W)
@@ -49,6 +50,7 @@ def array_picture(
 def read_item(
     item:Item, # Not yet opened
     size:int, # Side in pixels
+    fit:str='crop', # How a picture becomes a square, as in a recipe
 )->np.ndarray: # uint8, shape (size, size, 3)
     "The picture of an item; raises `BadInput`"
     content = item.content
@@ -56,8 +58,8 @@ def read_item(
     if isinstance(content, Path):
         try: content = content.read_bytes()
         except OSError as error: raise BadInput(f'the image {item.name} cannot be read: {error.strerror}') from error
-    if isinstance(content, bytes): return open_picture(content, item.name, lambda picture: fit_picture(picture, size))
-    try: return fit_picture(content, size)
+    if isinstance(content, bytes): return open_picture(content, item.name, lambda picture: fit_picture(picture, size, fit))
+    try: return fit_picture(content, size, fit)
     except (OSError, ValueError, SyntaxError) as error: raise BadInput(f'the image {item.name} cannot be read: {error}') from error
 
 # %% ../../nbs/12_export/00_pictures.ipynb #cexp0002
@@ -98,11 +100,12 @@ CHUNK = 16 # pictures that a thread takes at a time
 def read_items(
     items:Iterable[Item], # Any number of them
     size:int, # Side in pixels
+    fit:str, # How a picture becomes a square, as in a recipe
     ahead:int, # How many may be under way
 )->Iterator[tuple[Item, np.ndarray|BadInput]]: # Each with its pixels, uint8 (size, size, 3), or with what is wrong with it
     "Pictures, in order, opened by threads"
     def attempt(item):
-        try: return item, read_item(item, size)
+        try: return item, read_item(item, size, fit)
         except BadInput as error: return item, error
     def work(chunk): return [attempt(item) for item in chunk]
     items, waiting = iter(items), deque()
@@ -115,10 +118,11 @@ def read_items(
 def read_batches(
     items:Iterable[Item], # Any number of them
     size:int, # Side in pixels
+    fit:str, # How a picture becomes a square, as in a recipe
     batch_size:int, # Pictures in a batch
 )->Iterator[tuple[list[Item], np.ndarray, list[tuple[Item, BadInput]]]]: # Pictures, their pixels uint8 (n, size, size, 3), and those that cannot be read
     "Batches of pictures"
-    pairs = read_items(items, size, max(2*batch_size, 8*CHUNK))
+    pairs = read_items(items, size, fit, max(2*batch_size, 8*CHUNK))
     while batch := list(islice(pairs, batch_size)):
         good = [(item, found) for item, found in batch if isinstance(found, np.ndarray)]
         pixels = np.stack([found for _, found in good]) if good else np.empty((0, size, size, 3), np.uint8)
