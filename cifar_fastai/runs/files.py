@@ -18,6 +18,7 @@ from safetensors.torch import save
 from torch import nn
 from ..base.messages import BadInput, notice
 from ..base.files import MANIFEST, check_file, read_json, whole_file, write_json
+from ..base.steps import read_steps
 from ..recipes.recipe import Recipe, recipe_from_dict
 from ..data.loaders import CifarDataLoaders, image_dataloaders, load_recipe_images
 from ..training.history import HISTORY_COLUMNS
@@ -180,6 +181,8 @@ class RunRecord:
     about:dict # recipe.json: resolved values, environment, data
     metrics:dict # metrics.json
     history:pd.DataFrame # history.csv
+
+    steps = property(lambda self: read_steps(self.path/'steps.csv'), doc='steps.csv, a row each kept step; none in an older run')
 
 # %% ../../nbs/09_runs/00_files.ipynb #b0e05ff1
 ABOUT = {'recipe': ('a recipe', dict), 'resolved': ('resolved values', dict), 'environment': ('an environment', dict), 'data': ('data', dict)}
