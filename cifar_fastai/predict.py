@@ -69,8 +69,11 @@ def predict_by_options(options):
 def write_page(options, kept):
     "The page of the labelled pictures"
     from cifar_fastai.views.report_page import write_report
-    title = f"{', '.join(options.pictures[:3])}{', …' if len(options.pictures) > 3 else ''} by {Path(options.run).resolve().name}"
-    print(f'look at   {write_report(kept.interpretation(options.run), options.report, title)}')
+    from cifar_fastai.views.report_facts import run_facts
+    from cifar_fastai.runs.files import read_run
+    title, run = f"{', '.join(options.pictures[:3])}{', …' if len(options.pictures) > 3 else ''}", Path(options.run).resolve().name
+    page = write_report(kept.interpretation(options.run), options.report, title, lead=f'pictures classified by the run {run}', facts=run_facts(read_run(options.run)))
+    print(f'look at   {page}')
 
 def main(
     words:list[str], # The words of the command
