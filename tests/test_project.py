@@ -132,7 +132,7 @@ def shown(path):
 
 
 @pytest.mark.parametrize('path', sorted((ROOT/'nbs').glob('[0-9]*/*.ipynb')), ids=lambda path: f'{path.parent.name}/{path.stem}')
-def test_every_article_shows_an_example_and_no_place_of_the_machine(path):
+def test_every_notebook_shows_an_example_and_no_place_of_the_machine(path):
     found = list(shown(path))
     assert found, 'no output is kept: nbdev-test PATH --save --n-workers 0 keeps it, nbdev-clean tidies it'
     assert all(kind.startswith('text/') or kind in ('image/png', 'image/svg+xml') for kind, _ in found)
