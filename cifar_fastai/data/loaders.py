@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['ArrayTransform', 'ImageAt', 'LabelAt', 'PositionLists', 'Positions', 'ImageLoader', 'channel_statistics',
            'remember_statistics', 'CifarDataLoaders', 'holdout_count', 'fitting_batch_size', 'evaluation_batch_size',
-           'PositionsBlock', 'image_block', 'image_dataloaders', 'cifar_dataloaders']
+           'PositionsBlock', 'image_block', 'image_dataloaders', 'load_recipe_images', 'cifar_dataloaders',
+           'empty_dataloaders']
 
 # %% ../../nbs/03_data/11_loaders.ipynb #i3c03b63
 import copy, hashlib, json
@@ -46,16 +47,17 @@ class ImageAt(ArrayTransform):
     "The image at a position of the array; a path, picture or array is read and fitted to the same size"
     def __init__(self,
         data:ImageData, # The images
+        fit:str='crop', # How a picture becomes a square: `crop` or `squish`
     ):
         super().__init__()
-        self.images, self.size = data.images, data.images.shape[1]
+        self.images, self.size, self.fit = data.images, data.images.shape[1], fit
 
     def encodes(self, item): return self.read(item)
 
     def read(self, item):
         "uint8 RGB of shape (H, W, 3)"
         if isinstance(item, (int, np.integer)): return np.asarray(self.images[item])
-        def fit(picture): return to_square(to_rgb(picture)[0], self.size)
+        def fit(picture): return to_square(to_rgb(picture)[0], self.size, self.fit)
         if isinstance(item, (str, Path)): return open_picture(Path(item).read_bytes(), str(item), fit)
         if isinstance(item, torch.Tensor): item = item.detach().cpu().numpy()
         return fit(Image.fromarray(item) if isinstance(item, np.ndarray) else item)
@@ -241,12 +243,13 @@ def image_block(
     recipe:Recipe,
     train:np.ndarray, # Positions of the images to train on
     random:BatchRandom, # Where the augmentation draws from
+    statistics:tuple|None=None, # Mean and deviation of each channel, in 0…1; those of the images to train on if left out
 )->DataBlock:
     "The `DataBlock` of a recipe: positions in, images and categories out"
-    mean, deviation = remember_statistics(data, train)
+    mean, deviation = statistics or remember_statistics(data, train)
     transforms = augmentation_transforms(recipe.augment, data.images.shape[1], random, fill=mean)
     return PositionsBlock(len(train), blocks=(ImageBlock, CategoryBlock(vocab=list(data.classes), sort=False)), dl_type=ImageLoader,
-                          get_x=ImageAt(data), get_y=LabelAt(data), batch_tfms=[*transforms, NormalizeRows.from_stats(mean, deviation)])
+                          get_x=ImageAt(data, recipe.fit), get_y=LabelAt(data), batch_tfms=[*transforms, NormalizeRows.from_stats(mean, deviation)])
 
 # %% ../../nbs/03_data/11_loaders.ipynb #5f19d7a5
 def image_dataloaders(
@@ -271,10 +274,34 @@ def image_dataloaders(
                               for f in both.train.after_batch.fs if isinstance(f, Normalize))
     return loaders
 
+def load_recipe_images(
+    recipe:Recipe,
+)->ImageData:
+    "The images that a recipe names, fitted as it says"
+    return load_images(recipe.data, recipe.image_size, fit=recipe.fit)
+
 def cifar_dataloaders(
     recipe:Recipe|None=None, # What to load and how; the default recipe if left out
     path:str|Path='.', # Where fastai saves and exports
 )->CifarDataLoaders: # train, valid, test
     "The loaders of a recipe, its data read from where `recipe.data` says"
     recipe = recipe or Recipe()
-    return image_dataloaders(load_images(recipe.data, recipe.image_size), recipe, path)
+    return image_dataloaders(load_recipe_images(recipe), recipe, path)
+
+# %% ../../nbs/03_data/11_loaders.ipynb #55d5a160
+def empty_dataloaders(
+    recipe:Recipe,
+    classes:tuple[str,...], # Class names
+    image_size:int, # Side in pixels
+    statistics:tuple, # Mean and deviation of each channel, in 0…1
+    path:str|Path='.', # Where fastai saves and exports
+)->CifarDataLoaders: # train, valid, test, all of them empty
+    "The loaders of a recipe without its images, as fastai's `export` leaves them"
+    blank = ImageData(np.zeros((1, image_size, image_size, 3), np.uint8), np.zeros(1, np.int64), tuple(classes), np.array(['']), 1, {})
+    device, random, one = choose_device(recipe.device), BatchRandom(recipe.seed), np.zeros(1, np.int64).view(Positions)  # fastai looks at the first item's type
+    both = image_block(blank, recipe, one, random, statistics).dataloaders(
+        one, path=path, bs=BATCH_SIZE if recipe.batch_size == 'auto' else recipe.batch_size, device=device, array=Places(blank, device, 'memory'), random=random)
+    loaders = CifarDataLoaders(both.train, both.valid, both.test_dl(one, with_labels=True), path=path, device=device).new_empty()
+    loaders.data, loaders.valid_is, loaders.statistics = blank, 'test', statistics
+    loaders.positions = {name: np.zeros(0, np.int64) for name in ('train', 'valid', 'test')}
+    return loaders
