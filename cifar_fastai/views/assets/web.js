@@ -47,46 +47,46 @@ const shrink = (source, weights, lines, step, line, target, targetStep, targetLi
   }
 };
 
-// RGBA of a square to RGB of the network's size
-const fit = (pixels, side) => {
+// RGBA to RGB of the network's size
+const fit = (pixels, width, height) => {
   const fitted = new Uint8Array(SIZE * SIZE * 3);
-  if (side === SIZE) {
+  if (width === SIZE && height === SIZE) {
     for (let i = 0; i < SIZE * SIZE; i++) for (let channel = 0; channel < 3; channel++) fitted[3 * i + channel] = pixels[4 * i + channel];
     return fitted;
   }
-  const weights = weightsOf(side, SIZE), narrow = new Uint8Array(SIZE * side * 3);
-  shrink(pixels, weights, side, 4, 4 * side, narrow, 3, 3 * SIZE);
-  shrink(narrow, weights, SIZE, 3 * SIZE, 3, fitted, 3 * SIZE, 3);
+  const narrow = new Uint8Array(SIZE * height * 3);
+  shrink(pixels, weightsOf(width, SIZE), height, 4, 4 * width, narrow, 3, 3 * SIZE);
+  shrink(narrow, weightsOf(height, SIZE), SIZE, 3 * SIZE, 3, fitted, 3 * SIZE, 3);
   return fitted;
 };
 
-// A file's centred square, upright, on white
-const openSquare = async blob => {
+// A file, upright, on white: its centred square, or all of it where the network was trained so
+const openPicture = async blob => {
   const bitmap = await createImageBitmap(blob, { colorSpaceConversion: 'none', imageOrientation: 'from-image' })
     .catch(() => { throw new Error('the browser cannot read it as a picture'); });
-  const { width, height } = bitmap, side = Math.min(width, height);
-  if (width * height > MOST_PIXELS) throw new Error(`it has more than ${MOST_PIXELS.toLocaleString('en')} pixels`);
-  const canvas = element('canvas', { width: side, height: side }), context = canvas.getContext('2d', { willReadFrequently: true });
+  const side = Math.min(bitmap.width, bitmap.height), [width, height] = about.fit === 'squish' ? [bitmap.width, bitmap.height] : [side, side];
+  if (bitmap.width * bitmap.height > MOST_PIXELS) throw new Error(`it has more than ${MOST_PIXELS.toLocaleString('en')} pixels`);
+  const canvas = element('canvas', { width, height }), context = canvas.getContext('2d', { willReadFrequently: true });
   context.fillStyle = '#fff';
-  context.fillRect(0, 0, side, side);
-  context.drawImage(bitmap, -Math.floor((width - side) / 2), -Math.floor((height - side) / 2));
+  context.fillRect(0, 0, width, height);
+  context.drawImage(bitmap, -Math.floor((bitmap.width - width) / 2), -Math.floor((bitmap.height - height) / 2));
   bitmap.close();
   return canvas;
 };
 
-const drawSmall = (canvas, square, most) => {
-  canvas.width = canvas.height = Math.min(square.width, most);
+const drawSmall = (canvas, opened, most) => {
+  canvas.width = canvas.height = Math.min(Math.max(opened.width, opened.height), most);
   canvas.classList.toggle('pixels', canvas.width <= 64);
   const context = canvas.getContext('2d');
   context.imageSmoothingQuality = 'high';
-  context.drawImage(square, 0, 0, canvas.width, canvas.height);
+  context.drawImage(opened, 0, 0, canvas.width, canvas.height);
 };
 
 const classify = async (name, blob) => {
-  const square = await openSquare(blob), side = square.width;
-  const pixels = fit(square.getContext('2d').getImageData(0, 0, side, side).data, side), answer = await (await ready)(pixels);
+  const opened = await openPicture(blob), { width, height } = opened;
+  const pixels = fit(opened.getContext('2d').getImageData(0, 0, width, height).data, width, height), answer = await (await ready)(pixels);
   const shares = answer.probabilities.data, order = [...shares.keys()].sort((a, b) => shares[b] - shares[a] || a - b);
-  return { name, blob, square, shares, order, maps: answer.heat.data, shape: answer.heat.dims.slice(2) };
+  return { name, blob, opened, shares, order, maps: answer.heat.data, shape: answer.heat.dims.slice(2) };
 };
 
 // The map of a class as heat in 0…1, SIZE × SIZE: what is negative goes, stretched over the picture, the least 0, the peak 1
@@ -145,13 +145,13 @@ const show = async item => {
     element('td', { className: 'bar' }, bar(item.shares[place])), element('td', {}, percent(item.shares[place])))));
   for (const other of items) other.tile?.setAttribute('aria-pressed', other === item);
   showHeat();
-  const square = item.square ?? await openSquare(item.blob);
-  if (chosen === item) drawSmall(picture, square, SHOWN);
+  const opened = item.opened ?? await openPicture(item.blob);
+  if (chosen === item) drawSmall(picture, opened, SHOWN);
 };
 
 const addTile = item => {
   const canvas = element('canvas'), [best] = item.order, words = [about.classes[best], percent(item.shares[best])];
-  drawSmall(canvas, item.square, 128);
+  drawSmall(canvas, item.opened, 128);
   item.tile = element('button', { type: 'button', className: 'tile', onclick: () => { show(item); find('.one').scrollIntoView({ block: 'nearest' }); } },
     canvas, element('bdi', {}, words[0]), element('small', {}, words[1]));
   item.tile.setAttribute('aria-label', `${item.name}: ${words.join(', ')}`);
@@ -171,7 +171,7 @@ const take = files => waiting = waiting.then(async () => {
       items.push(last);
       addTile(last);
       if (!done) await show(last);
-      last.square = null; // opened again when it is looked at
+      last.opened = null; // opened again when it is looked at
     } catch (error) { complain(`${name}: ${error.message}`); }
     done++;
     if (performance.now() - shown > 200) {
