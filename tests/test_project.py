@@ -60,7 +60,7 @@ BELOW = {  # which wings a wing may import; a door, alone at the root, may impor
     'runs': 'base recipes heatmaps data models interpretation training profiling',
     'views': 'base recipes heatmaps interpretation runs',
     'comparison': 'base recipes heatmaps data models interpretation training profiling runs views',
-    'export': 'base recipes heatmaps data models interpretation training runs'}
+    'export': 'base recipes heatmaps data models interpretation training runs views'}
 DOORS = {'train', 'interpret', 'report', 'compare', 'profile', 'explore', 'cli', 'all', '__main__'}
 
 
