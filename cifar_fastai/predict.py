@@ -10,7 +10,6 @@ import sys
 from contextlib import ExitStack
 from pathlib import Path
 from .base.commands import Parser, add_flag, add_option, run_command
-from .base.files import check_free, whole_folder
 from .base.messages import BadInput, BadWords
 from .base.rules import Device, Name, Number, Text
 from .recipes.recipe import TEST_AUGMENTATIONS
@@ -42,6 +41,7 @@ def predict_parser(
 # %% ../nbs/13_doors/09_predict.ipynb #cdoo0010
 def predict_by_options(options):
     "What the command does"
+    from cifar_fastai.base.files import check_free, whole_folder
     from cifar_fastai.export.classifier import Classifier
     from cifar_fastai.export.predictions import check_table, open_table, predict_pictures
     from cifar_fastai.export.sources import Pictures
