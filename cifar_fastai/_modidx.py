@@ -753,6 +753,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                       'cifar_fastai/data/loaders.py'),
                                            'cifar_fastai.data.loaders.image_dataloaders': ( '03_data/loaders.html#image_dataloaders',
                                                                                             'cifar_fastai/data/loaders.py'),
+                                           'cifar_fastai.data.loaders.load_recipe_images': ( '03_data/loaders.html#load_recipe_images',
+                                                                                             'cifar_fastai/data/loaders.py'),
                                            'cifar_fastai.data.loaders.remember_statistics': ( '03_data/loaders.html#remember_statistics',
                                                                                               'cifar_fastai/data/loaders.py')},
             'cifar_fastai.data.operations': { 'cifar_fastai.data.operations.affine': ( '03_data/operations.html#affine',

@@ -75,8 +75,8 @@ def choose_arms(arms, choose, holdout, data, folder, say):
     check_choices(choose, arms)
     good, choices, failed, cut = [], [], [], {}
     for arm in arms:
-        place = arm.recipe.data, arm.recipe.image_size, arm.recipe.limit
-        if place not in cut: cut[place] = without_test_set(data[place[:2]], arm.recipe.limit, holdout)
+        place = arm.recipe.data, arm.recipe.image_size, arm.recipe.fit, arm.recipe.limit
+        if place not in cut: cut[place] = without_test_set(data[place[:3]], arm.recipe.limit, holdout)
         try: choice = choose_for(arm, choose, cut[place], folder, say)
         except BadInput as error: failed += [Planned(arm, recipe, failure=str(error)) for recipe in arm.recipes]
         else:

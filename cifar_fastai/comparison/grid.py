@@ -19,8 +19,7 @@ from ..base.messages import BadInput, one_of
 from ..base.files import lock_folder
 from ..recipes.recipe import Recipe, recipe_fields, recipe_to_dict
 from ..data.images import ImageData
-from ..data.sources import load_images
-from ..data.loaders import image_dataloaders
+from ..data.loaders import image_dataloaders, load_recipe_images
 from ..training.schedules import run_cost
 from ..training.lr_find import sweep
 from ..training.learner import cifar_learner
@@ -151,15 +150,15 @@ def check_count(
 
 def grid_data(
     arms:list[Arm],
-)->dict[tuple, ImageData]: # (data, image_size) → images
+)->dict[tuple, ImageData]: # (data, image_size, fit) → images
     "The images of all arms, judged on the same test set"
     found = {}
     for arm in arms:
-        place = arm.recipe.data, arm.recipe.image_size
-        if place not in found: found[place] = load_images(*place)
+        place = arm.recipe.data, arm.recipe.image_size, arm.recipe.fit
+        if place not in found: found[place] = load_recipe_images(arm.recipe)
     tests = {place: data.fingerprints['test'][:12] for place, data in found.items()}
     if len(set(tests.values())) > 1:
-        named = '; '.join(f'{place[0]} (image size {place[1]}) {digest}…' for place, digest in tests.items())
+        named = '; '.join(f'{place[0]} (image size {place[1]}, {place[2]}) {digest}…' for place, digest in tests.items())
         raise BadInput(f'arms with different test sets cannot be compared: {named}')
     return found
 
@@ -172,7 +171,7 @@ def grid_plan(
 )->Plan:
     "Which runs are there, and which are to be trained"
     data, (complete, begun) = data or grid_data(arms), known_runs(runs)
-    images = lambda recipe: data[recipe.data, recipe.image_size]
+    images = lambda recipe: data[recipe.data, recipe.image_size, recipe.fit]
     keys = [(arm, recipe, run_key(recipe, images(recipe).fingerprints)) for arm in arms for recipe in arm.recipes]
     plan = Plan([Planned(arm, recipe, complete.get(key), begun.get(key)) for arm, recipe, key in keys])
     steps = {}

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ArrayTransform', 'ImageAt', 'LabelAt', 'PositionLists', 'Positions', 'ImageLoader', 'channel_statistics',
            'remember_statistics', 'CifarDataLoaders', 'holdout_count', 'fitting_batch_size', 'evaluation_batch_size',
-           'PositionsBlock', 'image_block', 'image_dataloaders', 'cifar_dataloaders']
+           'PositionsBlock', 'image_block', 'image_dataloaders', 'load_recipe_images', 'cifar_dataloaders']
 
 # %% ../../nbs/03_data/11_loaders.ipynb #i3c03b63
 import copy, hashlib, json
@@ -46,16 +46,17 @@ class ImageAt(ArrayTransform):
     "The image at a position of the array; a path, picture or array is read and fitted to the same size"
     def __init__(self,
         data:ImageData, # The images
+        fit:str='crop', # How a picture becomes a square: `crop` or `squish`
     ):
         super().__init__()
-        self.images, self.size = data.images, data.images.shape[1]
+        self.images, self.size, self.fit = data.images, data.images.shape[1], fit
 
     def encodes(self, item): return self.read(item)
 
     def read(self, item):
         "uint8 RGB of shape (H, W, 3)"
         if isinstance(item, (int, np.integer)): return np.asarray(self.images[item])
-        def fit(picture): return to_square(to_rgb(picture)[0], self.size)
+        def fit(picture): return to_square(to_rgb(picture)[0], self.size, self.fit)
         if isinstance(item, (str, Path)): return open_picture(Path(item).read_bytes(), str(item), fit)
         if isinstance(item, torch.Tensor): item = item.detach().cpu().numpy()
         return fit(Image.fromarray(item) if isinstance(item, np.ndarray) else item)
@@ -246,7 +247,7 @@ def image_block(
     mean, deviation = remember_statistics(data, train)
     transforms = augmentation_transforms(recipe.augment, data.images.shape[1], random, fill=mean)
     return PositionsBlock(len(train), blocks=(ImageBlock, CategoryBlock(vocab=list(data.classes), sort=False)), dl_type=ImageLoader,
-                          get_x=ImageAt(data), get_y=LabelAt(data), batch_tfms=[*transforms, NormalizeRows.from_stats(mean, deviation)])
+                          get_x=ImageAt(data, recipe.fit), get_y=LabelAt(data), batch_tfms=[*transforms, NormalizeRows.from_stats(mean, deviation)])
 
 # %% ../../nbs/03_data/11_loaders.ipynb #5f19d7a5
 def image_dataloaders(
@@ -271,10 +272,16 @@ def image_dataloaders(
                               for f in both.train.after_batch.fs if isinstance(f, Normalize))
     return loaders
 
+def load_recipe_images(
+    recipe:Recipe,
+)->ImageData:
+    "The images that a recipe names, fitted as it says"
+    return load_images(recipe.data, recipe.image_size, fit=recipe.fit)
+
 def cifar_dataloaders(
     recipe:Recipe|None=None, # What to load and how; the default recipe if left out
     path:str|Path='.', # Where fastai saves and exports
 )->CifarDataLoaders: # train, valid, test
     "The loaders of a recipe, its data read from where `recipe.data` says"
     recipe = recipe or Recipe()
-    return image_dataloaders(load_images(recipe.data, recipe.image_size), recipe, path)
+    return image_dataloaders(load_recipe_images(recipe), recipe, path)

@@ -15,7 +15,7 @@ import numpy as np
 from ..base.messages import BadInput
 from .archives import EXPECTED, Files
 from .images import ImageData, image_data
-from .pictures import empty_images, is_image, read_pictures, resize
+from .pictures import SIZES, auto_size, empty_images, is_image, read_pictures, resize
 
 # %% ../../nbs/03_data/03_readers.ipynb #b4373395
 def folder_roots(
@@ -51,6 +51,7 @@ def read_folder(
     root:str='', # The folder that holds `train`
     image_size:str|int='auto', # Side in pixels
     room:Callable[[int,int],np.ndarray]=empty_images, # Where the images go, for so many of that size
+    fit:str='crop', # As for `to_square`
 )->ImageData: # Training images first, class by class
     "An image folder as `ImageData`"
     names = list(files.sizes)
@@ -69,7 +70,7 @@ def read_folder(
                        f"Give train/ images of it, or take it out of {split}/.")
     label_of = {title: label for label, title in enumerate(classes)}
     order = [(name, label_of[title]) for part in (train, test) for title in sorted(part) for name in part[title]]
-    images, notes = read_pictures(files, [name for name, _ in order], image_size, room)
+    images, notes = read_pictures(files, [name for name, _ in order], image_size, room, fit)
     if others+other: notes += (f'left out {others+other:,} files that are not images in a class folder',)
     start = len(root)+1 if root else 0
     return image_data(images, [label for _, label in order], classes, [safe_text(name[start:]) for name, _ in order],
@@ -245,7 +246,7 @@ def read_official(
         rows.append(pixels)
         labels.append(numbers)
         names += [f"{batch.removesuffix('.bin')}/{row}" for row in range(len(pixels))]
-    size, start = CIFAR_SIDE if image_size == 'auto' else image_size, 0
+    size, start = auto_size([CIFAR_SIDE], image_size) if image_size in SIZES else image_size, 0
     images = room(len(names), size)
     for pixels in rows:
         images[start:start+len(pixels)] = resize(planes_to_pixels(pixels), size)

@@ -19,7 +19,7 @@ from ..base.messages import BadInput, notice
 from ..base.files import whole_file
 from .archives import EXPECTED, Files, open_files, refuse_unreadable
 from .images import ImageData, image_data
-from .pictures import empty_images, is_image
+from .pictures import SIZES, auto_size, empty_images, is_image
 from .readers import folder_roots, official_roots, safe_text, read_folder, read_official
 from .shapes import draw_shapes
 from .cache import read_once, fastai_folder, remember_digest
@@ -29,11 +29,12 @@ def read_files(
     files:Files, # A folder or an archive
     image_size:str|int='auto', # Side in pixels
     room:Callable[[int,int],np.ndarray]=empty_images, # Where the images go, for so many of that size
+    fit:str='crop', # As for `to_square`
 )->ImageData: # Whatever the layout
     "The images in `files`, by the layout that is found"
     names = list(files.sizes)
     found = {root: (read_official, version) for root, version in official_roots(names).items()}
-    found |= {root: (read_folder,) for root in folder_roots(names) if root not in found}
+    found |= {root: (partial(read_folder, fit=fit),) for root in folder_roots(names) if root not in found}
     depths = {root: root.count('/')+bool(root) for root in found}
     roots = sorted(root for root in found if depths[root] == min(depths.values()))
     if not roots:
@@ -101,9 +102,10 @@ def read_whole(
     path:Path, # A folder or an archive
     image_size:str|int, # As it was asked for
     room:Callable[[int,int],np.ndarray]=empty_images, # Where the images go, for so many of that size
+    fit:str='crop', # As for `to_square`
 )->ImageData:
     "The images at `path`; a refusal of a file that differs from the published one says so"
-    try: return read_files(open_files(path), image_size, room)
+    try: return read_files(open_files(path), image_size, room, fit)
     except BadInput as error:
         other = differs_from_published(path)
         if other: raise BadInput(f'{error}\n{other}') from error
@@ -112,16 +114,17 @@ def read_whole(
 # %% ../../nbs/03_data/06_sources.ipynb #ade5e66f
 def load_images(
     data:str|Path='cifar10', # `cifar10`, `shapes`, or the path of a folder or an archive
-    image_size:str|int='auto', # Side in pixels; `auto`: the median shorter side, at most 128
+    image_size:str|int='auto', # Side in pixels; `auto`: the median shorter side, at most 128; `photo`: the same from 96 to 224
     cache:bool=True, # Keep what was decoded beside fastai's data
+    fit:str='crop', # How a picture becomes a square: `crop` its middle, or `squish` all of it
 )->ImageData: # In memory, or mapped from the cache
     "The images of a data set, from wherever they come"
-    if image_size != 'auto' and not (isinstance(image_size, int) and 8 <= image_size <= 1024):
-        raise BadInput(f"--image-size {image_size}: 'auto', or a number of pixels from 8 to 1024")
-    if data == 'shapes': return shapes_data(32 if image_size == 'auto' else image_size)
+    if image_size not in SIZES and not (isinstance(image_size, int) and 8 <= image_size <= 1024):
+        raise BadInput(f"--image-size {image_size}: 'auto', 'photo', or a number of pixels from 8 to 1024")
+    if data == 'shapes': return shapes_data(auto_size([32], image_size) if image_size in SIZES else image_size)
     path = cifar10_path() if data == 'cifar10' else Path(data).expanduser()
     if not path.exists(): open_files(path) # says so
-    found = read_once(path, image_size, partial(read_whole, path, image_size), cache)
+    found = read_once(path, image_size if fit == 'crop' else f'{image_size} {fit}', partial(read_whole, path, image_size, fit=fit), cache)
     found = replace(found, name='cifar10' if data == 'cifar10' else re.sub(r'\.(tgz|tar\.gz|tar|zip)$', '', path.resolve().name))
     if data == 'cifar10': check_cifar10(found, path)
     for note in found.notes: notice(f'{found.name}: {note}')

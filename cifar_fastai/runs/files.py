@@ -19,8 +19,7 @@ from torch import nn
 from ..base.messages import BadInput, notice
 from ..base.files import MANIFEST, check_file, read_json, whole_file, write_json
 from ..recipes.recipe import Recipe, recipe_from_dict
-from ..data.sources import load_images
-from ..data.loaders import CifarDataLoaders, image_dataloaders
+from ..data.loaders import CifarDataLoaders, image_dataloaders, load_recipe_images
 from ..training.history import HISTORY_COLUMNS
 from ..training.learner import CifarLearner, cifar_learner
 
@@ -245,7 +244,7 @@ def run_loaders(
     record:RunRecord,
 )->CifarDataLoaders: # train, valid, test
     "The data of a run; raises `BadInput` where those at hand are others"
-    data, known = load_images(record.recipe.data, record.recipe.image_size), record.about['data']['fingerprints']
+    data, known = load_recipe_images(record.recipe), record.about['data']['fingerprints']
     if data.fingerprints != known:
         raise BadInput(f"the images of '{record.recipe.data}' are not those that '{record.path}' was trained on\n"
                        f'now {data.fingerprints}\nthen {known}')
