@@ -121,8 +121,8 @@ class Files:
             yield name, data
 
 # %% ../../nbs/03_data/00_archives.ipynb #bd467119
-EXPECTED = """Expected: train/ and test/ (or valid/, val/) with a sub-folder of images for each class,
-or the official python or binary version of CIFAR-10 or CIFAR-100;
+EXPECTED = """Expected: train/ and test/ (or valid/, val/) with a sub-folder of images for each class; or such folders alone, with
+--test-share 0.2; or a table, with --labels FILE; or the official python or binary version of CIFAR-10 or CIFAR-100;
 as a folder, or as one .tgz, .tar.gz, .tar or .zip"""
 
 _DAMAGE = (OSError, EOFError, tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error,

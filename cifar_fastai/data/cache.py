@@ -159,7 +159,7 @@ def write_folder(
     else: np.save(folder/'images.npy', data.images)
     for name in ('labels', 'names'): np.save(folder/f'{name}.npy', getattr(data, name))
     about = dict(classes=data.classes, name=data.name, train_count=data.train_count, fingerprints=data.fingerprints,
-                 notes=data.notes, names=_names_sum(data.names))
+                 notes=data.notes, names=_names_sum(data.names), valid_count=data.valid_count, read=data.read)
     (folder/'about.json').write_text(json.dumps({'sum': json_digest(about), 'about': about}))
     (folder/'stamps.json').write_text(json.dumps(date_back(folder)))
 
@@ -178,7 +178,7 @@ def is_whole(
     "Whether every pixel, label and name is what was kept; if so, the stamps are kept anew"
     stamps = None
     with suppress(OSError): stamps = date_back(data.folder)
-    again = image_data(data.images, data.labels, data.classes, (), data.train_count)
+    again = image_data(data.images, data.labels, data.classes, (), data.train_count, data.valid_count)
     if again.fingerprints != about['fingerprints'] or _names_sum(data.names) != about['names'] or data.labels.dtype != np.int64: return False
     if stamps:
         with suppress(OSError): write_json(data.folder/'stamps.json', stamps)
@@ -199,7 +199,7 @@ def fetch_data(
         images, labels, names = (np.load(folder/f'{name}.npy', mmap_mode='r') for name in ARRAYS)
         if kept['sum'] == json_digest(about) and images.dtype == np.uint8:
             data = ImageData(images, np.asarray(labels), tuple(about['classes']), np.asarray(names), about['train_count'],
-                             about['fingerprints'], about['name'], tuple(about['notes']), folder=folder)
+                             about['fingerprints'], about['name'], tuple(about['notes']), folder=folder, valid_count=about['valid_count'], read=about['read'])
             if unchanged or is_whole(data, about): return data
     except FileNotFoundError: return None
     except Exception: pass # a damaged file makes its readers raise nearly anything, and is as good as absent
