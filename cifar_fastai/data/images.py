@@ -103,18 +103,19 @@ def balanced_sample(
 def split(
     data:ImageData, # The images
     limit:int=0, # At most this many training images, the hold-out included; 0: all
-    holdout:int=0, # This many held out; negative: about so many, as far as each class keeps an image
+    holdout:int=0, # This many held out
     seed:int=0, # Same seed, same split
+    about:bool=False, # About so many are held out, as far as each class keeps an image
 )->tuple[np.ndarray,np.ndarray]: # Positions to train on and positions held out, both ascending
     "Class-balanced, disjoint positions among the training images"
     labels, classes = data.labels[:data.train_count], len(np.unique(data.labels[:data.train_count]))
     for value, name in ((limit, 'limit'), (holdout, 'holdout')):
-        if value < 0 and name == 'limit': raise BadInput(f"--{name} {value}: a number of images, 0 or more")
-        if 0 < value < classes: raise BadInput(f"--{name} {value}: there are {classes} classes, so name at least {classes}, or 0")
+        if value < 0: raise BadInput(f"--{name} {value}: a number of images, 0 or more")
+        if 0 < value < classes and not (about and name == 'holdout'): raise BadInput(f"--{name} {value}: there are {classes} classes, so name at least {classes}, or 0")
     kept = balanced_sample(labels, limit, seed) if 0 < limit < len(labels) else np.arange(len(labels))
     if len(np.unique(labels[kept])) < classes:
         raise BadInput(f"--limit {limit} leaves a class without an image, of {classes} classes: name more")
-    held = derived_holdout(labels, kept, -holdout, seed+1) if holdout < 0 else kept[balanced_sample(labels[kept], holdout, seed+1)] if 0 < holdout < len(kept) else kept[:holdout]
+    held = derived_holdout(labels, kept, holdout, seed+1) if about else kept[balanced_sample(labels[kept], holdout, seed+1)] if 0 < holdout < len(kept) else kept[:holdout]
     taken = np.zeros(len(labels), bool)
     taken[held] = True
     train = kept[~taken[kept]]
@@ -124,7 +125,7 @@ def split(
     return train, held
 
 def derived_holdout(labels, kept, count, seed):
-    "About `count` of `kept`, at least one of each class that has two"
+    "Positions of about `count` of `kept`, at least one of each class that has two"
     labels, random = labels[kept], np.random.default_rng(seed)
     spare = np.ones(len(kept), bool)
     for label in np.unique(labels): spare[random.choice(np.flatnonzero(labels == label))] = False

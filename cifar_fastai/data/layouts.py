@@ -170,8 +170,10 @@ def settle_splits(
 )->Placement: # With a test set, or one still to be drawn (split '')
     "Pass over an unlabelled test set, and take the validation images for testing where there is no other"
     titles = {split: {title for which, title in found.placed.values() if which == split} for split in SPLITS}
-    if len(titles['test']) == 1 and not titles['test'] & titles['train'] or not titles['test'] and any(why == LOOSE and in_split(name, found, 'test') for name, why in found.left.items()):
-        loose = [name for name, (split, _) in found.placed.items() if split == 'test'] + [name for name, why in found.left.items() if why == LOOSE and in_split(name, found, 'test')]
+    loose = [name for name, why in found.left.items() if why == LOOSE and in_split(name, found, 'test')]
+    unknown = len(titles['test']) == 1 and not titles['test'] & titles['train'] or loose and not titles['test']
+    if unknown and (titles['valid'] or test_share):
+        loose += [name for name, (split, _) in found.placed.items() if split == 'test']
         found.how.append(f'test/ has {len(loose):,} files without a class: python -m cifar_fastai.predict RUN {where}/test names them')
         found.left |= dict.fromkeys(loose, UNLABELLED)
         found.placed = {name: place for name, place in found.placed.items() if place[0] != 'test'}

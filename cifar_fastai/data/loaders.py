@@ -193,10 +193,10 @@ class CifarDataLoaders(DataLoaders):
 def holdout_count(
     recipe:Recipe,
     count:int, # Training images there are
-)->int: # How many are held out; negative: about so many, as the data allow
+)->int: # How many are held out
     "What stops on a hold-out, and has none of its own, takes a tenth of the training images"
     if recipe.holdout or not (recipe.early_stopping or recipe.until_accuracy): return recipe.holdout
-    return -max(1, min(recipe.limit or count, count)//10)
+    return max(1, min(recipe.limit or count, count)//10)
 
 def fitting_batch_size(
     recipe:Recipe,
@@ -260,7 +260,8 @@ def image_dataloaders(
 )->CifarDataLoaders: # train, valid, test; with `.data`, `.valid_is`, `.positions`, `.statistics`
     "The loaders of a recipe over images already read"
     if data.valid_count and recipe.holdout: notice(f'{data.name} has {data.valid_count:,} validation images of its own: they are held out, and --holdout {recipe.holdout} is not needed')
-    train, holdout = split(data, limit=recipe.limit, holdout=0 if data.valid_count else holdout_count(recipe, data.train_count), seed=recipe.seed)
+    train, holdout = split(data, limit=recipe.limit, holdout=0 if data.valid_count else (count := holdout_count(recipe, data.train_count)),
+                           seed=recipe.seed, about=not data.valid_count and count > 0 and not recipe.holdout)
     if data.valid_count: holdout = data.valid_positions
     test = data.test_positions
     items = np.concatenate([train, holdout if len(holdout) else test])
