@@ -59,7 +59,8 @@ BELOW = {  # which wings a wing may import; a door, alone at the root, may impor
     'training': 'base recipes data models', 'profiling': 'base recipes data models training',
     'runs': 'base recipes heatmaps data models interpretation training profiling',
     'views': 'base recipes heatmaps interpretation runs',
-    'comparison': 'base recipes heatmaps data models interpretation training profiling runs views'}
+    'comparison': 'base recipes heatmaps data models interpretation training profiling runs views',
+    'export': 'base recipes heatmaps data models interpretation training runs'}
 DOORS = {'train', 'interpret', 'report', 'compare', 'profile', 'explore', 'cli', 'all', '__main__'}
 
 
