@@ -63,6 +63,10 @@ def list_files(
 
 def _identity(about): return about.st_dev, about.st_ino
 
+def _leads_up(link):
+    "Whether a link leads to a folder that the link itself lies in, by the paths without links"
+    return os.path.join(os.path.realpath(os.path.dirname(link)), '').startswith(os.path.join(os.path.realpath(link), ''))
+
 def _look(entry, above, hidden):
     "What the system says of an entry of a folder, and why it is passed over"
     if hidden and (entry.is_symlink() or not entry.is_dir(follow_symlinks=False)): return None, MADE
@@ -70,7 +74,7 @@ def _look(entry, above, hidden):
     except OSError as error:
         if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP): return None, NOWHERE
         raise
-    if stat.S_ISDIR(about.st_mode): return about, BACK if _identity(about) in above else ''
+    if stat.S_ISDIR(about.st_mode): return about, BACK if _identity(about) in above or entry.is_symlink() and _leads_up(entry.path) else ''
     return about, '' if stat.S_ISREG(about.st_mode) else NO_FILE
 
 # %% ../../nbs/03_data/00_archives.ipynb #a06c2b9f
