@@ -127,7 +127,7 @@ def pictures_values(interpretation, base):
 # %% ../../nbs/10_views/05_report_page.ipynb #08d50959
 def render(values, interpretation):
     "The page, its pictures in the room that is left"
-    scripts = 'data.js', 'charts.js', 'gallery.js', 'marks.js', 'explorer.js', 'report.js'
+    scripts = 'data.js', 'charts.js', 'gallery.js', 'marks.js', 'viridis.js', 'explorer.js', 'report.js'
     def draw(explorer): return fill_page('report.html', scripts, ('base.css', 'report.css'), explorer=explorer, version=cifar_fastai.__version__, **values)
     text = draw(None)
     return text if interpretation is None else draw(pictures_values(interpretation, len(text.encode('utf-8', 'replace'))))
