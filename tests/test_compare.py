@@ -10,12 +10,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-import cifar_fastai.comparison.tables  # gives `Comparison` its figures
 from cifar_fastai.comparison import choosing
 from cifar_fastai.comparison import grid
 from cifar_fastai.base.commands import run_command
 from cifar_fastai.compare import compare, main
-from cifar_fastai.comparison.comparison import by_class, compare_runs, image_table, nobody_right
+from cifar_fastai.comparison.arms import by_class, image_table, nobody_right
+from cifar_fastai.comparison.comparison import compare_runs
 from cifar_fastai.comparison.grid import claim_folder, grid_arms, grid_plan, known_runs
 from cifar_fastai.base.messages import BadInput
 from cifar_fastai.recipes.named import GRIDS, RECIPES, expectation
