@@ -289,7 +289,6 @@ def test_the_test_set_is_not_read_before_the_last_step(tmp_path, monkeypatch, ca
     from cifar_fastai.data.loaders import ImageLoader
     data, seen, stage = small_shapes(), [], ['']
     tests = {image.tobytes() for image in data.images[data.test_positions]}
-    monkeypatch.setattr(grid, 'load_images', lambda *words: data)
     monkeypatch.setattr('cifar_fastai.data.loaders.load_images', lambda *words: data)
     monkeypatch.setattr('cifar_fastai.data.sources.load_images', lambda *words: data)
     fetch = ImageLoader.create_batches
