@@ -7,6 +7,7 @@ __all__ = ['interpret_parser', 'interpret_by_options', 'main']
 
 # %% ../nbs/13_doors/01_interpret.ipynb #i39117b8
 import sys
+from .base.messages import LINE, say
 from .base.commands import Parser, add_option, add_out, run_command
 from .base.rules import Number, Text
 
@@ -39,13 +40,14 @@ def interpret_parser(
 # %% ../nbs/13_doors/01_interpret.ipynb #8a5c8e8d
 def interpret_by_options(options):
     "What the command does"
+    LINE.begin('loading')
     from cifar_fastai.runs.interpreted import interpret_run
     layers = 'all' if options.layer == ['all'] else options.layer
     if layers and len(layers) == 1: layers = layers[0]
     interpretation, checks = interpret_run(options.run, options.out, options.n, options.method, layers, options.target,
                                            [] if options.checks == ['none'] else options.checks, options.sample)
     confused = ', '.join(f'{actual} → {predicted} {times}' for actual, predicted, times in interpretation.most_confused()[:3])
-    print(f"{interpretation.classification_report()}\n{interpretation._repr_markdown_().replace('**', '')}\n"
+    say(f"{interpretation.classification_report()}\n{interpretation._repr_markdown_().replace('**', '')}\n"
           f"most confused: {confused or 'nothing'}\n{checks or 'heatmaps: not checked'}\n\nfiles: {options.out or options.run}")
 
 def main(

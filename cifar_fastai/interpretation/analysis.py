@@ -10,6 +10,7 @@ import json, math
 from collections.abc import Sequence
 from pathlib import Path
 import numpy as np
+from ..base.messages import LINE, step_after
 from ..base.files import write_text
 from ..base.figures import save_figure
 from ..heatmaps.checks import CHECKS, QUICK_METHODS, HeatmapChecks, check_heatmaps
@@ -72,8 +73,9 @@ def interpretation_files(
         per_class=interpretation.plot_class_accuracy, reliability=interpretation.plot_reliability,
         misclassified=lambda: interpretation.plot_misclassified(n) if wrong else None,
         gradcam=lambda: interpretation.plot_gradcam(n, target, methods, layers, note=note) if wrong else None)
+    LINE.begin('figures', len(figures))
     for name, draw in figures.items():
-        figure = draw()
+        figure = step_after(draw())
         if figure is None: (folder/'figures'/f'{name}.png').unlink(missing_ok=True)
         else: save_figure(figure, folder/'figures'/f'{name}.png')
     return metric_additions(interpretation)

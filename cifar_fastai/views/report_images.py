@@ -14,7 +14,7 @@ from functools import partial
 import numpy as np, torch
 from PIL import Image
 from fastai.data.core import DataLoaders
-from ..base.messages import BadInput
+from ..base.messages import LINE, BadInput, step_after
 from ..base.wording import percent, percentage, thousands
 from ..base.randomness import keep_random_states
 from ..heatmaps.gradcam import METHODS, class_evidence
@@ -104,6 +104,7 @@ def explorer_data(
     name:str='', # What the run is called, for the files that the page saves
 )->tuple[dict, dict, str]: # For `explorer.js`; the sheets by their elements' names; what was left out
     "All that the explorer needs"
+    LINE.begin('report: pictures')
     kept, order = interpretation.kept, row_order(interpretation.kept)
     groups = {name: group for name, group in zip(('wrong', 'right'), picture_groups(interpretation, order, budget)) if group.count}
     indices = order[:sum(group.count for group in groups.values())]
@@ -140,7 +141,7 @@ def evidence_batches(interpretation, indices):
     "Inputs of these images with their predicted and actual classes, some at a time"
     kept = interpretation.kept
     for start in range(0, len(indices), BATCH):
-        part = indices[start:start + BATCH]
+        part = step_after(indices[start:start + BATCH])
         yield interpretation.inputs(part), np.stack([kept.predicted[part], kept.targets[part]], 1)
 
 def heat_data(
@@ -155,6 +156,7 @@ def heat_data(
     [(layer, size)] = choose_layers(model, images, None)
     height, width = size if max(size) <= HEAT_SIDE else (HEAT_SIDE, HEAT_SIDE)
     indices = heated_images(kept, int(budget*3/4/(2*height*width)))
+    LINE.begin('report: heatmaps', -(-len(indices)//BATCH))
     maps = class_evidence(model, evidence_batches(interpretation, indices), layer)
     small = [(255*maps[:, number]).round().astype(np.uint8) if max(size) <= HEAT_SIDE else coarse_maps(maps[:, number]) for number in (0, 1)]
     return dict(height=height, width=width, of=indices.tolist(), errors=int((~kept.right[indices]).sum()), layer=layer, size=list(size),
@@ -229,6 +231,7 @@ def pair_sentence(
     "Why two classes are mixed up, as far as the heat tells: on which places the network finds each of them"
     maps = (heat or {}).get('maps', {})
     inside = [index for index in np.flatnonzero((kept.targets == actual) & (kept.predicted == predicted)) if index in maps]
+    if len(inside) < 3: return ''
     two = np.array([maps[index] for index in inside], float).reshape(len(inside), 2, -1)
     two = two[(two.sum(2) > 0).all(1)]
     if len(two) < 3: return ''
