@@ -193,9 +193,9 @@ def class_evidence(
             for number in range(wanted.shape[1]):
                 grads = first(torch.autograd.grad(logits.gather(1, wanted[:, number:number + 1]).sum(), output, retain_graph=True)[0])
                 raw = torch.nan_to_num((grads.mean((2, 3), keepdim=True)*places).sum(1).relu(), posinf=0)
-                peak, size = raw.amax((1, 2)), places.abs().amax((1, 2, 3))*grads.abs().amax((1, 2, 3))
-                alive = (peak > 1e-7*size) & (peak - raw.amin((1, 2)) > 1e-5*peak)  # as in `scale_once`: neither rounding noise nor flat
-                found.append((raw*torch.where(alive, 1/peak, 0.)[:, None, None]).cpu().numpy())
+                low, peak, size = raw.amin((1, 2)), raw.amax((1, 2)), places.abs().amax((1, 2, 3))*grads.abs().amax((1, 2, 3))
+                alive = (peak > 1e-7*size) & (peak - low > 1e-5*peak)  # as in `scale_once`: neither rounding noise nor flat
+                found.append(((raw - low[:, None, None])*torch.where(alive, 1/(peak - low), 0.)[:, None, None]).cpu().numpy())
             held[:] = held[-1:]
     if not found: return np.zeros((0, 0, 1, 1), np.float32)
     count = wanted.shape[1]

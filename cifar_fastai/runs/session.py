@@ -102,7 +102,7 @@ def explain(
     from cifar_fastai.interpretation.analysis import check_interpretation, interpretation_files, json_ready
     checks = check_interpretation(run.interpretation, seed=run.learner.recipe.seed)
     write_json(run.path/'heatmap_checks.json', json_ready(checks.to_dict()))
-    folder.update(**interpretation_files(run.interpretation, run.path, checks=checks))
+    folder.update(**interpretation_files(run.interpretation, run.path, checks=checks, name=run.path.resolve().name))
 
 def last_count(run):
     "How many test images the last epoch counted right, where its weights are the result; else None"
