@@ -38,7 +38,7 @@ class Explorer:
         self.tiles = [Tile(self.open, self.set_mark) for _ in range(per_page)]
         self.large = Tile(self.open, self.set_mark)
         self.about, self.before, self.after = HTML(), button('‹ image', 'The image before this one'), button('image ›', 'The image after this one')
-        self.grid = Box(layout=Layout(display='grid', grid_template_columns='repeat(auto-fill, minmax(128px, 1fr))', grid_gap='4px 10px', flex='1 1 420px', align_content='start'))
+        self.grid = Box(layout=Layout(display='grid', grid_template_columns='repeat(auto-fill, minmax(128px, 1fr))', grid_gap='4px 10px', flex='1 1 420px', align_content='flex-start'))
         self.widget = self.lay_out()
         self.listen()
         self.show()
