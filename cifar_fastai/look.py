@@ -9,7 +9,6 @@ __all__ = ['MOST_CLASSES', 'SAMPLES', 'FIELDS', 'plot_classes', 'print_reading',
 import sys
 from pathlib import Path
 from .base.commands import Parser, add_option, add_out, make_folder, run_command
-from .base.files import write_json
 from .base.messages import BadInput
 from .recipes.options import metavar, option_text
 from .recipes.recipe import recipe_fields
@@ -44,6 +43,7 @@ def print_reading(read):
 
 def look_by_options(options):
     "What the command does"
+    from cifar_fastai.base.files import write_json
     from cifar_fastai.base.figures import save_figure
     from cifar_fastai.data.sources import load_images
     place = make_folder(Path(options.out or 'looks')/(Path(options.data).name.split('.')[0] or 'images'))
