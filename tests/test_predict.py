@@ -1,0 +1,225 @@
+"A run classifies pictures without its data: the same logits, from files, archives, lists; and what it refuses"
+import csv
+import io
+import json
+import shutil
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from drawn import CLASSES, write_images
+from PIL import Image
+
+from cifar_fastai.base.commands import run_command
+from cifar_fastai.base.messages import BadInput
+from cifar_fastai.export.classifier import Classifier
+from cifar_fastai.export.sources import Pictures
+from cifar_fastai.predict import main
+from cifar_fastai.recipes.recipe import Recipe
+from cifar_fastai.runs.files import load_run, read_predictions
+from cifar_fastai.runs.session import train_session
+
+SETTINGS = dict(epochs=1, batch_size=20, progressive=0, device='cpu', precision='fp32', augment='none')
+NETWORKS = {'cifarnet': dict(arch='cifarnet', width=8, whiten=True), 'resnet18': dict(arch='resnet18', width=8, norm='group'),
+            'resnet9': dict(arch='resnet9', width=8, image_size=20, fit='squish', tta='mirror')}
+
+
+@pytest.fixture(scope='module')
+def data(tmp_path_factory):
+    "Pictures of two shapes, some of 16-bit grey and some with a palette, of three classes"
+    folder = write_images(tmp_path_factory.mktemp('predict')/'data', {'train': (40, 1), 'test': (12, 2)}, 16)
+    for number, path in enumerate(sorted(folder.rglob('*.png'))):
+        picture = Image.open(path)
+        if number % 4 == 1: Image.fromarray(np.asarray(picture.convert('L')).astype(np.uint16)*13).save(path)
+        if number % 4 == 2: picture.resize((25, 17)).quantize(16).save(path)
+    return folder
+
+
+@pytest.fixture(scope='module')
+def runs(data, tmp_path_factory):
+    "A run of each network; the data they were trained on are gone afterwards"
+    found, home = {}, tmp_path_factory.mktemp('runs')
+    for name, words in NETWORKS.items():
+        found[name] = train_session(Recipe(data=str(data), **SETTINGS, **words), home, name, explained=False, say=lambda text: None).path
+    moved = data.parent/'elsewhere'
+    data.rename(moved)
+    return found, moved
+
+
+@pytest.fixture(scope='module')
+def run(runs): return runs[0]['cifarnet']
+
+
+@pytest.fixture(scope='module')
+def pictures(runs): return runs[1]
+
+
+def predict(*words): return run_command(main, [*map(str, words)])
+
+
+def rows(path):
+    with open(path, newline='', encoding='utf-8') as file: return list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize('name', NETWORKS)
+def test_logits_are_those_that_the_run_kept(name, runs, tmp_path, capsys):
+    path, kept = runs[0][name], read_predictions(runs[0][name]/'predictions.npz')
+    assert predict(path, runs[1]/'test', '--out', tmp_path/'a.csv', '--logits') == 0
+    found = {row['picture'].partition('elsewhere/')[2]: row for row in rows(tmp_path/'a.csv')}
+    assert set(found) == set(kept.name)
+    ours = np.array([[float(found[title][f'logit_{label}']) for label in CLASSES] for title in kept.name])
+    np.testing.assert_allclose(ours, kept.logits, atol=1e-4)
+    right = int((kept.logits.argmax(1) == kept.target).sum())
+    assert f'({right} of {len(kept.name)}), 95 % interval' in capsys.readouterr().out
+
+
+def test_a_learner_without_data_predicts_and_exports(run, pictures, tmp_path):
+    from fastai.learner import load_learner
+    learner, kept = load_run(run, data=False), read_predictions(run/'predictions.npz')
+    files = [pictures/name for name in kept.name]
+    logits = learner.get_preds(dl=learner.dls.test_dl(files), act=lambda logits: logits)[0].numpy()
+    np.testing.assert_allclose(logits, kept.logits, atol=1e-4)
+    learner.export(tmp_path/'model.pkl')
+    again = load_learner(tmp_path/'model.pkl')
+    with again.no_bar(): assert again.predict(files[0])[0] == CLASSES[kept.logits[0].argmax()]
+    assert (tmp_path/'model.pkl').stat().st_size < 4*(run/'model.safetensors').stat().st_size + 200_000
+
+
+def test_the_same_pictures_in_every_form(run, pictures, tmp_path, monkeypatch):
+    classifier = Classifier.load(run)
+    files = sorted((pictures/'test').rglob('*.png'))
+    wanted = classifier(files).logits
+    opened = [Image.open(path) for path in files]
+    zipped = tmp_path/'a.zip'
+    with zipfile.ZipFile(zipped, 'w') as archive:
+        for path in files: archive.write(path, path.relative_to(pictures))
+    packed = shutil.make_archive(str(tmp_path/'b'), 'gztar', pictures, 'test')
+    listed = '\n'.join(map(str, files))
+    forms = [pictures/'test', zipped, packed, opened, (path.read_bytes() for path in files), Pictures([f'{pictures}/test/*/*.png']),
+             Pictures(['-'], lines=io.StringIO(listed))]
+    for form in forms:
+        answers = classifier(form)
+        order = np.argsort([str(name).rpartition('test/')[2] for name in answers.names]) if isinstance(form, (str, Path, Pictures)) else slice(None)
+        np.testing.assert_allclose(answers.logits[order], wanted, atol=1e-5)
+    grey = classifier(np.zeros((5, 9, 7), np.uint8)).logits
+    np.testing.assert_allclose(grey, classifier(np.zeros((5, 9, 7, 3), np.uint8)).logits)
+    assert abs(classifier(files, tta='mirror').logits - wanted).max() > 1e-4
+
+
+def official(folder, count):
+    "A folder as CIFAR-10 is published in its binary version, of random pictures in three classes"
+    folder.mkdir()
+    random = np.random.default_rng(0)
+    (folder/'batches.meta.txt').write_text('\n'.join([*CLASSES, '']))
+    images = {}
+    for name in ('data_batch_1.bin', 'test_batch.bin'):
+        images[name] = random.integers(0, 256, (count, 3072), np.uint8)
+        (folder/name).write_bytes(np.concatenate([np.arange(count, dtype=np.uint8)[:, None] % 3, images[name]], 1).tobytes())
+    return images
+
+
+def test_an_official_archive_is_a_place_of_pictures_too(run, tmp_path, capsys):
+    images = official(tmp_path/'cifar-10-batches-bin', 7)['test_batch.bin'].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
+    packed = shutil.make_archive(str(tmp_path/'cifar-10-binary'), 'gztar', tmp_path, 'cifar-10-batches-bin')
+    wanted = Classifier.load(run)([Image.fromarray(image) for image in images]).predicted
+    for number, word in enumerate((packed, tmp_path/'cifar-10-batches-bin'/'test_batch.bin')):
+        assert predict(run, word, '--part', 'test', '--out', tmp_path/f'{number}.csv') == 0
+        found = rows(tmp_path/f'{number}.csv')
+        assert [row['predicted'] for row in found] == wanted and [row['actual'] for row in found] == [CLASSES[place % 3] for place in range(7)]
+        assert 'accuracy  test: ' in capsys.readouterr().out
+    assert predict(run, packed) == 0
+    assert 'accuracy  train: ' in capsys.readouterr().out
+
+
+def test_broken_pictures_are_named_and_left_out(run, pictures, tmp_path, capsys):
+    folder = shutil.copytree(pictures/'test'/CLASSES[0], tmp_path/'new'/'deep')
+    whole = len(list(folder.glob('*.png')))
+    (folder/'cut.png').write_bytes(next(folder.glob('*.png')).read_bytes()[:70])
+    (folder/'note.txt').write_text('no picture')
+    Image.new('L', (60_000, 1200)).save(folder/'wide.png')
+    Image.new('L', (60_000, 9)).save(folder/'thin.png')
+    assert predict(run, tmp_path/'new', '--out', tmp_path/'a.jsonl', '--top', '2', '--unsure-below', '0.99') == 1
+    said = capsys.readouterr()
+    assert 'cut.png cannot be read' in said.err and 'wide.png cannot be read: more than' in said.err
+    assert f'2 of {whole + 3} pictures cannot be read' in said.err and 'left out  1 files' in said.out and 'accuracy' not in said.out
+    found = [json.loads(line) for line in (tmp_path/'a.jsonl').read_text(encoding='utf-8').splitlines()]
+    assert len(found) == whole + 1 and all(len(row['top']) == 2 and row['actual'] is None for row in found)
+    assert all(row['unsure'] == (row['probability'] < 0.99) for row in found) and any(row['picture'].endswith('thin.png') for row in found)
+    assert predict(run, tmp_path/'new', '--out', tmp_path/'b.csv', '--heat', tmp_path/'heat', '--strict') == 1
+    assert not list(tmp_path.glob('b.csv')) and not list(tmp_path.glob('*heat*')) and not list(tmp_path.glob('.*partial*'))
+
+
+def test_heat_and_page(run, pictures, tmp_path, capsys):
+    words = [run, pictures/'test', '--out', tmp_path/'a.csv', '--heat', tmp_path/'heat', '--report', tmp_path/'page.html']
+    assert predict(*words) == 0
+    kept = read_predictions(run/'predictions.npz')
+    right = int((kept.logits.argmax(1) == kept.target).sum())
+    page = (tmp_path/'page.html').read_text(encoding='utf-8')
+    assert f'{right/len(kept.name):.2%}' in page and 'pictures classified by the run cifarnet' in page
+    named = [row['heat'] for row in rows(tmp_path/'a.csv')]
+    assert sorted(named) == sorted(path.name for path in (tmp_path/'heat').iterdir()) and Image.open(tmp_path/'heat'/named[0]).size == (256, 256)
+    capsys.readouterr()
+    assert predict(*words) == 1 and "a.csv' exists" in capsys.readouterr().err
+    assert predict(run, pictures/'test'/CLASSES[1]/'..'/CLASSES[1], '--report', tmp_path/'b.html') == 0
+    assert '100 %' not in capsys.readouterr().err
+
+
+def changed(run, folder, name, change):
+    copy = shutil.copytree(run, folder/'copy')
+    (copy/name).write_bytes(change((copy/name).read_bytes()))
+    return copy
+
+
+def test_runs_that_are_not_used(run, pictures, tmp_path, capsys):
+    def refused(path, text):
+        assert predict(path, pictures, '--out', tmp_path/'a.csv') == 1
+        said = capsys.readouterr().err
+        assert text in said and len(said.strip().splitlines()) <= 5 and not (tmp_path/'a.csv').exists()
+    for name, change, text in [('metrics.json', lambda old: old.replace(b'"complete"', b'"interrupted"'), 'is not what the run wrote'),
+                               ('model.safetensors', lambda old: old[:-1] + bytes([old[-1] ^ 1]), 'has been changed'),
+                               ('recipe.json', lambda old: old.replace(b'"schema": 1', b'"schema": 9'), 'is not what the run wrote')]:
+        path = changed(run, tmp_path, name, change)
+        refused(path, text)
+        (path/'manifest.json').unlink()
+        refused(path, {'metrics.json': 'is not finished: its status is interrupted', 'model.safetensors': 'are not those that the run wrote',
+                       'recipe.json': 'is a run of schema 9'}[name])
+        shutil.rmtree(path)
+    refused(pictures, 'holds no run')
+
+
+@pytest.mark.parametrize('words, status, text', [
+    (['lost.png'], 1, "'lost.png': there is no such file"), (['*.gif'], 1, 'no file of that pattern'), (['empty'], 1, "no pictures in 'empty'"),
+    (['texts'], 1, 'none of which ends like a picture'), (['texts/a.txt'], 1, 'none of 1 pictures can be read'),
+    (['a.png', '--out', 'a.txt'], 2, 'ends in none of .csv'), (['a.png', '--out', 'no/a.csv'], 1, "no folder 'no'"),
+    (['a.png', '--report', 'page.pdf'], 2, 'does not end in .html'), (['a.png', '--heat', 'texts'], 1, "'texts' exists"),
+    (['a.png', '--part', 'tets'], 2, "did you mean 'test'"), (['a.png', '--report', 'page.html'], 1, 'whose class is not known'), ([], 2, 'PICTURES')])
+def test_bad_words(words, status, text, run, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for name in ('empty', 'texts'): (tmp_path/name).mkdir()
+    (tmp_path/'texts'/'a.txt').write_text('no picture')
+    Image.new('RGB', (9, 9)).save(tmp_path/'a.png')
+    assert predict(run, *words) == status
+    said = capsys.readouterr().err
+    assert text in said and len(said.strip().splitlines()) <= 5
+
+
+@pytest.mark.parametrize('images, text', [
+    (np.zeros((8, 8, 3)), 'float64'), (np.zeros((3, 8, 8), np.uint8), 'colours first'), (np.zeros((2, 3, 8, 8), np.uint8), 'is no picture'),
+    ([], 'no pictures'), (5, 'int is no picture'), ('lost.png', 'no such file'), ([b'x'], 'the image 0 cannot be read'), (np.zeros((0, 8, 3), np.uint8), 'is no picture')])
+def test_bad_pictures_from_python(images, text, run):
+    with pytest.raises(BadInput, match=text): Classifier.load(run)(images)
+
+
+def test_memory_does_not_grow_with_the_number_of_pictures(run):
+    "However many pictures come, only a few batches of them are open at a time"
+    classifier, taken, most = Classifier.load(run), 0, 0
+    def endless():
+        nonlocal taken
+        for taken in range(1, 4001): yield Image.new('L', (8, 8))
+    done = 0
+    for items, _, logits, _ in classifier.stream(endless(), 32):
+        done += len(items)
+        most = max(most, taken - done)
+    assert done == 4000 and most <= 256
