@@ -18,7 +18,7 @@ from safetensors.torch import save
 from torch import nn
 from ..base.messages import BadInput, notice
 from ..base.files import MANIFEST, check_file, read_json, whole_file, write_json
-from ..base.steps import read_steps
+from ..base.steps import HISTORY_COLUMNS, read_steps
 from ..recipes.recipe import Recipe, recipe_from_dict
 
 # %% ../../nbs/09_runs/00_files.ipynb #74866c1a
@@ -204,7 +204,6 @@ def read_history(
     path:Path, # history.csv
 )->pd.DataFrame: # A row each epoch; none where there is no file
     "What happened in each epoch"
-    from cifar_fastai.training.history import HISTORY_COLUMNS
     check_file(path)
     if not path.is_file(): return pd.DataFrame(columns=HISTORY_COLUMNS)
     try: table = pd.read_csv(path)
