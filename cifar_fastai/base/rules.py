@@ -54,9 +54,11 @@ class Name:
 @dataclass(frozen=True)
 class Text:
     "Any text"
+    shown:str = 'DATA' # What `--help` shows in the value's place
+    empty:bool = False # Whether there may be none
     def __call__(self, value, name):
         if isinstance(value, Path): value = str(value)
-        if not isinstance(value, str) or not value: raise BadInput(f'{name} {value!r} is not a name or a path')
+        if not isinstance(value, str) or not (value or self.empty): raise BadInput(f'{name} {value!r} is not a name or a path')
         return value
     def describe(self): return 'text'
 

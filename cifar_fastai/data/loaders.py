@@ -23,8 +23,9 @@ from ..base.messages import BadInput, notice
 from ..base.files import json_digest, write_json
 from ..base.randomness import BatchRandom
 from ..base.devices import choose_device, free_memory
-from ..recipes.recipe import BATCH_SIZE, Recipe
-from .images import ImageData, split
+from ..recipes.recipe import BATCH_SIZE, LIBRARY_BATCH_SIZE, Recipe, is_library
+from ..recipes.libraries import uses_weights, weights_statistics
+from .images import ImageData, balanced_order, split, uneven_notes
 from .pictures import open_picture, to_rgb, to_square
 from .sources import load_images
 from .places import Places, read_rows
@@ -88,8 +89,8 @@ class Positions(np.ndarray):
 # %% ../../nbs/03_data/11_loaders.ipynb #c86e30b7
 class ImageLoader(TfmdDL):
     "A `TfmdDL` over positions in an array, a whole batch at a time; over anything else, as fastai does it"
-    def __init__(self, dataset=None, array=None, random=None, num_workers=0, **kwargs):
-        self.array, self.random = array, random or BatchRandom()
+    def __init__(self, dataset=None, array=None, random=None, num_workers=0, balanced=None, **kwargs):
+        self.array, self.random, self.balanced = array, random or BatchRandom(), balanced
         self.epoch, self.looks, self.order, self.skipped = None, 0, 0, 0
         self.held, self.places = None, None
         super().__init__(dataset, num_workers=num_workers, **kwargs)
@@ -97,7 +98,8 @@ class ImageLoader(TfmdDL):
 
     def new(self, dataset=None, cls=None, **kwargs):
         array = None if dataset is not None and not len(dataset) else self.array  # what `export` writes is over nothing
-        if cls is None or issubclass(cls, ImageLoader): kwargs = {'array': array, 'random': self.random, **kwargs}
+        balanced = self.balanced if dataset is None or dataset is self.dataset else None
+        if cls is None or issubclass(cls, ImageLoader): kwargs = {'array': array, 'random': self.random, 'balanced': balanced, **kwargs}
         return super().new(dataset, cls, **kwargs)
 
     @property
@@ -112,6 +114,7 @@ class ImageLoader(TfmdDL):
         self.order = -1 - self.looks if self.epoch is None else self.epoch
         self.looks += self.epoch is None
         self.random.start(self.order, -1)
+        if self.balanced is not None: return balanced_order(self.balanced, self.random.generator)
         return torch.randperm(len(idxs), generator=self.random.generator).numpy()
 
     def before_iter(self):
@@ -205,9 +208,10 @@ def fitting_batch_size(
         if recipe.batch_size <= count: return recipe.batch_size
         raise BadInput(f'batch_size {recipe.batch_size} is larger than the {count} training images\n'
                        f'Take --batch-size {count} or smaller')
-    if count >= 4*BATCH_SIZE: return BATCH_SIZE
-    size = 2**(max(count//4, 2).bit_length() - 1)
-    notice(f'batch size {BATCH_SIZE} shrinks to {size}: there are {count} training images')
+    most, steps = (LIBRARY_BATCH_SIZE, 10) if is_library(recipe.arch) else (BATCH_SIZE, 4)
+    if count >= steps*most: return most
+    size = 2**(max(count//steps, min(8, count//2) if is_library(recipe.arch) else 2, 2).bit_length() - 1)
+    notice(f'batch size {most} shrinks to {size}: there are {count} training images')
     return size
 
 # %% ../../nbs/03_data/11_loaders.ipynb #e4ffe632
@@ -218,7 +222,7 @@ def evaluation_batch_size(
 )->int: # Images in a batch of evaluation, at least as many as in training
     "How many images are evaluated at once"
     pixels = data.images[0, ..., 0].size
-    if device.type != 'cuda' or free_memory(device) < 2**33: return max(size, 512)
+    if device.type != 'cuda' or free_memory(device) < 2**33: return max(size, min(512, 2**21//pixels))
     return max(size, 512, 2500*32*32//pixels)
 
 # %% ../../nbs/03_data/11_loaders.ipynb #aac75c37
@@ -244,7 +248,7 @@ def image_block(
     random:BatchRandom, # Where the augmentation draws from
 )->DataBlock:
     "The `DataBlock` of a recipe: positions in, images and categories out"
-    mean, deviation = remember_statistics(data, train)
+    mean, deviation = weights_statistics(recipe.arch) if uses_weights(recipe) else remember_statistics(data, train)
     transforms = augmentation_transforms(recipe.augment, data.images.shape[1], random, fill=mean)
     return PositionsBlock(len(train), blocks=(ImageBlock, CategoryBlock(vocab=list(data.classes), sort=False)), dl_type=ImageLoader,
                           get_x=ImageAt(data, recipe.fit), get_y=LabelAt(data), batch_tfms=[*transforms, NormalizeRows.from_stats(mean, deviation)])
@@ -255,7 +259,7 @@ def image_dataloaders(
     recipe:Recipe,
     path:str|Path='.', # Where fastai saves and exports
     place:str='auto', # Where the images are to lie: `device`, `memory` or `disk`
-)->CifarDataLoaders: # train, valid, test; with `.data`, `.valid_is`, `.positions`, `.statistics`
+)->CifarDataLoaders: # train, valid, test; with `.data`, `.valid_is`, `.positions`, `.statistics`, `.notes`
     "The loaders of a recipe over images already read"
     train, holdout = split(data, limit=recipe.limit, holdout=holdout_count(recipe, data.train_count), seed=recipe.seed)
     test = data.test_positions
@@ -264,9 +268,12 @@ def image_dataloaders(
     random = BatchRandom(recipe.seed)
     device, size = choose_device(recipe.device), fitting_batch_size(recipe, len(train))
     both = image_block(data, recipe, train, random).dataloaders(
-        items.view(Positions), path=path, bs=size, val_bs=evaluation_batch_size(size, data, device), device=device, array=Places(data, device, place), random=random)
+        items.view(Positions), path=path, bs=size, val_bs=evaluation_batch_size(size, data, device), device=device, array=Places(data, device, place), random=random,
+        balanced=data.labels[train] if recipe.sampler == 'balanced' else None)
     loaders = CifarDataLoaders(both.train, both.valid, both.test_dl(test.view(Positions), with_labels=True), path=path, device=device)
     loaders.data, loaders.valid_is = data, 'holdout' if len(holdout) else 'test'
+    loaders.notes = uneven_notes(data.labels[train], data.classes, recipe)
+    for note in loaders.notes: notice(note)
     loaders.positions = {'train': train, 'valid': valid, 'test': test}
     loaders.statistics = next(tuple(t.flatten().tolist() for t in (f.mean, f.std))
                               for f in both.train.after_batch.fs if isinstance(f, Normalize))

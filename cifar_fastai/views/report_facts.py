@@ -158,7 +158,7 @@ def run_warnings(
     metrics, data, resolved = record.metrics, record.about.get('data') or {}, record.about.get('resolved') or {}
     valid_is, found = metrics.get('valid_is', 'test'), []
     if metrics.get('status', 'complete') != 'complete':
-        found.append((STATUS.get(metrics['status'], f"The run is {metrics['status']}"), f"after {metrics.get('epochs', 0)} of {record.recipe.epochs} epochs"
+        found.append((STATUS.get(metrics['status'], f"The run is {metrics['status']}"), f"after {metrics.get('epochs', 0)} of {resolved.get('epochs', record.recipe.epochs)} epochs"
                       + (f": {metrics['message']}" if metrics.get('message') else '')))
     if metrics.get('selected') == 'best_on_holdout':
         found.append(('Chosen on the hold-out', 'the weights are those of the epoch with the lowest hold-out loss; its hold-out accuracy flatters, the test accuracy does not'))
