@@ -27,7 +27,6 @@ from ..data.images import balanced_sample
 from ..data.loaders import CifarDataLoaders
 from ..models.weights import set_norms, whiten
 from ..models.networks import Network, network
-from ..models.libraries import library_network
 from .run_callback import ask
 from .optimizers import optimizer_function, scale_rates
 from .schedules import ShrinkImages, schedule
@@ -109,7 +108,9 @@ def first_network(
     with_weights:bool=True, # Fetch trained weights where the recipe names them; no: others will be loaded
 )->Network: # On the CPU
     "The recipe's network with its first weights, drawn from torch's global generator"
-    if is_library(recipe.arch): return library_network(recipe, len(loaders.vocab), loaders.data.image_size, with_weights)
+    if is_library(recipe.arch):
+        from cifar_fastai.models.libraries import library_network  # and with it torchvision and timm
+        return library_network(recipe, len(loaders.vocab), loaders.data.image_size, with_weights)
     model = network(recipe.arch, len(loaders.vocab), recipe.width, recipe.norm, dirac=recipe.dirac)
     set_norms(model, recipe.norm_weights, recipe.norm_momentum)
     if recipe.whiten:
