@@ -14,6 +14,7 @@ from cifar_fastai.runs.checkpoints import Checkpoints, Stops, checkpoint_numbers
 from cifar_fastai.data.loaders import image_dataloaders
 from cifar_fastai.training.history import History
 from cifar_fastai.base.messages import BadInput
+from cifar_fastai.base.steps import step_table
 from cifar_fastai.runs.session import train_session
 from cifar_fastai.training.stopping import stopping_callbacks
 from cifar_fastai.training.learner import cifar_learner, fit_recipe
@@ -67,6 +68,8 @@ def test_stopped_and_gone_on_is_not_stopped(tiny_data, tiny_recipe, tmp_path, fi
     assert same(whole, again) and whole.recorder.lrs == again.recorder.lrs and draws.seen[-1] == again_draws.seen[-1]
     assert history.table.drop(columns='seconds').equals(again_history.table.drop(columns='seconds'))
     assert again_history.steps == history.steps and again_history.train_seconds > 0
+    steps = step_table(whole)
+    assert len(steps) == history.steps and steps.to_csv() == step_table(again).to_csv() and steps.notna().to_numpy().all()
 
 
 def test_draws_go_on_at_the_end_of_an_epoch(tiny_data, tiny_recipe, tmp_path):

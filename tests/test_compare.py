@@ -292,7 +292,6 @@ def test_the_test_set_is_not_read_before_the_last_step(tmp_path, monkeypatch, ca
     monkeypatch.setattr(grid, 'load_images', lambda *words: data)
     monkeypatch.setattr('cifar_fastai.data.loaders.load_images', lambda *words: data)
     monkeypatch.setattr('cifar_fastai.data.sources.load_images', lambda *words: data)
-    monkeypatch.setattr('cifar_fastai.runs.files.load_images', lambda *words: data)
     fetch = ImageLoader.create_batches
     def noted(self, samples):
         for batch in fetch(self, samples):

@@ -104,6 +104,18 @@ def test_curves_show_the_history_and_name_what_was_measured(valid_is, words):
     check_layout(figure)
 
 
+def test_curves_show_what_each_step_used():
+    share = np.linspace(0, 1, 40)
+    steps = pd.DataFrame(dict(step=np.arange(40), epoch=12*share, lr=0.4*np.sin(share*3), momentum=0.95 - 0.1*np.sin(share*3), loss=2 - share))
+    figure = plot_curves(history(12), 'test', steps)
+    assert [axes.get_title(loc='left') for axes in figure.axes] == ['Loss', 'Accuracy', 'Learning rate', 'Momentum']
+    drawn = {column: next(line for line in figure.axes[place].get_lines() if len(line.get_xdata()) == 40) for place, column in ((0, 'loss'), (2, 'lr'), (3, 'momentum'))}
+    for column, line in drawn.items(): np.testing.assert_array_equal(line.get_xydata(), steps[['epoch', column]])
+    assert all(axes.get_xlim()[0] == 0 for axes in figure.axes) and figure.axes[2].get_ylim()[0] == 0
+    check_layout(figure)
+    assert len(plot_curves(history(12), 'test', steps.assign(momentum=0.9)).axes) == 3
+
+
 @pytest.mark.parametrize('epochs', [0, 1, 200])
 def test_curves_of_any_length(epochs):
     check_layout(plot_curves(history(epochs)))

@@ -59,7 +59,8 @@ BELOW = {  # which wings a wing may import; a door, alone at the root, may impor
     'training': 'base recipes data models', 'profiling': 'base recipes data models training',
     'runs': 'base recipes heatmaps data models interpretation training profiling',
     'views': 'base recipes heatmaps interpretation runs',
-    'comparison': 'base recipes heatmaps data models interpretation training profiling runs views'}
+    'comparison': 'base recipes heatmaps data models interpretation training profiling runs views',
+    'export': 'base recipes heatmaps data models interpretation training runs views'}
 DOORS = {'train', 'interpret', 'report', 'compare', 'profile', 'explore', 'cli', 'all', '__main__'}
 
 
@@ -121,6 +122,21 @@ def test_the_folders_of_notebooks_are_the_wings():
         module = re.search(r'#\| default_exp ([\w.]+)', path.read_text())[1]
         folder, name = path.parent.name.partition('_')[2], path.stem.partition('_')[2]
         assert module == (name if folder == 'doors' else f'{folder}.{name}')
+
+
+def shown(path):
+    "The text and the pictures that a notebook was committed with"
+    cells = [cell for cell in json.loads(path.read_text(encoding='utf-8'))['cells'] if cell['cell_type'] == 'code']
+    for output in (output for cell in cells for output in cell['outputs']):
+        for kind, content in {'text/plain': output.get('text', ''), **output.get('data', {})}.items(): yield kind, ''.join(content)
+
+
+@pytest.mark.parametrize('path', sorted((ROOT/'nbs').glob('[0-9]*/*.ipynb')), ids=lambda path: f'{path.parent.name}/{path.stem}')
+def test_every_notebook_shows_an_example_and_no_place_of_the_machine(path):
+    found = list(shown(path))
+    assert found, 'no output is kept: nbdev-test PATH --save --n-workers 0 keeps it, nbdev-clean tidies it'
+    assert all(kind.startswith('text/') or kind in ('image/png', 'image/svg+xml') for kind, _ in found)
+    assert not any(re.search('/tmp/|/home/|/root/|site-packages|Warning: ', content) for kind, content in found if kind.startswith('text/'))
 
 
 def test_wings_are_empty_and_no_module_is_too_long_or_imports_everything():

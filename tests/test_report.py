@@ -160,6 +160,29 @@ def test_curves_lie_where_the_history_says():
             np.testing.assert_allclose(said, column, rtol=1e-3)
 
 
+def test_rates_lie_where_the_steps_say():
+    share = np.linspace(0, 1, 41)
+    steps = pd.DataFrame(dict(step=np.arange(1, 42), epoch=3*share, lr=0.4*np.sin(3*share) + 0.02, momentum=0.95 - 0.1*np.sin(3*share), loss=2.1 - share))
+    history = pd.DataFrame(dict(epoch=[1, 2, 3], train_loss=[2., 1.4, 0.5], lr=[0.1, 0.3, 0.02]))
+    loss, rate, momentum = curve_charts(history, 'test', steps)
+    for chart, line, column in ((loss, loss['lines'][1], 'loss'), (rate, rate['lines'][0], 'lr'), (momentum, momentum['lines'][0], 'momentum')):
+        across, up = drawn_values(chart, line)
+        np.testing.assert_allclose(across, steps.epoch, atol=0.02)
+        np.testing.assert_allclose(up, steps[column], atol=0.01*np.ptp(steps[column]) + 0.001)
+        assert chart['x_ticks'][0] == (50., '0') and len(chart['grid']) == 3
+    assert rate['y_ticks'][0][1].rstrip('0.') == '' and '0.42 at its highest after 1.6 epochs' in rate['description'] and 'lowest' in momentum['description']
+    long = pd.DataFrame(dict(step=np.arange(1000), epoch=np.linspace(0, 3, 1000), lr=np.linspace(0, 1, 1000), momentum=0.9, loss=1.))
+    assert len(curve_charts(history, 'test', long)) == 2 and len(curve_charts(history, 'test', long)[1]['lines'][0]['read']['x']) == 250
+
+
+def test_a_run_keeps_its_steps(run):
+    steps = pd.read_csv(run.path/'steps.csv')
+    assert list(steps.columns) == ['step', 'epoch', 'lr', 'momentum', 'loss'] and list(steps.step) == list(range(1, len(steps) + 1)) and steps.epoch.iloc[-1] == 3
+    assert steps.lr.iloc[0] < steps.lr.max() > steps.lr.iloc[-1] and set(steps.momentum) == {0.85}
+    np.testing.assert_allclose(steps.lr.iloc[-1], pd.read_csv(run.path/'history.csv').lr.iloc[-1], rtol=1e-12)
+    assert 'at its highest after' in (run.path/'report.html').read_text()
+
+
 def test_accuracy_lies_over_confidence_with_its_interval():
     bins = pd.DataFrame(dict(images=[0, 3, 5], confidence=[np.nan, 0.4, 0.95], accuracy=[np.nan, 0.3, 0.8], low=[np.nan, 0.1, 0.4], high=[np.nan, 0.7, 0.9]))
     chart = reliability_chart(bins)

@@ -70,7 +70,7 @@ def read_json(path:str|Path)->dict:
 
 # %% ../../nbs/00_base/04_files.ipynb #6ff3777a
 MANIFEST = 'manifest.json'
-KEPT = ('recipe.json', 'history.csv', 'lr_find.csv', 'metrics.json', 'model.safetensors', 'predictions.npz')
+KEPT = ('recipe.json', 'history.csv', 'steps.csv', 'lr_find.csv', 'metrics.json', 'model.safetensors', 'predictions.npz')
 LOST = tuple(name for name in KEPT if name != 'predictions.npz')  # cannot be made again without a training
 MADE_AGAIN = ('top_losses.csv', 'classification_report.txt', 'heatmap_checks.json', 'report.html', 'figures/*.png')
 

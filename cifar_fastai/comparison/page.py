@@ -18,7 +18,7 @@ from ..views.sprites import picture_group
 from ..views.vector_charts import Line, line_chart
 from .significance import BOTH
 from .comparison import Comparison, Pair, by_class, image_table, nobody_right
-from .tables import arm_curves, json_value, table_text
+from .tables import arm_curves, json_value, rate_title, table_text
 
 # %% ../../nbs/11_comparison/05_page.ipynb #4a923e96
 def comparison_charts(
@@ -27,7 +27,7 @@ def comparison_charts(
     "Accuracy by epoch and by seconds, loss, learning rate"
     measured = {'holdout': 'hold-out', 'test': 'test set'}.get(comparison.valid_is, 'test set or hold-out')
     wanted = [('valid_accuracy', 'epoch', f'Accuracy on the {measured}', True), ('valid_accuracy', 'seconds', f'Accuracy on the {measured}, by the clock', True),
-              ('valid_loss', 'epoch', f'Loss on the {measured}', False), ('lr', 'epoch', "Learning rate at the epoch's end", False)]
+              ('valid_loss', 'epoch', f'Loss on the {measured}', False), ('lr', 'epoch', rate_title(comparison), False)]
     charts = []
     for group in (comparison.arms[start:start + 6] for start in range(0, len(comparison.arms), 6)):
         for column, across, title, percent in wanted:
@@ -35,7 +35,8 @@ def comparison_charts(
             lines = [Line(f'{arm.name} (n = {arm.n})', curve[across].tolist(), curve['mean'].tolist(), *((curve.low.tolist(), curve.high.tolist()) if arm.n > 1 else ()))
                      for arm, curve in curves]
             ends = '; '.join(f'{arm.name} ends at {curve["mean"].iloc[-1]:.4g}' for arm, curve in curves)
-            charts.append(line_chart(title, lines, 'epoch' if across == 'epoch' else 'seconds, evaluation included', percent=percent, description=f'{title}: {ends}'))
+            start = dict(x_range=(0, max(max(line.x, default=1) for line in lines))) | (dict(y_range=(0, 1.05*max(max(line.y, default=1) for line in lines))) if column == 'lr' else {})
+            charts.append(line_chart(title, lines, 'epoch' if across == 'epoch' else 'seconds, evaluation included', percent=percent, **start, description=f'{title}: {ends}'))
     return charts
 
 # %% ../../nbs/11_comparison/05_page.ipynb #51857bb1

@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['ArrayTransform', 'ImageAt', 'LabelAt', 'PositionLists', 'Positions', 'ImageLoader', 'channel_statistics',
            'remember_statistics', 'CifarDataLoaders', 'holdout_count', 'fitting_batch_size', 'evaluation_batch_size',
-           'PositionsBlock', 'image_block', 'image_dataloaders', 'load_recipe_images', 'cifar_dataloaders']
+           'PositionsBlock', 'image_block', 'image_dataloaders', 'load_recipe_images', 'cifar_dataloaders',
+           'empty_dataloaders']
 
 # %% ../../nbs/03_data/11_loaders.ipynb #i3c03b63
 import copy, hashlib, json
@@ -246,9 +247,10 @@ def image_block(
     recipe:Recipe,
     train:np.ndarray, # Positions of the images to train on
     random:BatchRandom, # Where the augmentation draws from
+    statistics:tuple|None=None, # Mean and deviation of each channel, in 0…1; those of the images to train on if left out
 )->DataBlock:
     "The `DataBlock` of a recipe: positions in, images and categories out"
-    mean, deviation = weights_statistics(recipe.arch) if uses_weights(recipe) else remember_statistics(data, train)
+    mean, deviation = statistics or (weights_statistics(recipe.arch) if uses_weights(recipe) else remember_statistics(data, train))
     transforms = augmentation_transforms(recipe.augment, data.images.shape[1], random, fill=mean)
     return PositionsBlock(len(train), blocks=(ImageBlock, CategoryBlock(vocab=list(data.classes), sort=False)), dl_type=ImageLoader,
                           get_x=ImageAt(data, recipe.fit), get_y=LabelAt(data), batch_tfms=[*transforms, NormalizeRows.from_stats(mean, deviation)])
@@ -292,3 +294,21 @@ def cifar_dataloaders(
     "The loaders of a recipe, its data read from where `recipe.data` says"
     recipe = recipe or Recipe()
     return image_dataloaders(load_recipe_images(recipe), recipe, path)
+
+# %% ../../nbs/03_data/11_loaders.ipynb #55d5a160
+def empty_dataloaders(
+    recipe:Recipe,
+    classes:tuple[str,...], # Class names
+    image_size:int, # Side in pixels
+    statistics:tuple, # Mean and deviation of each channel, in 0…1
+    path:str|Path='.', # Where fastai saves and exports
+)->CifarDataLoaders: # train, valid, test, all of them empty
+    "The loaders of a recipe without its images, as fastai's `export` leaves them"
+    blank = ImageData(np.zeros((1, image_size, image_size, 3), np.uint8), np.zeros(1, np.int64), tuple(classes), np.array(['']), 1, {})
+    device, random, one = choose_device(recipe.device), BatchRandom(recipe.seed), np.zeros(1, np.int64).view(Positions)  # fastai looks at the first item's type
+    both = image_block(blank, recipe, one, random, statistics).dataloaders(
+        one, path=path, bs=BATCH_SIZE if recipe.batch_size == 'auto' else recipe.batch_size, device=device, array=Places(blank, device, 'memory'), random=random)
+    loaders = CifarDataLoaders(both.train, both.valid, both.test_dl(one, with_labels=True), path=path, device=device).new_empty()
+    loaders.data, loaders.valid_is, loaders.statistics = blank, 'test', statistics
+    loaders.positions = {name: np.zeros(0, np.int64) for name in ('train', 'valid', 'test')}
+    return loaders

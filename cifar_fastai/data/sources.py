@@ -52,8 +52,10 @@ USUAL = ('cifar10', 'cifar-10-batches-py', 'cifar-10-batches-bin', 'cifar10.tgz'
 NO_DATA = """Set CIFAR_FASTAI_DATA to CIFAR-10 in any usual form, a folder or an archive,
 or train without any data at hand: --data shapes"""
 
-def cifar10_path()->Path: # A folder or an archive
-    "Where CIFAR-10 lies, downloaded if it must be"
+def cifar10_path(
+    fetch:bool=True, # Download it where it is not on this machine
+)->Path|None: # A folder or an archive; None where it is not here and not to be downloaded
+    "Where CIFAR-10 lies"
     given = os.getenv('CIFAR_FASTAI_DATA')
     if given:
         path = Path(given).expanduser()
@@ -62,7 +64,7 @@ def cifar10_path()->Path: # A folder or an archive
         return next((path/name for name in USUAL if (path/name).exists()), path)
     try: places = [fastai_folder('data')/'cifar10', fastai_folder('archive')/'cifar10.tgz']
     except OSError as error: raise BadInput(f'--data cifar10: {error.strerror}\n{NO_DATA}') from error
-    return next((path for path in places if path.exists()), None) or download(places[1])
+    return next((path for path in places if path.exists()), None) or (download(places[1]) if fetch else None)
 
 # %% ../../nbs/03_data/06_sources.ipynb #11a548dc
 def download(

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['PREFIXES', 'WRAPPED', 'BUILDERS', 'read_state', 'strip_prefix', 'match_weights', 'last_names', 'refuse_download',
-           'load_weights', 'timm_network', 'torchvision_network', 'map_sizes', 'name_stages', 'library_network']
+           'load_weights', 'timm_network', 'torchvision_network', 'map_sizes', 'name_stages', 'library_network',
+           'recipe_network']
 
 # %% ../../nbs/04_models/04_libraries.ipynb #c20b0003
 import pickle
@@ -13,16 +14,15 @@ from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 import torch
-from fastai.callback.hook import num_features_model
-from fastai.vision.learner import add_head, create_body, create_timm_model, default_split, model_meta
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 from ..base.files import checksum
 from ..base.messages import BadInput, out_of_memory
-from ..recipes.recipe import Recipe
+from ..recipes.recipe import Recipe, is_library
 from ..recipes.libraries import import_timm, split_name
-from .networks import Network
+from .weights import set_norms, whiten
+from .networks import Network, network
 
 # %% ../../nbs/04_models/04_libraries.ipynb #c20b0006
 PREFIXES = ('', 'module.', 'model.', 'backbone.', 'encoder.', '_orig_mod.', 'body.model.', 'body.')
@@ -94,6 +94,7 @@ def load_weights(full, path, arch):
 
 def timm_network(name, classes, image_size, pretrained, path):
     "fastai's body and head around a network of timm, and what its weights are"
+    from fastai.vision.learner import create_timm_model, default_split  # and with it torchvision
     timm = import_timm()
     fixed = {'img_size': image_size} if (about := timm.get_pretrained_cfg(name)) and about.fixed_input_size else {}
     model, about = create_timm_model(name, classes, pretrained=pretrained, **fixed)
@@ -106,6 +107,8 @@ def timm_network(name, classes, image_size, pretrained, path):
 
 def torchvision_network(name, classes, image_size, pretrained, path):
     "The same around a network of torchvision"
+    from fastai.callback.hook import num_features_model
+    from fastai.vision.learner import add_head, create_body, default_split, model_meta
     from torchvision import models
     build = models.get_model_builder(name)
     full, meta = build(weights='DEFAULT' if pretrained else None), model_meta.get(build, {'cut': None, 'split': default_split})
@@ -164,4 +167,19 @@ def library_network(
     try: name_stages(model, map_sizes(model, image_size))
     except Exception as error:
         raise BadInput(f"'{recipe.arch}' takes no images of {image_size}×{image_size}: {str(error)[:150]}\nTry another --image-size, or another network") from error
+    return model
+
+# %% ../../nbs/04_models/04_libraries.ipynb #717790b4
+def recipe_network(
+    recipe:Recipe,
+    classes:int, # Length of the logits
+    images:torch.Tensor|None=None, # Some training images as the network takes them, for whitening, shape (N, 3, H, W)
+    image_size:int=32, # Side of the images in pixels
+    with_weights:bool=True, # Fetch the trained weights that the recipe names; no: others will be loaded
+)->Network: # On torch's default device
+    "The network of a recipe with its first weights, drawn from torch's global generator"
+    if is_library(recipe.arch): return library_network(recipe, classes, image_size, with_weights)
+    model = network(recipe.arch, classes, recipe.width, recipe.norm, dirac=recipe.dirac)
+    set_norms(model, recipe.norm_weights, recipe.norm_momentum)
+    if recipe.whiten: whiten(model, torch.zeros(1, 3, 8, 8) if images is None else images, recipe.whiten_eps)
     return model

@@ -6,7 +6,7 @@
 __all__ = ['SCHEMA', 'MOST_FILE_BYTES', 'ABOUT', 'ABOUT_DATA', 'run_name', 'check_place', 'new_run_folder', 'write_tensors',
            'write_weights', 'read_tensors', 'read_weights', 'arrays_fingerprint', 'weights_fingerprint', 'Predictions',
            'write_predictions', 'read_predictions', 'RunRecord', 'read_about', 'read_history', 'read_run',
-           'check_fingerprint', 'run_loaders', 'load_run']
+           'check_fingerprint', 'run_loaders', 'run_image_size', 'load_run']
 
 # %% ../../nbs/09_runs/00_files.ipynb #i2eeda37
 import errno, hashlib, json, os, pickle, shutil, zipfile, zlib
@@ -18,10 +18,8 @@ from safetensors.torch import save
 from torch import nn
 from ..base.messages import BadInput, notice
 from ..base.files import MANIFEST, check_file, read_json, whole_file, write_json
+from ..base.steps import read_steps
 from ..recipes.recipe import Recipe, recipe_from_dict
-from ..data.loaders import CifarDataLoaders, image_dataloaders, load_recipe_images
-from ..training.history import HISTORY_COLUMNS
-from ..training.learner import CifarLearner, cifar_learner
 
 # %% ../../nbs/09_runs/00_files.ipynb #74866c1a
 SCHEMA = 1
@@ -182,6 +180,8 @@ class RunRecord:
     metrics:dict # metrics.json
     history:pd.DataFrame # history.csv
 
+    steps = property(lambda self: read_steps(self.path/'steps.csv'), doc='steps.csv, a row each kept step; none in an older run')
+
 # %% ../../nbs/09_runs/00_files.ipynb #b0e05ff1
 ABOUT = {'recipe': ('a recipe', dict), 'resolved': ('resolved values', dict), 'environment': ('an environment', dict), 'data': ('data', dict)}
 ABOUT_DATA = {'fingerprints': dict, 'classes': list, 'counts': dict, 'valid_is': str, 'mean': list, 'deviation': list}
@@ -205,6 +205,7 @@ def read_history(
     path:Path, # history.csv
 )->pd.DataFrame: # A row each epoch; none where there is no file
     "What happened in each epoch"
+    from cifar_fastai.training.history import HISTORY_COLUMNS
     check_file(path)
     if not path.is_file(): return pd.DataFrame(columns=HISTORY_COLUMNS)
     try: table = pd.read_csv(path)
@@ -243,21 +244,36 @@ def check_fingerprint(
 # %% ../../nbs/09_runs/00_files.ipynb #046afe6e
 def run_loaders(
     record:RunRecord,
-)->CifarDataLoaders: # train, valid, test
+): # `CifarDataLoaders`: train, valid, test
     "The data of a run; raises `BadInput` where those at hand are others"
+    from cifar_fastai.data.loaders import image_dataloaders, load_recipe_images
     data, known = load_recipe_images(record.recipe), record.about['data']['fingerprints']
     if data.fingerprints != known:
         raise BadInput(f"the images of '{record.recipe.data}' are not those that '{record.path}' was trained on\n"
                        f'now {data.fingerprints}\nthen {known}')
     return image_dataloaders(data, record.recipe, path=record.path)
 
+def run_image_size(
+    record:RunRecord,
+)->int: # Side in pixels
+    "The size that a run's pictures were brought to; raises `BadInput` where its files do not say"
+    size = record.about['resolved'].get('image_size')
+    if type(size) is int and size >= 1: return size
+    raise BadInput(f"'{record.path}/recipe.json' is not what a run wrote: resolved.image_size is missing or of another kind")
+
 def load_run(
     path:str|Path, # A run folder
-    loaders:CifarDataLoaders|None=None, # The run's data, where they are loaded already
-)->CifarLearner:
+    loaders=None, # The run's data, `CifarDataLoaders`, where they are loaded already
+    data:bool=True, # Load the run's data; without them the loaders are empty, and `predict` and `test_dl` work on other pictures
+): # A `CifarLearner`
     "The Learner of a run, with its data and its weights; nothing is unpickled"
+    from cifar_fastai.data.loaders import empty_dataloaders
+    from cifar_fastai.training.learner import cifar_learner
     record = read_run(path)
-    loaders = run_loaders(record) if loaders is None else loaders
+    about = record.about['data']
+    if loaders is None:
+        loaders = run_loaders(record) if data else empty_dataloaders(
+            record.recipe, about['classes'], run_image_size(record), (about['mean'], about['deviation']), record.path)
     learner = cifar_learner(loaders, record.recipe, path=record.path, with_weights=False)
     read_weights(record.path/'model.safetensors', learner.model)
     check_fingerprint(record, 'weights', weights_fingerprint(learner.model))

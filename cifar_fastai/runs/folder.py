@@ -16,6 +16,7 @@ from ..base.messages import notice
 from ..base.files import whole_file, write_json, write_manifest
 from ..base.devices import device_name, environment
 from ..base.figures import plot_images, save_figure
+from ..base.steps import read_steps, step_table
 from ..recipes.recipe import recipe_to_dict
 from ..models.networks import parameter_count
 from ..interpretation.inference import SeveralViews, run_inference, steady_loader
@@ -82,7 +83,7 @@ def training_figures(
     "The figures of the training: samples, curves, and what the learning-rate finder saw"
     folder, about = path/'figures', read_about(path)
     if not all((folder/name).exists() for name in SAMPLES): write_samples(learner, folder)
-    save_figure(plot_curves(read_history(path/'history.csv'), about['data']['valid_is']), folder/'curves.png')
+    save_figure(plot_curves(read_history(path/'history.csv'), about['data']['valid_is'], read_steps(path/'steps.csv')), folder/'curves.png')
     if 'suggestions' not in about['resolved']: return
     found = pd.read_csv(path/'lr_find.csv')
     save_figure(plot_lr_find(found, about['resolved']['suggestions'], about['resolved']['suggestion']), folder/'lr_find.png')
@@ -110,6 +111,7 @@ class RunFolder:
 
     def rows(self, history):
         with whole_file(self.path/'history.csv') as beside: history.table.to_csv(beside, index=False)
+        with whole_file(self.path/'steps.csv') as beside: step_table(self.learner).to_csv(beside, index=False)
 
     def epoch(self, history):
         "An epoch has ended: its line, its row, the metrics; a disk that refuses them does not end the training"

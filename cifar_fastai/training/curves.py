@@ -15,23 +15,31 @@ from ..base.figures import COLOURS, DOTS, Picture, curve_axes
 def plot_curves(
     history:pd.DataFrame, # Columns of `history.csv`: epoch,train_loss,train_accuracy,valid_loss,valid_accuracy,lr,seconds
     valid_is:str='test', # What the valid columns were measured on: 'holdout' or 'test'
-)->Picture: # Loss, accuracy (0…1, shown in percent) and learning rate over epochs
-    "How a run went, epoch by epoch"
+    steps:pd.DataFrame|None=None, # Columns of `steps.csv`: step,epoch,lr,momentum,loss; rates are drawn epoch by epoch without it
+)->Picture: # Loss, accuracy (0…1, shown in percent), learning rate and a scheduled momentum over epochs
+    "How a run went"
     measured = dict(holdout='hold-out', test='test set')[valid_is]
-    figure = Picture(figsize=(11, 3.5), dpi=DOTS, layout='constrained')
-    loss, accuracy, rate = curve_axes(figure, 3)
+    steps = steps if steps is not None and len(steps) else None
+    scheduled = steps is not None and steps.momentum.nunique() > 1
+    figure = Picture(figsize=(13.5 if scheduled else 11, 3.5), dpi=DOTS, layout='constrained')
+    loss, accuracy, rate, *more = curve_axes(figure, 3 + scheduled)
     marks = dict(markevery=max(1, len(history)//12), markersize=4, linewidth=1.6)
     for name, label, look in [('train', 'training (its own objective, augmented images)', dict(color=COLOURS['blue'], ls='--', marker='o')),
                               ('valid', measured, dict(color=COLOURS['orange'], ls='-', marker='s'))]:
         loss.plot(history.epoch, history[f'{name}_loss'], label=label, **look, **marks)
         accuracy.plot(history.epoch, history[f'{name}_accuracy'], **look, **marks)
-    rate.plot(history.epoch, history.lr, color=COLOURS['green'], marker='^', ls='-.', **marks)
+    if steps is None: rate.plot(history.epoch, history.lr, color=COLOURS['green'], marker='^', ls='-.', **marks)
+    else:
+        loss.plot(steps.epoch, steps.loss, color=COLOURS['blue'], linewidth=0.8, alpha=0.6, label='training, smoothed, step by step')
+        for axes, column in zip((rate, *more), ('lr', 'momentum')): axes.plot(steps.epoch, steps[column], color=COLOURS['green'], linewidth=1.6)
+    rate.set_ylim(0, 1.05*max([*(history if steps is None else steps).lr, 1e-12]))
     accuracy.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
-    for axes, title in zip((loss, accuracy, rate), ('Loss', 'Accuracy', 'Learning rate at the epoch\'s end')):
+    for axes, title in zip((loss, accuracy, rate, *more), ('Loss', 'Accuracy', 'Learning rate' + ('' if steps is not None else ' at the epoch\'s end'), 'Momentum')):
+        axes.set_xlim(0, max(len(history), 1, 0 if steps is None else steps.epoch.max()))
         axes.set_title(title, size=10, loc='left')
         axes.set_xlabel('epoch', size=9)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    figure.legend(loc='outside lower center', ncols=2, frameon=False, fontsize=9)
+    figure.legend(loc='outside lower center', ncols=3, frameon=False, fontsize=9)
     figure.description = curves_line(history, measured)
     return figure
 

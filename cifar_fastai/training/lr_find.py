@@ -71,7 +71,7 @@ class RateSweep(RunCallback):
         stop:bool=True, # End when the loss diverges
     ):
         self.start, self.end, self.steps, self.stop = start, end, steps, stop
-        self.rates, self.losses, self.average, self.weight = [], [], 0., 0.
+        self.rates, self.losses, self.average, self.known = [], [], 0., 0.
 
     def before_batch(self):
         share = len(self.rates)/self.steps
@@ -81,8 +81,8 @@ class RateSweep(RunCallback):
 
     def after_batch(self):
         self.rates.append(float(self.opt.hypers[-1]['lr']))
-        self.average, self.weight = self.average*0.98 + 0.02*float(self.loss.detach()), self.weight*0.98 + 0.02
-        self.losses.append(self.average/self.weight)
+        self.average, self.known = self.average*0.98 + 0.02*float(self.loss.detach()), self.known*0.98 + 0.02
+        self.losses.append(self.average/self.known)
         diverged = not self.losses[-1] <= 4*min(self.losses)
         if self.stop and diverged or len(self.rates) >= self.steps: raise CancelFitException
 

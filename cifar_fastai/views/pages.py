@@ -22,9 +22,10 @@ def hash_source(text):
     "What a content security policy calls an inline script or style"
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
-def policy(style, script):
-    "Nothing but this style, this script, and pictures that are in the page"
-    return f"default-src 'none'; img-src data:; style-src {hash_source(style)}; script-src {hash_source(script)}; base-uri 'none'; form-action 'none'"
+def policy(style, script, beside=False):
+    "Nothing but this style, this script, and pictures that are in the page; with `beside` also programs and files beside it"
+    own, more = (" 'self' 'wasm-unsafe-eval'", "; connect-src 'self'") if beside else ('', '')
+    return f"default-src 'none'; img-src data:; style-src {hash_source(style)}; script-src {hash_source(script)}{own}{more}; base-uri 'none'; form-action 'none'"
 
 # %% ../../nbs/10_views/00_pages.ipynb #ee798ad1
 def embedded_json(
@@ -61,12 +62,13 @@ def fill_page(
     template:str, # A file in `cifar_fastai/views/assets` that extends base.html
     scripts:Sequence[str]=(), # Files there, in their order, which become one script
     styles:Sequence[str]=('base.css',), # Files there, which become one style
+    beside:bool=False, # The page may use what lies beside it
     **values, # What the template shows
 )->str: # The page
     "A template filled in, with its style, its script and its policy"
     style = '\n'.join(map(asset_text, styles))
     script = "'use strict';\n(() => {\n" + '\n'.join(map(asset_text, scripts)) + '\n})();' if scripts else ''
-    return template_environment().get_template(template).render(style=Markup(style), script=Markup(script), policy=Markup(policy(style, script)), **values)
+    return template_environment().get_template(template).render(style=Markup(style), script=Markup(script), policy=Markup(policy(style, script, beside)), **values)
 
 def write_page(
     path:str|Path, # Where

@@ -17,6 +17,7 @@ import numpy as np, pandas as pd, sklearn.metrics as metrics
 from ..base.messages import BadInput, notice
 from ..base.wording import percent, percentage, thousands
 from ..base.files import read_json
+from ..base.steps import step_table
 from ..recipes.options import command_again
 from ..interpretation.predictions import ClassifiedImages, calibration_bins, class_table, confusion, expected_calibration_error
 from ..interpretation.predictions import report_text
@@ -126,7 +127,7 @@ def pictures_values(interpretation, base):
 # %% ../../nbs/10_views/05_report_page.ipynb #08d50959
 def render(values, interpretation):
     "The page, its pictures in the room that is left"
-    scripts = 'data.js', 'charts.js', 'gallery.js', 'marks.js', 'explorer.js', 'report.js'
+    scripts = 'data.js', 'charts.js', 'gallery.js', 'marks.js', 'viridis.js', 'explorer.js', 'report.js'
     def draw(explorer): return fill_page('report.html', scripts, ('base.css', 'report.css'), explorer=explorer, version=cifar_fastai.__version__, **values)
     text = draw(None)
     return text if interpretation is None else draw(pictures_values(interpretation, len(text.encode('utf-8', 'replace'))))
@@ -160,7 +161,7 @@ def write_report(
                ('calibration error', percentage(interpretation.expected_calibration_error())), ('epochs', str(len(history)))]
     samples, no_samples = attempt('samples', lambda: sample_grids(learner.dls, interpretation.dl, measured.removesuffix(' set')))
     values = dict(heading=file_text(title or f'{facts[0][1][0][1]} on {Path(learner.dls.path).resolve().name}'), lead=f'a fastai Learner, looked at over its {measured}', numbers=numbers,
-                  warnings=course_warnings(history, valid_is), groups=[], command='', facts=facts, charts=curve_charts(history, valid_is), history=history_table(history),
+                  warnings=course_warnings(history, valid_is), groups=[], command='', facts=facts, charts=curve_charts(history, valid_is, step_table(learner)), history=history_table(history),
                   finder=None, samples=samples or [], no_samples=no_samples, missing='', **shared_values(interpretation, checks, measured))
     write_page(path, render(values, interpretation))
     return path
@@ -205,7 +206,7 @@ def write_run_report(
     samples, no_samples = attempt('samples', lambda: sample_grids(loaders(), loaders().test, seed=record.recipe.seed))
     names = () if interpretation is None else interpretation.kept.names
     values = dict(run_values(record, interpretation), warnings=run_warnings(record, names, curve), history=history_table(record.history), finder=finder,
-                  charts=curve_charts(record.history, record.metrics.get('valid_is', 'test')), samples=samples or [], no_samples=no_samples, missing=missing,
+                  charts=curve_charts(record.history, record.metrics.get('valid_is', 'test'), record.steps), samples=samples or [], no_samples=no_samples, missing=missing,
                   **shared_values(interpretation, checks, 'test set'))
     write_page(path, render(values, interpretation))
     return path

@@ -118,6 +118,7 @@ def line_chart(
     x_log:bool=False, # A logarithmic axis across
     x_range:tuple|None=None, # From the data if left out
     y_range:tuple|None=None, # From the data if left out
+    grid:Sequence=(), # Numbers across at which a faint upright line stands
     marks:Sequence=(), # Upright lines: (x, name, whether it is the main one)
     diagonal:bool=False, # A dashed line from the first corner to the last
     description:str='', # The chart in a sentence, for those who do not see it
@@ -125,12 +126,12 @@ def line_chart(
     "A chart as geometry and words"
     heights = [values for line in lines for values in (line.y, line.low, line.high) if values is not None]
     low, high = x_range or spread([line.x for line in lines], x_log, 0 if any(len(line.x) > 1 for line in lines) else 0.04)
-    whole = not x_percent and all(float(x).is_integer() for line in lines for x in line.x)
+    whole = not x_percent and (len(grid) > 0 or all(float(x).is_integer() for line in lines for x in line.x))
     across = Axis(low, high, LEFT, WIDTH - RIGHT, x_label, x_percent, x_log, whole)
     up = Axis(*(y_range or spread(heights)), HEIGHT - BOTTOM, TOP, y_label, percent)
     drawn = [draw_line(across, up, line, place) for place, line in enumerate(lines)]
     corners = (f'M{LEFT} {HEIGHT - BOTTOM}L{WIDTH - RIGHT} {TOP}') if diagonal else ''
     return dict(title=title, description=' '.join((description or title).split()), width=WIDTH, height=HEIGHT,
-                frame=(LEFT, TOP, WIDTH - RIGHT, HEIGHT - BOTTOM), x_label=x_label, y_label=y_label, x_ticks=across.ticks(), y_ticks=up.ticks(),
+                frame=(LEFT, TOP, WIDTH - RIGHT, HEIGHT - BOTTOM), x_label=x_label, y_label=y_label, x_ticks=across.ticks(), grid=[across.place(x) for x in grid], y_ticks=up.ticks(),
                 lines=drawn, diagonal=corners, marks=[(across.place(x), name, main) for x, name, main in marks if across.place(x) is not None],
                 read=dict(label=x_label, lines=[line['read'] for line in drawn]))
