@@ -70,13 +70,13 @@ def count_trainings(arms, choose):
 def choose_arms(arms, choose, holdout, data, folder, say):
     "Arms with what was chosen for them, the choices, and the runs of arms for which every value failed"
     from cifar_fastai.comparison.choosing import check_choices, choose_for, without_test_set, with_choice
-    from cifar_fastai.comparison.grid import Planned
+    from cifar_fastai.comparison.grid import Planned, data_place
     if not choose: return arms, [], []
     check_choices(choose, arms)
     good, choices, failed, cut = [], [], [], {}
     for arm in arms:
-        place = arm.recipe.data, arm.recipe.image_size, arm.recipe.fit, arm.recipe.limit
-        if place not in cut: cut[place] = without_test_set(data[place[:3]], arm.recipe.limit, holdout)
+        place = *data_place(arm.recipe), arm.recipe.limit
+        if place not in cut: cut[place] = without_test_set(data[place[:-1]], arm.recipe.limit, holdout)
         try: choice = choose_for(arm, choose, cut[place], folder, say)
         except BadInput as error: failed += [Planned(arm, recipe, failure=str(error)) for recipe in arm.recipes]
         else:

@@ -250,8 +250,8 @@ def test_every_mode_becomes_rgb(tmp_path):
     colours = np.array([[10, 20, 30], [40, 50, 60], [70, 80, 90]], np.uint8)
     pictures = {
         'grey.png': (grey, np.stack([grey]*3, -1)),
-        'deep.png': (grey.astype(np.uint16)*256+200, np.stack([grey]*3, -1)),
-        'deep.tif': (grey.astype(np.uint16)*256+7, np.stack([grey]*3, -1)),
+        'deep.png': (grey.astype(np.uint16)*1024+200, np.stack([grey*4]*3, -1)),
+        'deep.tif': (grey.astype(np.uint16)*1024+7, np.stack([grey*4]*3, -1)),
         'half.png': (half, np.full((8, 8, 3), round((100*128+255*127)/255))),
         'clear.webp': (np.zeros((8, 8, 4), np.uint8), np.full((8, 8, 3), 255)),
         'palette.gif': (palette, colours[grey % 3]),
@@ -288,7 +288,7 @@ def test_odd_sizes(tmp_path):
 @pytest.mark.parametrize('sides, wanted', [([32]*5, 32), ([200]*5, 128), ([20, 20, 30, 500, 600], 30), ([3]*5, 8)])
 def test_auto_size_is_the_median_shorter_side(tmp_path, sides, wanted):
     for side, name in zip(sides, ['train/a/1.png', 'train/b/1.png', 'test/a/1.png', 'test/b/1.png', 'train/a/2.png']):
-        save(tmp_path/name, np.zeros((side, side+7, 3), np.uint8))
+        save(tmp_path/name, noise(side, side+7, 3, seed=side))
     assert read(tmp_path).image_size == wanted
     assert read(tmp_path, 24).image_size == 24
 
@@ -318,7 +318,9 @@ def test_any_unicode_and_hidden_files(tmp_path):
     assert data.classes == tuple(sorted(unicodedata.normalize('NFC', name) for name in names))
     assert len(data.names) == 9
     [name.encode('utf8') for name in data.names]
-    assert data.notes == ('left out 1 files that are not images in a class folder',)
+    assert data.notes == ("left out 3 files: 3 hidden, or made by a system or a program (such as 'train/猫/.DS_Store')",
+                          "copies: 4 of 4 test images are copies of images to train on, such as test/chien d’été/chien d’été 1.png = train/chien d’été/chien d’été 1.png; "
+                          "9 pictures lie in two classes, such as train/chien d’été/chien d’été 1.png = train/é/é 1.png")
 
 
 def test_bad_folders(tmp_path):
@@ -351,5 +353,5 @@ def test_images_that_cannot_be_read_are_named(tmp_path):
         (tmp_path/'a'/'train'/'cat'/'3.png').write_bytes(content)
         assert '/train/cat/3.png' in refused(tmp_path/'a', 'cannot be read')
     save(tmp_path/'a'/'train'/'cat'/'3.png', noise(8, 8, 3))
-    Image.fromarray(np.zeros((8, 8), np.float32)).save(tmp_path/'a'/'train'/'cat'/'4.tif')
-    assert '/train/cat/4.tif' in refused(tmp_path/'a', 'real numbers')
+    Image.fromarray(np.full((8, 8), np.nan, np.float32)).save(tmp_path/'a'/'train'/'cat'/'4.tif')
+    assert '/train/cat/4.tif' in refused(tmp_path/'a', 'not numbers')

@@ -182,7 +182,7 @@ def completion(
         if isinstance(rule, Name): action.choices = list(rule.table)
         if isinstance(rule, Switch): action.choices = ['yes', 'no']
         if action.metavar in ('RUN', 'FOLDER'): action.complete = FOLDERS
-        if action.metavar in ('DATA', 'NAME|FILE'): action.complete = FILES
+        if action.metavar in ('DATA', 'NAME|FILE', 'FILE', 'PICTURES'): action.complete = FILES
     return shtab.complete(parser, shell)
 
 # %% ../../nbs/00_base/08_commands.ipynb #a710501f

@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['MANIFEST', 'KEPT', 'LOST', 'MADE_AGAIN', 'whole_file', 'flush_folder', 'clear_partial', 'write_text', 'write_json',
-           'read_json', 'checksum', 'json_digest', 'write_manifest', 'read_manifest', 'fault', 'faults', 'check_file',
-           'lock_folder', 'rewrite_files']
+           'read_json', 'check_free', 'whole_folder', 'checksum', 'json_digest', 'write_manifest', 'read_manifest',
+           'fault', 'faults', 'check_file', 'lock_folder', 'rewrite_files']
 
 # %% ../../nbs/00_base/04_files.ipynb #i979bf5b
-import errno, hashlib, json, os
+import errno, hashlib, json, os, shutil
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -67,6 +67,29 @@ def read_json(path:str|Path)->dict:
         raise BadInput(f"'{path}' cannot be read: {error}") from error
     if not isinstance(content, dict): raise BadInput(f"'{path}' holds no JSON object")
     return content
+
+# %% ../../nbs/00_base/04_files.ipynb #320a1f8e
+def check_free(
+    path:str|Path, # Where something is to be written
+    option:str='--out', # What names another place
+)->Path: # The same
+    "Refuse a place that holds something"
+    if os.path.lexists(path): raise BadInput(f"'{path}' exists\nTake it away, or name another with {option}")
+    return Path(path)
+
+@contextmanager
+def whole_folder(
+    path:str|Path, # Where the folder will be; nothing is there yet
+):
+    "A folder to write to; it takes its place when the block ends well, and goes when it doesn't"
+    path = Path(path)
+    beside = path.with_name(f'.{path.name}.{os.getpid()}.partial')
+    beside.mkdir(parents=True)
+    try:
+        yield beside
+        check_free(path)
+        beside.rename(path)
+    finally: shutil.rmtree(beside, ignore_errors=True)
 
 # %% ../../nbs/00_base/04_files.ipynb #6ff3777a
 MANIFEST = 'manifest.json'

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['COST', 'MOST_RUNS', 'fields_name', 'Arm', 'grid_arms', 'run_key', 'known_runs', 'seconds_per_step',
-           'estimated_seconds', 'Planned', 'Plan', 'check_count', 'grid_data', 'grid_plan', 'error_reason',
-           'train_missing', 'claim_folder']
+           'estimated_seconds', 'Planned', 'Plan', 'check_count', 'data_place', 'grid_data', 'grid_plan',
+           'error_reason', 'train_missing', 'claim_folder']
 
 # %% ../../nbs/11_comparison/01_grid.ipynb #idd2d506
 import dataclasses, gc, itertools, json, time
@@ -149,13 +149,15 @@ def check_count(
     "Refuse a grid that somebody may have typed by accident"
     if runs > MOST_RUNS and not yes: raise BadInput(f'{runs:,} runs are more than {MOST_RUNS}\nVary fewer fields, or say --yes')
 
+def data_place(recipe): return recipe.data, recipe.image_size, recipe.fit, recipe.labels, recipe.label_column, recipe.test_share
+
 def grid_data(
     arms:list[Arm],
-)->dict[tuple, ImageData]: # (data, image_size, fit) → images
+)->dict[tuple, ImageData]: # `data_place` → images
     "The images of all arms, judged on the same test set"
     found = {}
     for arm in arms:
-        place = arm.recipe.data, arm.recipe.image_size, arm.recipe.fit
+        place = data_place(arm.recipe)
         if place not in found: found[place] = load_recipe_images(arm.recipe)
     tests = {place: data.fingerprints['test'][:12] for place, data in found.items()}
     if len(set(tests.values())) > 1:
@@ -172,7 +174,7 @@ def grid_plan(
 )->Plan:
     "Which runs are there, and which are to be trained"
     data, (complete, begun) = data or grid_data(arms), known_runs(runs)
-    images = lambda recipe: data[recipe.data, recipe.image_size, recipe.fit]
+    images = lambda recipe: data[data_place(recipe)]
     keys = [(arm, recipe, run_key(recipe, images(recipe).fingerprints)) for arm in arms for recipe in arm.recipes]
     plan = Plan([Planned(arm, recipe, complete.get(key), begun.get(key)) for arm, recipe, key in keys])
     steps = {}

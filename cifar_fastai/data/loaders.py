@@ -27,7 +27,8 @@ from ..base.devices import choose_device, free_memory
 from ..recipes.recipe import BATCH_SIZE, LIBRARY_BATCH_SIZE, Recipe, is_library
 from ..recipes.libraries import uses_weights, weights_statistics
 from .images import ImageData, balanced_order, split, uneven_notes
-from .pictures import open_picture, to_rgb, to_square
+from .formats import open_picture, to_rgb
+from .pictures import to_square
 from .sources import load_images
 from .places import Places, read_rows
 from .augment import NormalizeRows, augmentation_transforms
@@ -52,13 +53,14 @@ class ImageAt(ArrayTransform):
     ):
         super().__init__()
         self.images, self.size, self.fit = data.images, data.images.shape[1], fit
+        self.ranges = (data.read or {}).get('ranges')
 
     def encodes(self, item): return self.read(item)
 
     def read(self, item):
         "uint8 RGB of shape (H, W, 3)"
         if isinstance(item, (int, np.integer)): return np.asarray(self.images[item])
-        def fit(picture): return to_square(to_rgb(picture)[0], self.size, self.fit)
+        def fit(picture): return to_square(to_rgb(picture, self.ranges)[0], self.size, self.fit)
         if isinstance(item, (str, Path)): return open_picture(Path(item).read_bytes(), str(item), fit)
         if isinstance(item, torch.Tensor): item = item.detach().cpu().numpy()
         return fit(Image.fromarray(item) if isinstance(item, np.ndarray) else item)
@@ -263,7 +265,10 @@ def image_dataloaders(
     place:str='auto', # Where the images are to lie: `device`, `memory` or `disk`
 )->CifarDataLoaders: # train, valid, test; with `.data`, `.valid_is`, `.positions`, `.statistics`, `.notes`
     "The loaders of a recipe over images already read"
-    train, holdout = split(data, limit=recipe.limit, holdout=holdout_count(recipe, data.train_count), seed=recipe.seed)
+    if data.valid_count and recipe.holdout: notice(f'{data.name} has {data.valid_count:,} validation images of its own: they are held out, and --holdout {recipe.holdout} is not needed')
+    train, holdout = split(data, limit=recipe.limit, holdout=0 if data.valid_count else (count := holdout_count(recipe, data.train_count)),
+                           seed=recipe.seed, about=not data.valid_count and count > 0 and not recipe.holdout)
+    if data.valid_count: holdout = data.valid_positions
     test = data.test_positions
     items = np.concatenate([train, holdout if len(holdout) else test])
     train, valid = items[:len(train)], items[len(train):]  # the same memory
@@ -285,7 +290,7 @@ def load_recipe_images(
     recipe:Recipe,
 )->ImageData:
     "The images that a recipe names, fitted as it says"
-    return load_images(recipe.data, recipe.image_size, fit=recipe.fit)
+    return load_images(recipe.data, recipe.image_size, True, recipe.fit, recipe.labels, recipe.label_column, recipe.test_share)
 
 def cifar_dataloaders(
     recipe:Recipe|None=None, # What to load and how; the default recipe if left out
@@ -302,13 +307,17 @@ def empty_dataloaders(
     image_size:int, # Side in pixels
     statistics:tuple, # Mean and deviation of each channel, in 0…1
     path:str|Path='.', # Where fastai saves and exports
-)->CifarDataLoaders: # train, valid, test, all of them empty
+    test:ImageData|None=None, # Pictures for a test set; none if left out
+)->CifarDataLoaders: # train, valid, test, the first two empty
     "The loaders of a recipe without its images, as fastai's `export` leaves them"
-    blank = ImageData(np.zeros((1, image_size, image_size, 3), np.uint8), np.zeros(1, np.int64), tuple(classes), np.array(['']), 1, {})
+    blank = test or ImageData(np.zeros((1, image_size, image_size, 3), np.uint8), np.zeros(1, np.int64), tuple(classes), np.array(['']), 1, {})
     device, random, one = choose_device(recipe.device), BatchRandom(recipe.seed), np.zeros(1, np.int64).view(Positions)  # fastai looks at the first item's type
     both = image_block(blank, recipe, one, random, statistics).dataloaders(
-        one, path=path, bs=BATCH_SIZE if recipe.batch_size == 'auto' else recipe.batch_size, device=device, array=Places(blank, device, 'memory'), random=random)
-    loaders = CifarDataLoaders(both.train, both.valid, both.test_dl(one, with_labels=True), path=path, device=device).new_empty()
+        one, path=path, bs=BATCH_SIZE if recipe.batch_size == 'auto' else recipe.batch_size, val_bs=BATCH_SIZE, device=device, array=Places(blank, device, 'memory'), random=random)
+    there, none = np.arange(len(test.labels) if test else 0), np.zeros(0, np.int64)
+    train, valid = both.new_empty()
+    tested = both.test_dl(there.view(Positions), with_labels=True) if test else valid
+    loaders = CifarDataLoaders(train, valid, tested, path=path, device=device)
     loaders.data, loaders.valid_is, loaders.statistics = blank, 'test', statistics
-    loaders.positions = {name: np.zeros(0, np.int64) for name in ('train', 'valid', 'test')}
+    loaders.positions = {'train': none, 'valid': none, 'test': there}
     return loaders

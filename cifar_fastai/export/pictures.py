@@ -18,7 +18,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 from ..base.messages import BadInput
-from ..data.pictures import open_picture, to_rgb, to_square
+from ..data.formats import open_picture, to_rgb
+from ..data.pictures import to_square
 
 # %% ../../nbs/12_export/00_pictures.ipynb #cexp0001
 @dataclass(frozen=True, eq=False)

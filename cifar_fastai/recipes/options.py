@@ -21,7 +21,7 @@ def metavar(
     "The kind of value an option takes"
     if isinstance(rule, Switch): return 'yes|no'
     if isinstance(rule, Name): return 'NAME'
-    if not isinstance(rule, Number): return rule.shown if isinstance(rule, Text) else 'DEVICE'
+    if not isinstance(rule, Number): return rule.word if isinstance(rule, Text) else 'DEVICE'
     return '|'.join([*rule.words, 'N' if rule.kind is int else 'X'])
 
 def option_text(value): return {True: 'yes', False: 'no'}[value] if isinstance(value, bool) else value_text(value)

@@ -173,11 +173,14 @@ class Recipe:
     data:Annotated[str, 'cifar10, shapes, or a path: a folder, an archive, the official files', Text()] = 'cifar10'
     image_size:Annotated[int|str, "side of the images in pixels; auto: the size they share, at most 128; photo: from 96 to 224", Number(int, low=8, high=1024, words=('auto', 'photo'))] = 'auto'
     fit:Annotated[str, 'how a picture becomes a square', Name(FITS, 'fit')] = 'crop'
+    labels:Annotated[str, 'a table with the class of each picture, or names: the classes are in the names of the pictures', Text(empty=True, word='FILE|names')] = ''
+    label_column:Annotated[str, "the table's column of classes; found by its name if left out", Text(empty=True, word='COLUMN')] = ''
+    test_share:Annotated[float, 'share of each class that is drawn for testing, where there is no test set', Number(low=0, below=1)] = 0.
     limit:Annotated[int, 'train on at most this many images, class-balanced; 0: all', WHOLE] = 0
     holdout:Annotated[int, 'class-balanced training images held out, for choosing', WHOLE] = 0
     arch:Annotated[str, 'the network; timm:NAME and torchvision:NAME are those of these libraries', Architecture(NETWORKS, 'network')] = 'resnet9'
     pretrained:Annotated[bool, "start from the library's trained weights, which are downloaded once", Switch()] = False
-    weights:Annotated[str, 'start from the trained weights in this file instead: safetensors, or .pth', Text('FILE', True)] = ''
+    weights:Annotated[str, 'start from the trained weights in this file instead: safetensors, or .pth', Text(empty=True, word='FILE')] = ''
     width:Annotated[int|str, "first stage's channels; auto: the network's own", Number(int, low=1, high=4096, words=('auto',))] = 'auto'
     norm:Annotated[str, 'normalisation', Name(NORMS, 'norm')] = 'batch'
     norm_weights:Annotated[bool, 'train the weights of norms; no: they stay 1', Switch()] = True
@@ -275,7 +278,7 @@ def recipe_to_dict(
 
 # %% ../../nbs/01_recipes/00_recipe.ipynb #b0000007
 GROUPS = {
-    'data': ('data', 'image_size', 'fit', 'limit', 'holdout'),
+    'data': ('data', 'image_size', 'fit', 'labels', 'label_column', 'test_share', 'limit', 'holdout'),
     'network': ('arch', 'pretrained', 'weights', 'width', 'norm', 'norm_weights', 'norm_momentum', 'whiten', 'whiten_eps', 'dirac'),
     'training': ('epochs', 'freeze_epochs', 'body_lr', 'batch_size', 'optimizer', 'muon_steps', 'momentum', 'momentum_low', 'weight_decay', 'decay_norms', 'bias_lr',
                  'head_lr', 'label_smoothing', 'class_weights', 'sampler', 'clip_norm', 'clip_value', 'ema', 'lookahead', 'freeze', 'progressive', 'early_stopping', 'until_accuracy'),

@@ -139,7 +139,7 @@ def sample_grids(
     count:int=24, # Images in a grid
     seed:int=0, # Same seed, same images
 )->list[dict]: # title, width, height, whether small, and pictures: src, name
-    "Training images, the same augmented, and those that the report is over"
+    "Training images, where there are any, the same augmented, and those that the report is over"
     draw, train = np.random.default_rng(seed), loaders.train
     def chosen(loader): return np.sort(draw.permutation(len(loader.dataset))[:count])
     def grid(title, loader, images, labels):
@@ -150,7 +150,8 @@ def sample_grids(
                     pictures=[dict(src=picture_uri(image, 128), name=name) for image, name in zip(seen, names)])
     where, there = chosen(train), chosen(test)
     labels, seen = label_of(train, where), label_of(test, there)
-    return [grid('Training images', train, network_inputs(train, where), labels), grid('The same, augmented', train, augmented_images(train, where), labels),
+    training = [('Training images', network_inputs), ('The same, augmented', augmented_images)] if len(where) else []
+    return [*(grid(title, train, read(train, where), labels) for title, read in training),
             grid(f'{name.capitalize()} images' if name != 'set' else 'Images', test, network_inputs(test, there), seen)]
 
 def label_of(loader, indices):

@@ -152,15 +152,17 @@ def write_report(
     path:str|Path='report.html', # Where the page goes
     title:str='', # Its heading; the network's name if left out
     checks:dict|None=None, # What `check_interpretation(...).to_dict()` gave, where it was asked
+    lead:str='', # What was looked at, in a line; what its Learner says of it if left out
+    facts:list|None=None, # Titles, each with labels and texts, as `learner_facts` has them
 )->Path: # `path`
     "One HTML file that explains a model's errors; it makes no request to anywhere"
     learner, path = interpretation.learn, Path(path)
-    facts, history = learner_facts(learner), learner_history(learner)
+    facts, history = facts or learner_facts(learner), learner_history(learner)
     kept, measured, valid_is = interpretation.kept, name_of_set(interpretation), getattr(learner.dls, 'valid_is', 'valid')
     numbers = [('loss', f'{kept.losses.mean():.4f}'), ('misclassified', thousands(interpretation.misclassified)),
-               ('calibration error', percentage(interpretation.expected_calibration_error())), ('epochs', str(len(history)))]
+               ('calibration error', percentage(interpretation.expected_calibration_error())), *([('epochs', str(len(history)))] if len(history) else [])]
     samples, no_samples = attempt('samples', lambda: sample_grids(learner.dls, interpretation.dl, measured.removesuffix(' set')))
-    values = dict(heading=file_text(title or f'{facts[0][1][0][1]} on {Path(learner.dls.path).resolve().name}'), lead=f'a fastai Learner, looked at over its {measured}', numbers=numbers,
+    values = dict(heading=file_text(title or f'{facts[0][1][0][1]} on {Path(learner.dls.path).resolve().name}'), lead=lead or f'a fastai Learner, looked at over its {measured}', numbers=numbers,
                   warnings=course_warnings(history, valid_is), groups=[], command='', facts=facts, charts=curve_charts(history, valid_is, step_table(learner)), history=history_table(history),
                   finder=None, samples=samples or [], no_samples=no_samples, missing='', **shared_values(interpretation, checks, measured))
     write_page(path, render(values, interpretation))

@@ -1,0 +1,333 @@
+"Folders that people have, made here file by file, against what is read of them"
+import io
+import os
+import shutil
+import tarfile
+import warnings
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cifar_fastai.base.messages import BadInput
+from cifar_fastai.data.archives import open_files
+from cifar_fastai.data.images import split
+from cifar_fastai.data.sources import load_images, read_files
+
+
+def read(path, **asked): return read_files(open_files(path), **asked)
+
+
+def refused(path, contains, **asked):
+    with pytest.raises(BadInput, match=contains) as caught: read(path, **asked)
+    assert 1 <= len(str(caught.value).splitlines()) <= 5
+    return caught.value
+
+
+def picture(*seed, size=8): return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (size, size, 3), dtype=np.uint8))
+
+
+def plain(folder, classes=('cat', 'dog'), train=3, test=2, splits=('train', 'test'), form='png'):
+    for which, (part, count) in enumerate(zip(splits, (train, test))):
+        for kind, title in enumerate(classes):
+            (folder/part/title).mkdir(parents=True, exist_ok=True)
+            for number in range(count): picture(which, kind, number).save(folder/part/title/f'{number}.{form}')
+    return folder
+
+
+def rows(data): return {(row['split'], row['class']): row for row in data.read['rows']}
+
+
+# ---- identity ----------------------------------------------------------------------------------------------------
+
+def test_same_times_sizes_and_names_are_not_the_same_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv('FASTAI_HOME', str(tmp_path/'home'))
+    first, second = plain(tmp_path/'a'/'pets', form='bmp'), tmp_path/'b'/'pets'
+    shutil.copytree(first, second)
+    for path in second.rglob('*.bmp'): Image.fromarray(255 - np.asarray(Image.open(path))).save(path)
+    for path in tmp_path.rglob('*.bmp'): os.utime(path, (1, 1))
+    one, other = load_images(first), load_images(second)
+    assert one.fingerprints != other.fingerprints and np.array_equal(one.images, 255 - other.images)
+    shutil.rmtree(first)
+    shutil.move(second, first)
+    assert load_images(first).fingerprints == other.fingerprints
+
+
+def test_a_known_folder_is_not_read_for_its_key(tmp_path, monkeypatch):
+    from cifar_fastai.data import cache
+    monkeypatch.setenv('FASTAI_HOME', str(tmp_path/'home'))
+    monkeypatch.setattr(cache, 'RECENT', -10**12)
+    path = plain(tmp_path/'pets')
+    key = cache.source_key(path, 32)
+    def never(*_): raise AssertionError('read again')
+    monkeypatch.setattr(cache, 'folder_digest', never)
+    assert cache.source_key(path, 32) == key
+    (path/'train'/'cat'/'new.txt').write_text('x')
+    with pytest.raises(AssertionError): cache.source_key(path, 32)
+
+
+# ---- names, links, machine-made folders --------------------------------------------------------------------------
+
+def test_names_that_are_no_unicode_stay_apart(tmp_path):
+    plain(tmp_path, ('a', 'b', 'c'))
+    for part in ('train', 'test'):
+        for title, raw in zip('abc', (b'\xb9\xb7', b'\xd1\xf2', b'\xca\xf3')): os.rename(tmp_path/part/title, os.path.join(os.fsencode(tmp_path/part), raw))
+    data = read(tmp_path)
+    assert np.bincount(data.labels).tolist() == [5, 5, 5] and data.classes == ('\\xb9\\xb7', '\\xca\\xf3', '\\xd1\\xf2')
+    [title.encode('utf8') for title in (*data.classes, *data.names)]
+
+
+def test_links_are_followed_and_loops_are_not(tmp_path):
+    plain(tmp_path/'real')
+    (tmp_path/'linked'/'train').mkdir(parents=True)
+    (tmp_path/'linked'/'test').symlink_to(tmp_path/'real'/'test')
+    for title in ('cat', 'dog'): (tmp_path/'linked'/'train'/title).symlink_to(tmp_path/'real'/'train'/title)
+    (tmp_path/'real'/'train'/'cat'/'up').symlink_to(tmp_path/'real')
+    data = read(tmp_path/'linked')
+    assert (data.train_count, len(data.labels)) == (6, 10) and data.read['left_out'] == {'a link back to a folder above it': {'files': 1, 'such_as': ['train/cat/up']}}
+    assert data.fingerprints == read(tmp_path/'real').fingerprints
+
+
+@pytest.mark.parametrize('made', ['.DS_Store', '@eaDir/0.png/SYNOPHOTO_THUMB_M.jpg', 'Thumbs.db', 'desktop.ini', '._0.png', '.thumbnails/0.png', '$RECYCLE.BIN/0.png',
+                                  'lost+found/0.png', '.git/0.png', '.Trash/0.png', '.ipynb_checkpoints/0.png', '__MACOSX/0.png'])
+def test_what_systems_leave_is_counted_and_no_class(tmp_path, made):
+    wanted = read(plain(tmp_path/'pets')).fingerprints
+    for place in ('', 'train', 'train/cat', 'test'):
+        (tmp_path/'pets'/place/made).parent.mkdir(parents=True, exist_ok=True)
+        picture(9).save(tmp_path/'pets'/place/made, 'png')
+    with zipfile.ZipFile(tmp_path/'pets.zip', 'w') as archive:
+        for path in sorted((tmp_path/'pets').rglob('*')): archive.write(path, path.relative_to(tmp_path))
+    for path in (tmp_path/'pets', tmp_path/'pets.zip'):
+        data = read(path)
+        assert data.fingerprints == wanted and sum(about['files'] for about in data.read['left_out'].values()) == 4
+
+
+# ---- classes that vanish -----------------------------------------------------------------------------------------
+
+def heic(path): path.write_bytes(b'\0\0\0\x18ftypheic\0\0\0\0mif1heic' + bytes(200))
+
+
+@pytest.mark.parametrize('inside', ['nothing', 'heic', 'text', 'dangling files', 'dangling folder', 'hidden'])
+def test_a_class_of_which_nothing_is_left_is_refused(tmp_path, inside):
+    plain(tmp_path)
+    for part in ('train', 'test'):
+        bird = tmp_path/part/'bird'
+        if inside == 'dangling folder': bird.symlink_to(tmp_path/'nowhere')
+        else: bird.mkdir()
+        for number in range(4):
+            if inside == 'heic': heic(bird/f'{number}.HEIC')
+            if inside == 'text': (bird/f'{number}.txt').write_text('words')
+            if inside == 'dangling files': (bird/f'{number}.png').symlink_to(tmp_path/'nowhere.png')
+            if inside == 'hidden': picture(number).save(bird/f'._{number}.png')
+    assert 'train/bird' in str(refused(tmp_path, 'nothing is left'))
+
+
+def test_a_class_that_is_halved_is_named_with_its_counts(tmp_path):
+    plain(tmp_path)
+    for number in range(3): heic(tmp_path/'train'/'dog'/f'{number}.heic')
+    data = read(tmp_path)
+    assert 'dog in train/ 3 of 6' in data.notes[0] and '3 HEIC' in data.notes[1]
+    assert rows(data)['train', 'dog']['left_out'] == {next(iter(data.read['left_out'])): 3}
+    shutil.rmtree(tmp_path/'test'/'dog')
+    assert "test/ has no images of 1 of 2 classes: 'dog'" in read(tmp_path).notes[0]
+
+
+def test_pictures_without_an_ending_or_with_another_are_read(tmp_path):
+    plain(tmp_path)
+    wanted = read(tmp_path).images
+    for path in (tmp_path/'train'/'cat').iterdir(): path.rename(path.with_suffix(''))
+    for path in (tmp_path/'train'/'dog').iterdir(): path.rename(path.with_suffix('.jpg_large'))
+    assert np.array_equal(read(tmp_path).images, wanted)
+    for form, options in (('gif', {}), ('webp', {'lossless': True}), ('bmp', {}), ('tiff', {})):
+        for path in sorted((tmp_path/'test'/'cat').iterdir()):
+            image = Image.open(path).convert('RGB')
+            path.unlink()
+            image.save(path.with_suffix('.jpg'), form, **options)
+        assert read(tmp_path).images.shape == wanted.shape
+
+
+def test_all_damaged_files_are_named_at_once(tmp_path):
+    plain(tmp_path)
+    whole = (tmp_path/'train'/'cat'/'0.png').read_bytes()
+    for name, data in {'train/cat/a.png': b'', 'train/dog/b.png': whole[:-60], 'test/cat/c.jpg': b'words'}.items(): (tmp_path/name).write_bytes(data)
+    error = refused(tmp_path, '3 images')
+    assert all(name in str(error) for name in ('train/cat/a.png', 'train/dog/b.png', 'test/cat/c.jpg'))
+    assert error.read['damaged'].keys() == {'train/cat/a.png', 'train/dog/b.png', 'test/cat/c.jpg'}
+
+
+# ---- ranges, modes, pages ----------------------------------------------------------------------------------------
+
+def grey(*seed): return np.random.default_rng(seed).integers(0, 256, (8, 8))
+
+
+@pytest.mark.parametrize('kind, make', [
+    ('8 bits in 32', lambda values: values.astype(np.int32)), ('8 bits in 16', lambda values: values.astype(np.uint16)), ('12 bits in 16', lambda values: (values*16 + 9).astype(np.uint16)),
+    ('16 bits', lambda values: (values*256 + 9).astype(np.uint16)), ('real numbers to 1', lambda values: (values/255).astype(np.float32)), ('real numbers to 255', lambda values: values.astype(np.float32)),
+    ('below nothing', lambda values: (values*10 - 1000).astype(np.int32))])
+def test_a_range_is_what_the_files_hold(tmp_path, kind, make):
+    for which, part in enumerate(('train', 'test')):
+        for label, title in enumerate(('cat', 'dog')):
+            (tmp_path/part/title).mkdir(parents=True)
+            for number in range(3):
+                values = grey(which, label, number)
+                values[0, :2] = 0, 255
+                Image.fromarray(make(values)).save(tmp_path/part/title/f'{number}.tif')
+    data = read(tmp_path)
+    found = {name: image[..., 0] for name, image in zip(data.names, data.images)}
+    values = grey(0, 1, 2)
+    values[0, :2] = 0, 255
+    assert np.abs(found['train/dog/2.tif'].astype(int) - values).max() <= 1 and len(data.notes) == 1 and '12 ' in data.notes[0]
+
+
+def test_what_is_flat_dark_or_has_more_pages_is_said(tmp_path):
+    plain(tmp_path)
+    Image.new('RGB', (8, 8), 'red').save(tmp_path/'train'/'cat'/'flat.png')
+    Image.fromarray(grey(1).astype(np.uint8)//17).save(tmp_path/'train'/'cat'/'dark.png')
+    picture(1).save(tmp_path/'train'/'dog'/'pages.tif', save_all=True, append_images=[picture(2), picture(3)])
+    picture(4).convert('P').save(tmp_path/'train'/'dog'/'moves.gif', save_all=True, append_images=[picture(5).convert('P')])
+    data = read(tmp_path)
+    assert rows(data)['train', 'cat']['found']['of one colour'] == 1 and rows(data)['train', 'cat']['found']['nearly black'] == 1
+    assert sum(count for what, count in rows(data)['train', 'dog']['found'].items() if 'pages' in what) == 2
+    assert np.array_equal(data.images[list(data.names).index('train/dog/pages.tif')], np.asarray(picture(1)))
+
+
+def test_a_set_of_pictures_that_are_all_black_is_refused(tmp_path):
+    plain(tmp_path)
+    for path in tmp_path.rglob('*.png'):
+        Image.new('RGB', (8, 8)).save(path.with_suffix('.tif'), save_all=True, append_images=[picture(1)])
+        path.unlink()
+    refused(tmp_path, 'all 10 pictures are the same(.|\n)*more pages')
+
+
+@pytest.mark.parametrize('form', ['png', 'jpg', 'webp'])
+def test_odd_notes_never_cost_a_picture(tmp_path, form):
+    wanted = picture(3)
+    options = {'quality': 100, 'subsampling': 0} if form == 'jpg' else {'lossless': True} if form == 'webp' else {}
+    plain(tmp_path)
+    for number, notes in enumerate([b'Exif\0\0' + b'\x124Vx'*8, b'Exif\0\0II*\0\xff\xff\xff\xff', b'', b'Exif\0\0MM\0*']):
+        wanted.save(tmp_path/'train'/'cat'/f'odd{number}.{form}', **options, exif=notes)
+    data = read(tmp_path)
+    for number in range(4): assert np.abs(data.images[list(data.names).index(f'train/cat/odd{number}.{form}')].astype(int) - np.asarray(wanted)).max() < 20
+
+
+# ---- copies ------------------------------------------------------------------------------------------------------
+
+def test_copies_are_counted_by_their_pixels(tmp_path):
+    plain(tmp_path)
+    Image.open(tmp_path/'train'/'cat'/'0.png').save(tmp_path/'test'/'cat'/'again.bmp')
+    shutil.copy(tmp_path/'train'/'cat'/'1.png', tmp_path/'train'/'dog'/'from_cat.png')
+    shutil.copy(tmp_path/'train'/'dog'/'1.png', tmp_path/'train'/'dog'/'twice.png')
+    data = read(tmp_path)
+    found = rows(data)
+    assert found['test', 'cat']['found'] == {'copies of images to train on': 1}
+    assert found['train', 'cat']['found'] == {'in two classes': 1} and found['train', 'dog']['found'] == {'in two classes': 1, 'twice in their class': 1}
+    assert data.read['copied_test_images'] == [list(data.names[data.test_positions]).index('test/cat/again.bmp')]
+    assert 'copies: 1 of 5 test images' in data.notes[-1] and '2 pictures lie in two classes' in data.notes[-1]
+
+
+# ---- layouts -----------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize('splits', [('training', 'testing'), ('Training', 'Testing'), ('train', 'validation'), ('TRAIN', 'Val'), ('train_set', 'test_set'), ('train/train', 'test/test'),
+                                    ('train/images', 'test/images')])
+def test_splits_by_other_names(tmp_path, splits):
+    data = read(plain(tmp_path, splits=splits))
+    assert data.train_count == 6 and data.classes == ('cat', 'dog') and len(data.test_positions) == 4
+
+
+def test_three_splits_are_used_for_what_they_are(tmp_path):
+    plain(tmp_path)
+    plain(tmp_path, splits=('other', 'valid'), test=3)
+    shutil.rmtree(tmp_path/'other')
+    data = read(tmp_path)
+    assert [len(part) for part in (data.train_positions, data.valid_positions, data.test_positions)] == [6, 6, 4]
+    assert data.fingerprints.keys() == {'train', 'valid', 'test'}
+
+
+def test_an_unlabelled_test_set_is_for_predict(tmp_path):
+    plain(tmp_path, splits=('train', 'valid'))
+    (tmp_path/'test'/'unknown').mkdir(parents=True)
+    picture(9).save(tmp_path/'test'/'unknown'/'1.png')
+    data = read(tmp_path)
+    assert len(data.test_positions) == 4 and 'predict' in data.notes[0]
+    shutil.rmtree(tmp_path/'valid')
+    refused(tmp_path, '--test-share')
+    assert len(read(tmp_path, test_share=0.34).test_positions) == 2
+
+
+def test_a_test_set_is_drawn_in_each_class_and_copies_stay_on_one_side(tmp_path):
+    plain(tmp_path, splits=('.', 'none'), train=10, test=0)
+    shutil.rmtree(tmp_path/'none')
+    for number in range(4): shutil.copy(tmp_path/'cat'/'0.png', tmp_path/'cat'/f'copy{number}.png')
+    refused(tmp_path, '--test-share')
+    data = read(tmp_path, test_share=0.2)
+    assert np.bincount(data.labels[data.test_positions]).tolist() == [3, 2] and data.notes[0].startswith('5 test images were drawn')
+    sides = {position < data.train_count for position, name in enumerate(data.names) if name == 'cat/0.png' or 'copy' in name}
+    assert len(sides) == 1 and data.read['copied_test_images'] == []
+    for image, name in zip(data.images, data.names): assert np.array_equal(image, np.asarray(Image.open(tmp_path/name)))
+    assert read(tmp_path, test_share=0.2).fingerprints == data.fingerprints
+    refused(plain(tmp_path/'whole'), 'Leave the option out', test_share=0.2)
+
+
+TABLES = {
+    'commas': 'name,label\n{rows}', 'bom and semicolons': '\ufefffile;class\n{rows}', 'tabs': 'image\tbreed\n{rows}', 'absolute': 'filepath,category\n{rows}', 'no head': '{rows}',
+    'more columns': 'number,image_id,size,label\n{rows}', 'no endings': 'id,label\n{rows}'}
+
+
+@pytest.mark.parametrize('form', TABLES)
+def test_labels_in_a_table(tmp_path, form):
+    (tmp_path/'pets'/'train').mkdir(parents=True)
+    (tmp_path/'pets'/'test').mkdir()
+    lines, wanted = [], {}
+    for number in range(12):
+        name, title = f"{'train' if number < 8 else 'test'}/p{number}.png", ('cat', 'dog')[number % 2]
+        picture(number).save(tmp_path/'pets'/name)
+        wanted[name] = title
+        shown = f'/home/ann/pets/{name}' if form == 'absolute' else name[:-4] if form == 'no endings' else name
+        cells = [str(number), shown, '8', title] if form == 'more columns' else [shown, title]
+        lines.append({'bom and semicolons': ';', 'tabs': '\t'}.get(form, ',').join(cells))
+    (tmp_path/'labels.csv').write_text(TABLES[form].format(rows='\r\n'.join(lines) + '\r\n'), encoding='utf8')
+    data = read(tmp_path/'pets', labels=str(tmp_path/'labels.csv'))
+    assert {name: data.classes[label] for name, label in zip(data.names, data.labels)} == wanted and data.train_count == 8
+    shutil.move(tmp_path/'labels.csv', tmp_path/'pets'/'labels.csv')
+    assert read(tmp_path/'pets').fingerprints == data.fingerprints
+
+
+def test_a_table_may_say_the_splits_and_is_refused_where_it_is_not_plain(tmp_path):
+    for number in range(6): picture(number).save(tmp_path/f'{number}.png')
+    def table(text, **asked):
+        (tmp_path/'t.csv').write_text(text)
+        return read(tmp_path, labels='t.csv', **asked)
+    lines = [f"{number}.png,{'ab'[number % 2]},{('train', 'train', 'train', 'train', 'test', 'test')[number]}" for number in range(6)]
+    assert table('\n'.join(['file,label,split', *lines])).train_count == 4
+    data = table('\n'.join(['file,label,split', *lines, '9.png,a,train', '0.png,a,train']))
+    assert '9.png' in data.notes[0] and data.train_count == 4
+    for text, message in [('\n'.join(['file,label,split', *lines, '0.png,b,train']), 'two classes'), ('file,one,two\n0.png,a,b\n1.png,b,a', '--label-column one'),
+                          ('file,label\nnothing.png,a\nno.png,b', 'names no file'), ('\n'.join(['file,label', *(line.rpartition(',')[0] for line in lines)]), '--test-share')]:
+        with pytest.raises(BadInput, match=message): table(text)
+    with pytest.raises(BadInput, match='no such file'): read(tmp_path, labels='nowhere.csv')
+
+
+def test_hugging_face_and_labels_in_names(tmp_path):
+    for part in ('train', 'test'):
+        (tmp_path/'hub'/part).mkdir(parents=True)
+        for number in range(4): picture(part == 'train', number).save(tmp_path/'hub'/part/f'{number}.png')
+        (tmp_path/'hub'/part/'metadata.csv').write_text('file_name,label\n' + ''.join(f"{number}.png,{'ab'[number % 2]}\n" for number in range(4)))
+    data = read(tmp_path/'hub')
+    assert (data.classes, data.labels.tolist(), data.train_count) == (('a', 'b'), [0, 0, 1, 1]*2, 4)
+    (tmp_path/'flat').mkdir()
+    for number in range(10): picture(number).save(tmp_path/'flat'/f"{('cat.{}', 'great_dane_{}', 'cat ({})', 'great_dane-{}', 'cat_{}')[number % 5].format(number)}.jpg")
+    data = read(tmp_path/'flat', labels='names', test_share=0.25)
+    assert data.classes == ('cat', 'great_dane') and np.bincount(data.labels).tolist() == [6, 4]
+
+
+# ---- hold-outs ---------------------------------------------------------------------------------------------------
+
+def test_a_hold_out_that_nobody_typed_is_as_good_as_the_data_allow(tmp_path):
+    data = read(plain(tmp_path, tuple(f'kind{number:02}' for number in range(40)), train=5, test=1))
+    train, held = split(data, 0, 20, 0, about=True)
+    assert len(held) == 40 and set(data.labels[train]) == set(data.labels[held]) == set(range(40))
+    one = read(plain(tmp_path/'one', train=1, test=1))
+    with pytest.raises(BadInput, match='no class has two') as caught: split(one, 0, 1, 0, about=True)
+    assert '--' not in str(caught.value)
