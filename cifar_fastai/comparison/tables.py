@@ -161,7 +161,7 @@ def table_text(
     table:pd.DataFrame, # `full_table`
     levels:Sequence[float], # Accuracies to reach, 0…1
 )->pd.DataFrame: # Text
-    "The table as a person reads it"
+    "The table as a person reads it; an accuracy that no run reached has no column"
     def number(value, form): return '' if value is None or value != value else format(value, form)
     def when(row, level):
         count, epochs, seconds = (row[f'{name}_{100*level:g}'] for name in ('reached', 'epochs_to', 'seconds_to'))
@@ -171,10 +171,11 @@ def table_text(
     for row in table.to_dict('records'):
         n = row['n']
         accuracy = SeedMean(row['accuracy'], row['sd'], row['low'], row['high'], n).percent() if n else row['status']
-        rows.append({'': row['arm'], 'accuracy': accuracy, '95 % interval': f"{100*row['low']:.2f} to {100*row['high']:.2f} %{'' if n > 1 else ' (network fixed)'}" if n else '',
+        rows.append({'': row['arm'], 'accuracy': accuracy, '95% interval': f"{100*row['low']:.2f} to {100*row['high']:.2f}%{'' if n > 1 else ' (network fixed)'}" if n else '',
                      'loss': number(row['loss'], '.4f'), 'seconds': number(row['train_seconds'], ',.0f'), 'images/s': number(row['images_per_second'], ',.0f'),
-                     'parameters': number(row['parameters'], ',.0f'), **{f'to {100*level:g} %': when(row, level) for level in levels}})
-    return pd.DataFrame(rows)
+                     'parameters': number(row['parameters'], ',.0f'), **{f'to {100*level:g}%': when(row, level) for level in levels}})
+    text = pd.DataFrame(rows)
+    return text.drop(columns=[name for name in text if name.startswith('to ') and set(text[name]) <= {'', 'not reached'}])
 
 @patch
 def _repr_markdown_(self:Comparison):

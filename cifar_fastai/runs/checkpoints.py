@@ -16,7 +16,7 @@ from fastcore.foundation import L
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
-from ..base.messages import BadInput, notice
+from ..base.messages import LINE, BadInput, notice
 from ..base.files import checksum, json_digest, read_json, write_json
 from ..base.randomness import random_states, set_random_states
 from ..recipes.recipe import Recipe, recipe_to_dict
@@ -199,7 +199,8 @@ class Stops:
     def ask(self, number, frame):
         if self.asked: self.deliver()
         self.asked = number
-        try: print('\nstopping after this step, with a checkpoint; once more stops at once', file=sys.stderr, flush=True)
+        LINE.there = True  # the terminal wrote ^C into the line
+        try: LINE.erase(); print('stopping after this step, with a checkpoint; once more stops at once', file=sys.stderr, flush=True)
         except RuntimeError: pass  # the signal came in the middle of another print
 
     def deliver(self):

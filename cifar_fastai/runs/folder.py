@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np, pandas as pd, torch
 from fastcore.imports import IN_NOTEBOOK
 from torch.nn import functional as F
-from ..base.messages import notice
+from ..base.messages import LINE, notice, say
 from ..base.files import whole_file, write_json, write_manifest
 from ..base.devices import device_name, environment
 from ..base.figures import plot_images, save_figure
@@ -81,6 +81,7 @@ def training_figures(
     path:Path, # The run folder, with its history
 )->None:
     "The figures of the training: samples, curves, and what the learning-rate finder saw"
+    LINE.begin('figures of the training')
     folder, about = path/'figures', read_about(path)
     if not all((folder/name).exists() for name in SAMPLES): write_samples(learner, folder)
     save_figure(plot_curves(read_history(path/'history.csv'), about['data']['valid_is'], read_steps(path/'steps.csv')), folder/'curves.png')
@@ -96,7 +97,7 @@ class RunFolder:
     def __init__(self,
         path:Path, # The run folder
         learner:CifarLearner,
-        say=print, # Called with each line for the person
+        say=say, # Called with each line for the person
     ):
         self.path, self.learner, self.say = path, learner, say
         loaders = learner.dls

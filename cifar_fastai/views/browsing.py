@@ -90,14 +90,14 @@ def find_image(
 def picture_html(
     image:np.ndarray, # uint8, shape (H, W, 3)
     words:str, # What it shows, for those who do not see it
-    side:int, # Width on the screen in pixels, at most
+    side:str, # Width on the screen, such as `156px`
 )->str: # An element with the picture inside
     "A picture as HTML"
     file = io.BytesIO()
     Image.fromarray(image).save(file, 'png')
     look = 'image-rendering:pixelated;' if max(image.shape) <= 96 else ''
     return (f'<img src="data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}" alt="{escape(words)}" title="{escape(words)}" '
-            f'style="{look}width:{side}px;max-width:100%;aspect-ratio:{image.shape[1]}/{image.shape[0]};display:block;margin:0 0 2px 0">')
+            f'style="{look}width:{side};max-width:100%;aspect-ratio:{image.shape[1]}/{image.shape[0]};display:block;margin:0 0 2px 0">')
 
 def mark_words(
     mark:Mark|None, # None where there is no mark
@@ -132,7 +132,7 @@ def bars_html(
     if actual not in order: order[-1] = int(actual)
     rows = []
     for one in order:
-        colour = '#D55E00' if one == actual else '#0072B2' if one == kept.predicted[index] else '#8a8a8a'
+        colour = '#0072b2' if one == actual else '#b34700' if one == kept.predicted[index] else '#8a8a8a'  # as on the page
         name = escape(str(kept.classes[one])) + (' <span style="opacity:.75">(actual)</span>' if one == actual else '')
         rows.append(f'<tr><th scope="row" style="text-align:left;font-weight:{600 if one == actual else 400};padding:1px 8px 1px 0;overflow-wrap:anywhere">{name}</th>'
                     f'<td style="width:45%;padding:1px 0"><div style="height:10px;background:{colour};width:{max(shares[one]*100, 0.5):.1f}%"></div></td>'
