@@ -272,11 +272,12 @@ def empty_dataloaders(
     classes:tuple[str,...], # Class names
     image_size:int, # Side in pixels
     statistics:tuple, # Mean and deviation of each channel, in 0…1
+    ranges:dict|None=None, # Kind of deep grey → what becomes black and white
     path:str|Path='.', # Where fastai saves and exports
     test:ImageData|None=None, # Pictures for a test set; none if left out
 )->CifarDataLoaders: # train, valid, test, the first two empty
     "The loaders of a recipe without its images, as fastai's `export` leaves them"
-    blank = test or ImageData(np.zeros((1, image_size, image_size, 3), np.uint8), np.zeros(1, np.int64), tuple(classes), np.array(['']), 1, {})
+    blank = test or ImageData(np.zeros((1, image_size, image_size, 3), np.uint8), np.zeros(1, np.int64), tuple(classes), np.array(['']), 1, {}, read={'ranges': ranges})
     device, random, one = choose_device(recipe.device), BatchRandom(recipe.seed), np.zeros(1, np.int64).view(Positions)  # fastai looks at the first item's type
     both = image_block(blank, recipe, one, random, statistics).dataloaders(
         one, path=path, bs=BATCH_SIZE if recipe.batch_size == 'auto' else recipe.batch_size, val_bs=BATCH_SIZE, device=device, array=Places(blank, device, 'memory'), random=random)

@@ -274,7 +274,7 @@ def load_run(
     about = record.about['data']
     if loaders is None:
         loaders = run_loaders(record) if data else empty_dataloaders(
-            record.recipe, about['classes'], run_image_size(record), (about['mean'], about['deviation']), record.path, test)
+            record.recipe, about['classes'], run_image_size(record), (about['mean'], about['deviation']), about.get('ranges'), record.path, test)
     learner = cifar_learner(loaders, record.recipe, path=record.path, with_weights=False)
     read_weights(record.path/'model.safetensors', learner.model)
     check_fingerprint(record, 'weights', weights_fingerprint(learner.model))
