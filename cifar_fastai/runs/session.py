@@ -234,7 +234,7 @@ def train_learner(
     if state:
         rows, position = state['callbacks']['history']['rows'], state['callbacks']['epoch_number']
         learner.go_on = resume_from(state)
-        folder.say(f"resume   {position['done']} of {learner.recipe.epochs} epochs are done, and {position['batch']} batches of the next")
+        folder.say(f"resume   {position['done']} of {learner.resolved.epochs} epochs are done, and {position['batch']} batches of the next")
     else:
         rows = []
         with note_refusals(folder.path):
