@@ -13,6 +13,7 @@ from .base.commands import SHELLS, Parser, add_flag, add_option, completion, run
 
 # %% ../nbs/13_doors/06_cli.ipynb #25b5460b
 COMMANDS = {
+    'look': 'say what is read of a data set, before anyone trains',
     'train': 'train an image classifier',
     'interpret': "make a run's tables, galleries and heatmaps again",
     'report': "make a run's page again",

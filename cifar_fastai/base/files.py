@@ -95,7 +95,7 @@ def whole_folder(
 MANIFEST = 'manifest.json'
 KEPT = ('recipe.json', 'history.csv', 'steps.csv', 'lr_find.csv', 'metrics.json', 'model.safetensors', 'predictions.npz')
 LOST = tuple(name for name in KEPT if name != 'predictions.npz')  # cannot be made again without a training
-MADE_AGAIN = ('top_losses.csv', 'classification_report.txt', 'heatmap_checks.json', 'report.html', 'figures/*.png')
+MADE_AGAIN = ('data.json', 'top_losses.csv', 'classification_report.txt', 'heatmap_checks.json', 'report.html', 'figures/*.png')
 
 def checksum(
     path:str|Path, # A file

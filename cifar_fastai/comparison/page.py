@@ -7,7 +7,6 @@ __all__ = ['BUDGET', 'comparison_charts', 'interval_text', 'pair_facts', 'arm_ba
            'verdict', 'explain_tests', 'comparison_explorer_data', 'comparison_html', 'write_comparison']
 
 # %% ../../nbs/11_comparison/05_page.ipynb #i9720ed4
-import cifar_fastai.comparison.tables  # gives `Comparison` its files and tables
 from pathlib import Path
 import numpy as np
 from ..base.messages import BadInput
@@ -19,8 +18,8 @@ from ..views.pages import pack_array, fill_page, write_page
 from ..views.sprites import picture_group
 from ..views.vector_charts import Line, line_chart
 from .significance import BOTH, p_text, seed_mean
-from .comparison import Comparison, Pair, by_class, image_table, nobody_right
-from .tables import arm_curves, json_value, rate_title, table_text
+from .arms import Pair, by_class, image_table, nobody_right
+from .comparison import Comparison, arm_curves, json_value, rate_title, table_text
 
 # %% ../../nbs/11_comparison/05_page.ipynb #4a923e96
 def comparison_charts(

@@ -13,9 +13,10 @@ import numpy as np, torch
 from torch import nn
 from ..base.messages import BadInput
 from ..base.devices import choose_device, memory_format
-from ..models.networks import recipe_network
+from ..data.pictures import quiet_pillow
+from ..models.libraries import recipe_network
 from ..runs.files import check_fingerprint, read_run, read_weights, run_image_size, weights_fingerprint
-from .pictures import Item, name_items, quiet_pictures, read_batches
+from .pictures import Fitting, Item, name_items, read_batches
 from .sources import Pictures
 
 # %% ../../nbs/12_export/02_classifier.ipynb #cexp0004
@@ -55,6 +56,7 @@ class Classifier:
     mean:tuple[float,...] # Of each channel, in 0…1
     deviation:tuple[float,...] # Of each channel, in 0…1
     fit:str='crop' # How a picture becomes a square, as in a recipe
+    ranges:dict=field(default_factory=dict) # Kind of deep grey → what becomes black and white
     temperature:float=1. # What logits are divided by before the softmax
     about:dict=field(default_factory=dict) # recipe.json of the run
     metrics:dict=field(default_factory=dict) # metrics.json of the run
@@ -68,14 +70,14 @@ class Classifier:
         record = read_run(path)
         check_finished(record)
         data, device = record.about['data'], choose_device(device)
-        model = recipe_network(record.recipe, len(data['classes']))
+        size = run_image_size(record)
+        model = recipe_network(record.recipe, len(data['classes']), image_size=size, with_weights=False)
         kept = read_weights(record.path/'model.safetensors', model)
         check_fingerprint(record, 'weights', weights_fingerprint(model))
-        size = run_image_size(record)
         if kept.get('image_size', size) != size or kept.get('classes', data['classes']) != data['classes']:
             raise BadInput(f"'{record.path}': model.safetensors is of other pictures or classes than recipe.json says\nTake both from one run")
         model = model.eval().requires_grad_(False).to(device, memory_format=memory_format(device))
-        return cls(model, tuple(data['classes']), size, tuple(data['mean']), tuple(data['deviation']), record.recipe.fit,
+        return cls(model, tuple(data['classes']), size, tuple(data['mean']), tuple(data['deviation']), record.recipe.fit, data.get('ranges', {}),
                    record.metrics.get('temperature') or 1., record.about, record.metrics)
 
     @property
@@ -121,7 +123,7 @@ class Classifier:
         tta:str='none', # Mean over views of each picture: none, mirror or shift
     )->Iterator[tuple[list[Item], np.ndarray, np.ndarray, list]]: # Pictures, their pixels, logits (n, C), and those that cannot be read, with the reason
         "Batches of pictures with what the network says of them"
-        for found, pixels, wrong in read_batches(name_items(items), self.image_size, self.fit, batch_size):
+        for found, pixels, wrong in read_batches(name_items(items), Fitting(self.image_size, self.fit, self.ranges), batch_size):
             yield found, pixels, self.logits(pixels, tta), wrong
 
     def __call__(self,
@@ -133,7 +135,7 @@ class Classifier:
         "Classify pictures; raises `BadInput` at the first that cannot be read"
         names, logits, pictures, maps = [], [], [], []
         if isinstance(images, (str, Path)): images = Pictures([str(images)], self.classes)
-        with quiet_pictures():
+        with quiet_pillow():
             for found, pixels, said, wrong in self.stream(images, batch_size, tta):
                 if wrong: raise wrong[0][1]
                 names += [item.name for item in found]

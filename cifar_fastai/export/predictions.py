@@ -18,7 +18,8 @@ from ..base.messages import BadInput, BadWords
 from ..base.files import check_free, whole_file
 from ..base.wording import duration, percent
 from ..base.intervals import wilson_interval
-from .pictures import Item, quiet_pictures
+from ..data.pictures import quiet_pillow
+from .pictures import Item
 from .classifier import Classifier
 
 # %% ../../nbs/12_export/03_predictions.ipynb #cexp0010
@@ -192,7 +193,7 @@ def predict_pictures(
 )->Tally:
     "Classify pictures; raises `BadInput` where there are none"
     tally, moving = Tally(), Moving(getattr(pictures, 'count', None))
-    with quiet_pictures():
+    with quiet_pillow():
         for items, pixels, logits, wrong in classifier.stream(pictures, batch_size, tta):
             for item, error in wrong:
                 moving.erase()

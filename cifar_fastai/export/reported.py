@@ -40,7 +40,7 @@ class Kept:
             raise BadInput(f"there is no page of pictures whose class is not known\nPut them in folders that have the names of the classes: {', '.join(self.classes[:10])}")
         self.file.flush()
         images = np.memmap(self.file, np.uint8, 'r', shape=(len(self.names), self.image_size, self.image_size, 3))
-        return ImageData(images, np.array(self.labels), self.classes, np.array(self.names), 0, {})
+        return ImageData(images, np.array(self.labels), self.classes, np.array(self.names), 0, {}, name='pictures')
 
     def interpretation(self,
         path:str|Path, # The run folder

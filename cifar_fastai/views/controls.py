@@ -9,7 +9,7 @@ __all__ = ['menu', 'button', 'row', 'filter_controls', 'heat_controls', 'page_co
 import math
 from ipywidgets import Box, Button, Dropdown, FloatRangeSlider, HTML, IntSlider, Layout, Text, ToggleButtons, VBox
 from ..heatmaps.gradcam import METHODS, TARGETS
-from .browsing import MARKED, ORDERS, UNMARKED, mark_choices
+from .browsing import IMAGE_ORDERS, MARKED, UNMARKED, mark_choices
 
 # %% ../../nbs/10_views/07_controls.ipynb #d06d1b5b
 def menu(description, options, tooltip, width='210px', **kwargs):
@@ -32,7 +32,7 @@ def filter_controls(kept):
     return dict(
         kind=ToggleButtons(options=kinds, value='misclassified', style=dict(button_width='100px'), tooltip='Which images'),
         actual=menu('actual', classes, 'Only images of this class'), predicted=menu('predicted', classes, 'Only images taken for this class'),
-        sort=menu('order', [(words, order) for order, words in ORDERS.items()], 'The order of the images', '245px'),
+        sort=menu('order', [(words, order) for order, words in IMAGE_ORDERS.items()], 'The order of the images', '245px'),
         marked=menu('marks', [(words, name) for name, words in MARKED.items()], 'Only images with or without a mark'),
         confidence=slider('confidence', 1., 0.01, '.0%', 'Probability of the predicted class'),
         loss=slider('loss', top, 0.1, '.1f', 'Cross-entropy of the image'))

@@ -42,7 +42,7 @@ class Explorer:
         self.widget = self.lay_out()
         self.listen()
         self.show()
-        if Path(path).exists(): self.attempt(self.load)
+        if Path(path).exists(): self.try_action(self.load)
         if len(self.selection.shown): self.open(self.selection.shown[0])
 
 # %% ../../nbs/10_views/08_explorer.ipynb #5ca2c68b
@@ -62,7 +62,7 @@ def lay_out(self:Explorer):
 
 # %% ../../nbs/10_views/08_explorer.ipynb #b4247915
 @patch
-def attempt(self:Explorer, action, *args):
+def try_action(self:Explorer, action, *args):
     "Do what was asked; what goes wrong for a reason that a person can mend is said under the pictures"
     try: action(*args)
     except (BadInput, OSError) as error:
@@ -80,8 +80,8 @@ def say(self:Explorer, words:str, bad:bool=False):
 @patch
 def listen(self:Explorer):
     "Let each widget do what it is for"
-    def valued(widget, action): widget.observe(lambda change: self.quiet or self.attempt(action, change['new']), 'value')
-    def pressed(widget, action, *args): widget.on_click(lambda _: self.attempt(action, *args))
+    def valued(widget, action): widget.observe(lambda change: self.quiet or self.try_action(action, change['new']), 'value')
+    def pressed(widget, action, *args): widget.on_click(lambda _: self.try_action(action, *args))
     for name, widget in self.filters.items(): valued(widget, lambda value, name=name: self.ask(**{name: value}))
     for widget in self.heat.values(): valued(widget, self.show_heat)
     valued(self.pager['page'], lambda number: self.turn(number - 1))

@@ -185,7 +185,7 @@ def status_warnings(record):
     "Whether the run is whole"
     metrics, status = record.metrics, record.metrics.get('status', 'complete')
     if status == 'complete': return []
-    return [Caution(STATUS.get(status, f'The run is {status}'), f"after {metrics.get('epochs', 0)} of {record.recipe.epochs} epochs" + (f": {metrics['message']}" if metrics.get('message') else ''),
+    return [Caution(STATUS.get(status, f'The run is {status}'), f"after {metrics.get('epochs', 0)} of {record.about['resolved'].get('epochs', record.recipe.epochs)} epochs" + (f": {metrics['message']}" if metrics.get('message') else ''),
                     f'Resume with python -m cifar_fastai.train --resume {record.path}')]
 
 def holdout_warnings(record, chosen, count):

@@ -30,6 +30,7 @@ from ..runs.interpreted import run_predictions
 from .pages import embedded_json, pack_array, fill_page, write_page
 from .report_facts import MEASURED, curve_charts, finder_chart, headline, learner_facts, learner_history
 from .report_facts import recipe_groups, reliability_chart, run_facts, run_numbers, run_warnings
+from .reading import reading_values, reading_warnings, run_reading
 from .report_images import explorer_data, heat_data, absence_reason, judged_maps, pair_sentence, row_order, sample_grids, worst_errors
 
 # %% ../../nbs/10_views/05_report_page.ipynb #9088ad41
@@ -178,7 +179,7 @@ def write_report(
     samples, no_samples = attempt('samples', lambda: sample_grids(learner.dls, interpretation.dl, measured.removesuffix(' set')))
     values = dict(heading=file_text(title or f'{facts[0][1][0][1]} on {Path(learner.dls.path).resolve().name}'), lead=lead or f'a fastai Learner, looked at over its {measured}', numbers=numbers,
                   warnings=check_answers_given(kept) + check_course(history, MEASURED[valid_is], len(kept)) + check_calibration(kept) + check_counts(kept, measured), groups=[], command='', facts=facts, charts=curve_charts(history, valid_is, step_table(learner)), history=history_table(history),
-                  finder=None, samples=samples or [], no_samples=no_samples, missing='', **shared_values(interpretation, checks, measured))
+                  finder=None, samples=samples or [], no_samples=no_samples, missing='', reading=reading_values(getattr(getattr(learner.dls, 'data', None), 'read', None)), **shared_values(interpretation, checks, measured))
     write_page(path, render(values, interpretation))
     return path
 
@@ -204,7 +205,7 @@ def run_values(record, interpretation):
     "What the head of the page says of a run"
     recipe, name = record.recipe, (record.about.get('data') or {}).get('name') or record.recipe.data
     known = {} if interpretation is None else dict(misclassified=interpretation.misclassified, ece=interpretation.expected_calibration_error())
-    return dict(heading=file_text(record.path.resolve().name), lead=f"{recipe.arch} on {name}, {recipe.epochs} epochs, {recipe.schedule.replace('_', '-')}",
+    return dict(heading=file_text(record.path.resolve().name), lead=f"{recipe.arch} on {name}, {record.about['resolved'].get('epochs', recipe.epochs)} epochs, {recipe.schedule.replace('_', '-')}",
                 numbers=run_numbers({**record.metrics, **known}), groups=recipe_groups(record), command=command_again(recipe), facts=run_facts(record))
 
 def write_run_report(
@@ -218,9 +219,10 @@ def write_run_report(
     loaders = cache(lambda: run_loaders(record)) if interpretation is None else lambda: interpretation.learn.dls
     if interpretation is None: interpretation, missing = attempt('predictions', lambda: lazy_interpretation(record, loaders))
     checks = read_json(record.path/'heatmap_checks.json') if (record.path/'heatmap_checks.json').is_file() else None
-    curve, finder = finder_of(record)
+    (curve, finder), (reading, _) = finder_of(record), attempt('the table of what was read', lambda: run_reading(record.path))
     samples, no_samples = attempt('samples', lambda: sample_grids(loaders(), loaders().test, seed=record.recipe.seed))
-    values = dict(run_values(record, interpretation), warnings=run_warnings(record, None if interpretation is None else interpretation.kept, curve), history=history_table(record.history), finder=finder,
+    values = dict(run_values(record, interpretation), warnings=[*reading_warnings(record.metrics, reading), *run_warnings(record, None if interpretation is None else interpretation.kept, curve)],
+                  reading=reading, history=history_table(record.history), finder=finder,
                   charts=curve_charts(record.history, record.metrics.get('valid_is', 'test'), record.steps), samples=samples or [], no_samples=no_samples, missing=missing,
                   **shared_values(interpretation, checks, 'test set'))
     write_page(path, render(values, interpretation))
