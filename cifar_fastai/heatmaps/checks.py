@@ -18,7 +18,7 @@ from ..base.messages import LINE, BadInput, one_of, step_after
 from ..base.wording import Listing
 from ..base.intervals import mean_interval
 from ..base.randomness import keep_random_states
-from .prepared import find_layer, prepare
+from .prepared import bare_model, find_layer, prepare
 from .gradcam import METHODS, SLOW_METHODS, check_images, heatmaps, is_dead
 from .pointing import pointing_rows
 from .road import faithfulness_rows
@@ -31,7 +31,7 @@ def with_random_weights(
     seed:int=0, # Same seed, same weights
 )->nn.Module: # A copy in eval mode
     "A copy whose weights are drawn anew: He's normal for convolutions and linear layers, norms as at the start"
-    while '_orig_mod' in model._modules: model = model._orig_mod
+    model = bare_model(model)
     model = copy.deepcopy(model).eval()
     device = next((each.device for each in model.parameters()), torch.device('cpu'))
     with torch.no_grad(), keep_random_states(device):

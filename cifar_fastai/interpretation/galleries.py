@@ -93,7 +93,7 @@ def evidence_text(kept, index, target, method):
     if method in CLASSLESS_METHODS: return 'no class'
     predicted, actual = kept.classes[kept.predicted[index]], kept.classes[kept.targets[index]]
     if target == 'contrast': return f'{predicted} minus {actual}'
-    name = dict(predicted=predicted, actual=actual).get(target, target if isinstance(target, str) else kept.classes[target])
+    name = dict(predicted=predicted, actual=actual).get(target) or kept.classes[gradcam.heat_class(target, [str(title) for title in kept.classes], len(kept.classes))]
     return f'for {target}: {name}' if target in ('predicted', 'actual') else f'for {name}'
 
 def choose_columns(layers, methods, targets):

@@ -131,7 +131,9 @@ def class_index(
     classes:Sequence, # Class names
     name, # A name, or its index
 )->int:
-    "The index of a class, or a refusal that names the nearest"
+    "The index of a class, or a refusal that names the nearest; a number is a class of that name where there is one"
+    if str(name) in (known := [str(title) for title in classes]): return known.index(str(name))
+    if isinstance(name, str) and name.isdecimal(): name = int(name)
     if isinstance(name, (int, np.integer)) and not isinstance(classes[0], (int, np.integer)):
         if 0 <= name < len(classes): return int(name)
         raise BadInput(f'there is no class {name}: {len(classes)} classes, numbered from 0 to {len(classes)-1}')
