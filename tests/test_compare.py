@@ -361,6 +361,6 @@ def test_a_published_recipe_says_what_it_follows_and_expects(capsys):
     for name in RECIPES:
         if name.startswith('published'): assert all(word in expectation(name) for word in ('follows', 'mends', 'as published', 'measured on the data at hand'))
     assert run_command(train_main, ['--recipe', 'published-resnet9-sgd', '--data', '/nowhere']) == 1
-    assert 'expected 93.86 % claimed' in capsys.readouterr().out
+    assert 'expected 93.86% claimed' in capsys.readouterr().out
     assert run_command(train_main, ['--recipe', 'published-variants']) == 2
     assert 'cifar_fastai.compare --recipe published-variants' in capsys.readouterr().err
