@@ -72,7 +72,7 @@ def test_logits_are_those_that_the_run_kept(name, runs, tmp_path, capsys):
     ours = np.array([[float(found[title][f'logit_{label}']) for label in CLASSES] for title in kept.name])
     np.testing.assert_allclose(ours, kept.logits, atol=1e-4)
     right = int((kept.logits.argmax(1) == kept.target).sum())
-    assert f'({right} of {len(kept.name)}), 95 % interval' in capsys.readouterr().out
+    assert f'({right} of {len(kept.name)}), 95% interval' in capsys.readouterr().out
 
 
 def test_a_learner_without_data_predicts_and_exports(run, pictures, tmp_path):
