@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cifar_fastai.cli import COMMANDS, console_parser
+from cifar_fastai.cli import COMMANDS, PACKAGES, console_parser
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT/'README.md', ROOT/'SECURITY.md', ROOT/'benchmarks'/'README.md', *sorted((ROOT/'docs').glob('*.md'))]
@@ -23,7 +23,7 @@ def commands(text):
         if words and not ('`' in line or line.startswith('#')): yield shlex.split(words[1], comments=True)
 
 
-def parser_of(name): return getattr(import_module(f'cifar_fastai.{name}'), f'{name}_parser')()
+def parser_of(name): return getattr(import_module(f"cifar_fastai.{name}{'.__main__' if name in PACKAGES else ''}"), f'{name}_parser')()
 
 
 def parse(words):
