@@ -14,7 +14,7 @@ const ready = (async () => {
   if (location.protocol === 'file:') throw new Error('A browser reads the network only from a server. Put this folder on the web, or see it by: python -m http.server --bind 127.0.0.1');
   const ort = await import(new URL('onnxruntime-web/ort.wasm.bundle.min.mjs', document.baseURI));
   ort.env.wasm.numThreads = 1;
-  ort.env.wasm.wasmPaths = new URL('onnxruntime-web/', document.baseURI).href;
+  ort.env.wasm.wasmPaths = { wasm: new URL('onnxruntime-web/ort-wasm-simd-threaded.wasm', document.baseURI).href };
   const session = await ort.InferenceSession.create(new URL('model.onnx', document.baseURI).href, { executionProviders: ['wasm'] });
   return pixels => session.run({ pictures: new ort.Tensor('uint8', pixels, [1, SIZE, SIZE, 3]) });
 })();
@@ -129,7 +129,7 @@ const showHeat = () => {
   find('.heat-words').textContent = alive ? `Bright: more evidence, by its own peak. Stretched from ${chosen.shape.join('×')} places.` : 'No place speaks for this class.';
   over.width = over.height = SIZE;
   const context = over.getContext('2d'), drawn = context.createImageData(SIZE, SIZE);
-  heat.forEach((value, i) => drawn.data.set([...viridis(value), alive ? 255 : 0], 4 * i));
+  heat.forEach((value, i) => drawn.data.set([...viridis(value), Math.round(255 * value)], 4 * i)); // the picture shows where there is none
   context.putImageData(drawn, 0, 0);
 };
 
@@ -139,6 +139,7 @@ const show = async item => {
   const [best] = item.order, picture = find('.one .picture');
   find('.one').hidden = false;
   find('#one-title').textContent = `${about.classes[best]}, ${percent(item.shares[best])}`;
+  find('.one-name').textContent = item.name;
   picture.setAttribute('aria-label', `${item.name}: ${about.classes[best]}`);
   find('.one .bars tbody').replaceChildren(...item.order.slice(0, TOP).map(place => element('tr', {},
     element('th', { scope: 'row' }, element('button', { type: 'button', className: 'plain', value: place, onclick: () => { heatClass = place; showHeat(); } }, about.classes[place])),
