@@ -13,10 +13,12 @@ from .base.commands import SHELLS, Parser, add_flag, add_option, completion, run
 
 # %% ../nbs/13_doors/06_cli.ipynb #25b5460b
 COMMANDS = {
+    'look': 'say what is read of a data set, before anyone trains',
     'train': 'train an image classifier',
     'interpret': "make a run's tables, galleries and heatmaps again",
     'report': "make a run's page again",
     'compare': 'compare runs, training those that are missing',
+    'predict': 'classify pictures by a run',
     'profile': 'say where the time of a training step goes',
     'export': 'take a run elsewhere: ONNX, PyTorch, a page'}
 PACKAGES = 'export',  # doors that are the `__main__` of a wing of that name

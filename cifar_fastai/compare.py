@@ -10,7 +10,7 @@ __all__ = ['compare', 'train_grid', 'count_trainings', 'choose_arms', 'compare_p
 import argparse, dataclasses, sys
 from collections.abc import Sequence
 from pathlib import Path
-from .base.messages import BadInput, BadWords, one_of
+from .base.messages import LINE, BadInput, BadWords, one_of, say
 from .base.commands import SWITCHES, Keeping, Parser, add_flag, add_option, add_out, run_command
 from .base.rules import Number
 from .recipes.recipe import Recipe, recipe_fields
@@ -30,7 +30,7 @@ def compare(
     levels:Sequence[float]=(0.85, 0.90), # Accuracies whose epochs and seconds are told, 0…1
     yes:bool=False, # Train more than 200 runs
     command:str='', # The words that asked for it
-    say=print, # Called with each line for the person
+    say=say, # Called with each line for the person
 ):
     "Compare runs, after training those that are missing; returns a `comparison.Comparison`"
     from cifar_fastai.comparison.comparison import compare_runs
@@ -147,7 +147,7 @@ def show_plan(
     arms = grid_arms(recipe, fields, seeds)
     if choose: check_choices(choose, arms)
     plan = grid_plan(arms, folder, timed=True)
-    print(plan.table().to_string(index=False))
+    say(plan.table().to_string(index=False))
     print(plan.summary())
     trials = count_trainings(arms, choose) - count_trainings(arms, {})
     if trials: print(f"and {trials} trials before them, on held-out training images, to choose {', '.join(choose)} for each arm: about as long each as a run of its arm")
@@ -156,6 +156,7 @@ def show_plan(
 # %% ../nbs/13_doors/05_compare.ipynb #c132ec34
 def compare_by_options(options):
     "What the command does"
+    LINE.begin('loading')
     recipe, fields, choose = grid_from_options(options)
     typed = [name for name in vars(options) if name in {field.name for field in recipe_fields()}] + ['--choose']*len(options.choose)
     if options.runs and (typed or options.plan): raise BadWords(f"run folders are compared as they are, and '{typed[0] if typed else '--plan'}' is for runs to be trained\nName one or the other")
@@ -166,7 +167,7 @@ def compare_by_options(options):
     if not options.runs: keep_freed_memory(recipe.device)
     found = compare(options.runs, recipe, fields, options.seeds, choose, options.choose_holdout, options.out, options.folder, [level/100 for level in options.reach],
                     options.yes, options.command)
-    print(f"\n{found.text()}\npage     {Path(options.out)/'comparison.html'}")
+    say(f"\n{found.text()}\npage     {Path(options.out)/'comparison.html'}")
 
 def main(
     words:list[str], # The words of the command

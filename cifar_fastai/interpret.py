@@ -7,7 +7,8 @@ __all__ = ['interpret_parser', 'interpret_by_options', 'main']
 
 # %% ../nbs/13_doors/01_interpret.ipynb #i39117b8
 import sys
-from .base.commands import Parser, add_option, add_out, run_command
+from .base.messages import LINE, say
+from .base.commands import Parser, add_flag, add_option, add_out, run_command
 from .base.rules import Number, Text
 
 # %% ../nbs/13_doors/01_interpret.ipynb #f3987f51
@@ -33,19 +34,21 @@ def interpret_parser(
     add_option(parser, '--sample', Number(int, low=0), 'N', 'images that the checks of the heatmaps look at; 0: all [200]', 200)
     add_option(parser, '--checks', Text(), 'NAME,…', 'checks of the heatmaps: pointing, faithfulness, sanity, or none [pointing,faithfulness,sanity]',
                ['pointing', 'faithfulness', 'sanity'], several=True)
+    add_flag(parser, '--svg', 'write each figure as SVG too')
     add_out(parser, 'tables and figures', "the run's own")
     return parser
 
 # %% ../nbs/13_doors/01_interpret.ipynb #8a5c8e8d
 def interpret_by_options(options):
     "What the command does"
+    LINE.begin('loading')
     from cifar_fastai.runs.interpreted import interpret_run
     layers = 'all' if options.layer == ['all'] else options.layer
     if layers and len(layers) == 1: layers = layers[0]
     interpretation, checks = interpret_run(options.run, options.out, options.n, options.method, layers, options.target,
-                                           [] if options.checks == ['none'] else options.checks, options.sample)
+                                           [] if options.checks == ['none'] else options.checks, options.sample, options.svg)
     confused = ', '.join(f'{actual} → {predicted} {times}' for actual, predicted, times in interpretation.most_confused()[:3])
-    print(f"{interpretation.classification_report()}\n{interpretation._repr_markdown_().replace('**', '')}\n"
+    say(f"{interpretation.classification_report()}\n{interpretation._repr_markdown_().replace('**', '')}\n"
           f"most confused: {confused or 'nothing'}\n{checks or 'heatmaps: not checked'}\n\nfiles: {options.out or options.run}")
 
 def main(

@@ -9,6 +9,7 @@ __all__ = ['report_parser', 'report_by_options', 'main']
 import sys
 from contextlib import nullcontext
 from pathlib import Path
+from .base.messages import LINE, say
 from .base.commands import Parser, add_flag, add_out, make_folder, open_page, run_command
 
 # %% ../nbs/13_doors/02_report.ipynb #39998cfc
@@ -32,12 +33,13 @@ def report_parser(
 # %% ../nbs/13_doors/02_report.ipynb #e62fc48b
 def report_by_options(options):
     "What the command does"
+    LINE.begin('loading')
     from cifar_fastai.views.report_page import write_run_report
     from cifar_fastai.base.files import rewrite_files
     own = not options.out and (Path(options.run)/'recipe.json').is_file()
     place = make_folder(options.out)/'report.html' if options.out else None
     with rewrite_files(options.run, ('report.html',)) if own else nullcontext(): path = write_run_report(options.run, path=place)
-    print(f'{path}: {path.stat().st_size/1e6:.1f} MB')
+    say(f'{path}: {path.stat().st_size/1e6:.1f} MB')
     if options.open: open_page(path)
 
 def main(

@@ -179,14 +179,14 @@ FAULTS = [
     # comparison
     Fault('McNemar counts one side', 'comparison', 'comparison/significance.py', 'stats.binomtest(fixed, fixed + broke)', "stats.binomtest(fixed, fixed + broke, alternative='greater')",
           'test_compare_statistics.py -k mcnemar_is'),
-    Fault('differences of seeds are not paired', 'comparison', 'comparison/comparison.py', '[(a.seeds.index(seed), b.seeds.index(seed)) for seed in a.seeds if seed in b.seeds]',
+    Fault('differences of seeds are not paired', 'comparison', 'comparison/arms.py', '[(a.seeds.index(seed), b.seeds.index(seed)) for seed in a.seeds if seed in b.seeds]',
           '[(place, place) for place in range(min(a.n, b.n))]', 'test_compare.py -k seeds_are_paired'),
     Fault('many pairs are not corrected for', 'comparison', 'comparison/significance.py', 'if len(tested) < 2:', 'if len(tested) < 99:', 'test_compare_statistics.py -k holm'),
-    Fault('fixed and broken images are swapped', 'comparison', 'comparison/comparison.py', '[most_b & ~most_a, most_a & ~most_b,', '[most_a & ~most_b, most_b & ~most_a,', 'test_compare.py -k image_by_image'),
-    Fault('the gallery of what changed shows other pictures', 'comparison', 'comparison/tables.py', "self.test_images(shown['index'])", "self.test_images(sorted(shown['index'], reverse=True))", 'test_compare.py -k galleries_show'),
+    Fault('fixed and broken images are swapped', 'comparison', 'comparison/arms.py', '[most_b & ~most_a, most_a & ~most_b,', '[most_a & ~most_b, most_b & ~most_a,', 'test_compare.py -k image_by_image'),
+    Fault('the gallery of what changed shows other pictures', 'comparison', 'comparison/comparison.py', "self.test_images(shown['index'])", "self.test_images(sorted(shown['index'], reverse=True))", 'test_compare.py -k galleries_show'),
     Fault('the worst value is chosen', 'comparison', 'comparison/choosing.py', 'best = max(good,', 'best = min(good,', 'test_compare.py -k highest_hold_out'),
-    Fault('curves are of one seed', 'comparison', 'comparison/tables.py', 'mean=values.mean(0)', 'mean=values[0]', 'test_compare.py -k means_over_seeds'),
-    Fault('seconds to an accuracy leave the last epoch out', 'comparison', 'comparison/comparison.py', 'iloc[:there[0] + 1].sum()', 'iloc[:there[0]].sum()', 'test_compare.py -k arms_table'),
+    Fault('curves are of one seed', 'comparison', 'comparison/comparison.py', 'mean=values.mean(0)', 'mean=values[0]', 'test_compare.py -k means_over_seeds'),
+    Fault('seconds to an accuracy leave the last epoch out', 'comparison', 'comparison/arms.py', 'iloc[:there[0] + 1].sum()', 'iloc[:there[0]].sum()', 'test_compare.py -k arms_table'),
 
     # doors
     Fault('--checkpoint-every is ignored', 'doors', 'train.py', 'options.checkpoint_every, options.keep', '300., options.keep', 'test_command.py -k words_of_train'),

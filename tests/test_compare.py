@@ -10,12 +10,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-import cifar_fastai.comparison.tables  # gives `Comparison` its figures
 from cifar_fastai.comparison import choosing
 from cifar_fastai.comparison import grid
 from cifar_fastai.base.commands import run_command
 from cifar_fastai.compare import compare, main
-from cifar_fastai.comparison.comparison import by_class, compare_runs, image_table, nobody_right
+from cifar_fastai.comparison.arms import by_class, image_table, nobody_right
+from cifar_fastai.comparison.comparison import compare_runs
 from cifar_fastai.comparison.grid import claim_folder, grid_arms, grid_plan, known_runs
 from cifar_fastai.base.messages import BadInput
 from cifar_fastai.recipes.named import GRIDS, RECIPES, expectation
@@ -289,7 +289,6 @@ def test_the_test_set_is_not_read_before_the_last_step(tmp_path, monkeypatch, ca
     from cifar_fastai.data.loaders import ImageLoader
     data, seen, stage = small_shapes(), [], ['']
     tests = {image.tobytes() for image in data.images[data.test_positions]}
-    monkeypatch.setattr(grid, 'load_images', lambda *words: data)
     monkeypatch.setattr('cifar_fastai.data.loaders.load_images', lambda *words: data)
     monkeypatch.setattr('cifar_fastai.data.sources.load_images', lambda *words: data)
     fetch = ImageLoader.create_batches

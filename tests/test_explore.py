@@ -224,7 +224,8 @@ def test_the_heat_of_a_method_a_target_and_a_layer(explorer, interpretation, lea
         seen = Seen(tile.picture.value)
         assert np.abs(pixels(seen.pictures[0]).astype(int) - picture).max() <= 1
         assert f"for actual: {CLASSES[truth['targets'][index]]}" in seen.words
-    assert len(Seen(explorer.large.picture.value).pictures) == 2
+    both = Seen(explorer.large.picture.value)
+    assert len(both.pictures) == 3 and 'for predicted: ' in both.words and 'for actual: ' in both.words
     explorer.heat['target'].value = SCRIPT
     assert f'for {SCRIPT}' in Seen(explorer.tiles[0].picture.value).words
     explorer.heat['method'].value = 'eigencam'

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 
-import cifar_fastai.comparison.tables  # gives a `Comparison` its text
 from cifar_fastai.comparison.comparison import compare_runs
 from cifar_fastai.recipes.recipe import Recipe
 from cifar_fastai.runs.files import load_run, read_run

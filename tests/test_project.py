@@ -61,7 +61,7 @@ BELOW = {  # which wings a wing may import; a door, alone at the root, may impor
     'views': 'base recipes heatmaps interpretation runs',
     'comparison': 'base recipes heatmaps data models interpretation training profiling runs views',
     'export': 'base recipes heatmaps data models interpretation training runs views'}
-DOORS = {'train', 'interpret', 'report', 'compare', 'profile', 'explore', 'cli', 'all', '__main__'}
+DOORS = {'look', 'train', 'interpret', 'report', 'compare', 'profile', 'explore', 'predict', 'cli', 'all', '__main__'}
 
 
 def notebooks(examples=False):

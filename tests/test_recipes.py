@@ -24,9 +24,9 @@ def test_every_named_recipe_survives_json(tmp_path):
 
 def test_the_tables_name_what_is_built():
     from cifar_fastai.models.layers import NORM_LAYERS
-    from cifar_fastai.models.networks import BUILDERS as NETWORK_BUILDERS
-    from cifar_fastai.training.optimizers import BUILDERS
-    assert {choice.build for choice in NETWORKS.values()} == set(NETWORK_BUILDERS) and set(BUILDERS) == set(OPTIMIZERS) and set(NORM_LAYERS) == set(NORMS)
+    from cifar_fastai.models.networks import NETWORK_BUILDERS
+    from cifar_fastai.training.optimizers import OPTIMIZER_BUILDERS
+    assert {choice.build for choice in NETWORKS.values()} == set(NETWORK_BUILDERS) and set(OPTIMIZER_BUILDERS) == set(OPTIMIZERS) and set(NORM_LAYERS) == set(NORMS)
     assert {'one_cycle', 'constant', 'cosine', 'flat_cos'} == set(SCHEDULES)
     assert not [name for name in AUGMENTATIONS if 'cutout' in name]
 

@@ -26,7 +26,7 @@ from cifar_fastai.interpretation.interpretation import CifarInterpretation
 from cifar_fastai.base.messages import BadInput
 from cifar_fastai.report import main
 from cifar_fastai.views.report_facts import curve_charts, reliability_chart
-from cifar_fastai.views.report_images import sample_grids
+from cifar_fastai.views.report_images import heated_images, sample_grids
 from cifar_fastai.views.report_page import LIMIT, write_report, write_run_report
 from cifar_fastai.base.files import faults
 from cifar_fastai.train import main as train_main, train
@@ -113,15 +113,46 @@ def test_its_pictures_are_the_images(run, tiny_folder):
             np.testing.assert_array_equal(file[top:top+16, left:left+16], np.asarray(Image.open(tiny_folder/name)))
 
 
-def test_heatmaps_of_the_largest_losses(run):
+def test_every_error_has_its_heatmaps(run):
+    "Against the package's own maps, which are stretched to the picture"
     data, interpretation = Page(run.path/'report.html').explorer, run.interpretation
     rows = data['heat']['of']
     indices = array(data['rows']['index'])[rows]
+    assert set(np.flatnonzero(~interpretation.kept.right)) <= set(indices) and data['heat']['errors'] == interpretation.misclassified
     assert list(interpretation.kept.losses[indices]) == sorted(interpretation.kept.losses, reverse=True)
     for target in ('predicted', 'actual'):
         maps = interpretation.heatmaps(indices, target)
-        peaks = maps.max((1, 2), keepdims=True)
-        np.testing.assert_allclose(array(data['heat'][target])/255, maps/np.where(peaks, peaks, 1), atol=0.003) # 16×16 already
+        small = torch.from_numpy(array(data['heat'][target]).astype(np.float32))
+        assert list(small.shape[1:]) == data['heat']['size'] and small.shape[1] < 16
+        large = nn.functional.interpolate(small[:, None], size=(16, 16), mode='bilinear')[:, 0].numpy()
+        def whole(each): return (each - each.min())/max(np.ptp(each), 1e-9)
+        for found, wanted in zip(large, maps): np.testing.assert_allclose(whole(found), whole(wanted), atol=0.02)
+
+
+def test_where_there_is_no_room_the_top_of_each_pair_has_heatmaps():
+    draw = np.random.default_rng(0)
+    targets = draw.integers(0, 3, 400)
+    kept = ClassifiedImages((draw.normal(0, 1, (400, 3)) + np.eye(3)[targets]).astype(np.float32), targets, np.arange(400).astype(str), tuple('abc'))
+    wrong = np.flatnonzero(~kept.right)
+    pairs = sorted({(int(t), int(p)) for t, p in zip(kept.targets[wrong], kept.predicted[wrong])})
+    top = [max((i for i in wrong if (kept.targets[i], kept.predicted[i]) == pair), key=lambda i: kept.losses[i]) for pair in pairs]
+    assert sorted(heated_images(kept, 6)) == sorted(top) and len(wrong) > 100
+    assert sorted(heated_images(kept, 10**6)) == sorted(wrong)
+
+
+def test_the_first_screen_answers(run):
+    page, kept = Page(run.path/'report.html'), run.interpretation.kept
+    names, matrix = list(kept.classes), np.zeros((3, 3), int)
+    np.add.at(matrix, (kept.targets, kept.predicted), 1)
+    off = matrix*(1 - np.eye(3, dtype=int))
+    row, column = np.unravel_index(off.argmax(), off.shape)
+    first = page.text[:page.text.index('Confusion matrix')]
+    assert f'{names[row]} taken for {names[column]} : {off.max()} of {matrix[row].sum()}' in first and 'guessing gives 33.3%' in first
+    worst = kept.losses[~kept.right].argsort()[::-1][:3]
+    shown = [attributes['data-image'] for tag, attributes in page.tags if 'data-image' in attributes]
+    assert shown == [str(index) for index in np.flatnonzero(~kept.right)[worst]]
+    assert page.text.index('Errors') < page.text.index('Confusion matrix') < page.text.index('Calibration and heatmaps Accuracy') < page.text.index('How it was run To reproduce')
+    assert 'The maps that are judged' in page.text and any(tag == 'img' and attributes.get('alt', '').startswith('gradcam over') for tag, attributes in page.tags)
 
 
 def test_a_wheel_holds_the_pages(tmp_path):
@@ -229,7 +260,7 @@ def test_a_run_stopped_before_its_first_epoch(copy):
         if path.name not in ('recipe.json', 'metrics.json') and path.is_file(): path.unlink()
     (copy/'metrics.json').write_text('{"schema": 1, "status": "running"}')
     page = Page(write_run_report(copy))
-    assert 'still going, or its process died' in page.text and 'What was run' in page.text
+    assert 'still going, or its process died' in page.text and 'How it was run' in page.text
 
 
 def test_an_old_run_folder(copy):

@@ -1,4 +1,5 @@
 "The page of a run in a real browser: read against the run's files, without a request to anywhere"
+import base64
 import csv
 import io
 import json
@@ -231,7 +232,7 @@ def test_curves_are_read_by_key_and_pointer(page, run):
     text = find(page, '#curves .readout').text
     assert text.startswith('epoch 5:') and f"{history.train_loss.iloc[-1]:.4g}" in text and f"test set {history.valid_loss.iloc[-1]:.4g}" in text
     plot.send_keys(Keys.HOME)
-    assert find(page, '#curves .readout').text.startswith('epoch 1:')
+    assert find(page, '#curves .readout').text.startswith('epoch 0.')
 
 
 def test_the_class_table_sorts(page, said):
@@ -257,7 +258,7 @@ def test_marks_are_kept_saved_and_read_by_python(page, run, downloads):
     press(page, Keys.ESCAPE)
     assert find(page, '.marked').text == '2 marks' and find(page, '.tile .badge').text == 'label looks wrong'
     click(page, '.save')
-    file = wait(page, lambda: next(iter(downloads.glob('marks*.csv')), None))
+    file = wait(page, lambda: next(iter(downloads.glob('marks-hostile.csv')), None))
     marks = read_marks(file, run.interpretation.kept)
     assert {index: (mark.verdict, mark.suggested_label) for index, mark in marks.items()} == {first[0]: ('label looks wrong', other), first[1]: ('ambiguous', '')}
     page.refresh()
@@ -303,6 +304,120 @@ def test_a_marks_file_is_refused_alike_here_and_in_python(page, run, tmp_path):
     (tmp_path/'good.csv').write_text(changed(rows, 0), encoding='utf-8-sig', newline='')
     chooser.send_keys(str(tmp_path/'good.csv'))
     wait(page, lambda: '3 marks read' in find(page, '.said').text)
+
+
+def test_a_file_of_marks_adds_to_those_that_are_there(page, run, tmp_path):
+    kept, order = run.interpretation.kept, shown(page)
+    def row(index, verdict): return dict(index=index, name=str(kept.names[index]), actual=kept.classes[kept.targets[index]], predicted=kept.classes[kept.predicted[index]], verdict=verdict, suggested_label='')
+    click(page, '.tile')
+    for key in ('3', '2', '3'): press(page, key, Keys.ARROW_RIGHT)
+    press(page, Keys.ESCAPE)
+    (tmp_path/'colleague.csv').write_text(changed([row(order[0], 'ambiguous'), row(order[1], 'ambiguous'), row(order[5], 'ambiguous'), row(order[6], 'ambiguous')], 0), encoding='utf-8', newline='')
+    find(page, '.explorer input[type=file]').send_keys(str(tmp_path/'colleague.csv'))
+    wait(page, lambda: '4 marks read' in find(page, '.said').text)
+    assert '1 of these images is marked otherwise here' in find(page, '.said').text and find(page, '.marked').text == '5 marks'
+    fill(page, kind='marked')
+    badges = {index: tile.find_element(By.CSS_SELECTOR, '.badge').text for index, tile in zip(shown(page), page.find_elements(By.CSS_SELECTOR, '.tile'))}
+    assert badges == {order[0]: "model's fault", order[1]: 'ambiguous', order[2]: "model's fault", order[5]: 'ambiguous', order[6]: 'ambiguous'}
+
+
+# One place: matrix, pictures, address
+
+def wrong_pair(said):
+    "The first pair of classes with errors"
+    matrix = np.zeros((4, 4), int)
+    np.add.at(matrix, (said['target'], said['predicted']), 1)
+    np.fill_diagonal(matrix, 0)
+    return (*np.unravel_index(matrix.argmax(), matrix.shape), matrix.max())
+
+
+def test_a_view_has_an_address_that_can_be_mailed(page, run, said):
+    row, column, number = map(int, wrong_pair(said))
+    Select(find(page, '.filters [name=order]')).select_by_value('sure')
+    click(page, f'.matrix [data-actual="{row}"][data-predicted="{column}"]')
+    words = find(page, '.found').text.replace('\u2068', '').replace('\u2069', '')
+    assert words == f"{number} image{'s'*(number > 1)} of {said['classes'][row]} taken for {said['classes'][column]}"
+    assert find(page, '.filters [name=order]').get_attribute('value') == 'sure'
+    inside, address = shown(page), page.current_url
+    assert '#see?' in address and 'order=sure' in address
+    page.get('about:blank')
+    page.get(address)
+    assert shown(page) == inside
+    click(page, '.tile')
+    assert address + f'&image={inside[0]}' == page.current_url
+    page.execute_script("location.hash = '#see?kind=all&loss=1'")
+    wait(page, lambda: not find(page, 'dialog').get_attribute('open'))
+    assert count(page) == (said['loss'] >= 1).sum()
+    page.execute_script('history.back()')
+    wait(page, lambda: count(page) == number)
+    press(page, Keys.ESCAPE)
+    click(page, '.clear')
+    wait(page, lambda: '#' not in page.current_url)
+    page.execute_script("location.hash = '#see?actual=nobody&kind=nothing&image=99999'")
+    wait(page, lambda: 'image 99999 is not in this page' in find(page, '.found').text)
+    assert count(page) == (said['target'] != said['predicted']).sum()
+
+
+def test_the_matrix_is_one_stop_and_keeps_the_focus(page, said):
+    stops = page.execute_script("return [...document.querySelectorAll('.matrix button')].filter(button => button.tabIndex === 0).length")
+    charts = page.execute_script("return [...document.querySelectorAll('.chart')].map(chart => chart.querySelectorAll('[tabindex=\"0\"], button, a').length)")
+    assert stops == 1 and set(charts) == {1}
+    page.execute_script("document.querySelector('.matrix [tabindex=\"0\"]').focus()")
+    place = 'const {actual, predicted} = document.activeElement.dataset; return [+actual, +predicted]'
+    filled = {(int(t), int(p)) for t, p in zip(said['target'], said['predicted'])}
+    here = page.execute_script(place)
+    assert tuple(here) == min(filled)
+    press(page, Keys.ARROW_RIGHT)
+    right = page.execute_script(place)
+    assert right == [here[0], min(p for t, p in filled if t == here[0] and p > here[1])]
+    press(page, Keys.ENTER)
+    assert page.execute_script(place) == right and count(page) == ((said['target'] == right[0]) & (said['predicted'] == right[1])).sum()
+    press(page, Keys.TAB)
+    click(page, '.to-matrix')
+    assert page.execute_script(place) == right
+
+
+def test_by_keyboard_from_the_first_screen_to_a_mark(page, said):
+    wrong = np.flatnonzero(said['target'] != said['predicted'])
+    worst = wrong[said['loss'][wrong].argmax()]
+    page.execute_script('scrollTo(0, 0)')
+    find(page, 'body').click()
+    for _ in range(30):
+        press(page, Keys.TAB)
+        if page.execute_script('return document.activeElement.dataset.image') == str(worst): break
+    assert page.execute_script('return document.activeElement.getBoundingClientRect().bottom < innerHeight')
+    press(page, Keys.ENTER)
+    wait(page, lambda: find(page, 'dialog').get_attribute('open'))
+    press(page, '3', Keys.ESCAPE)
+    assert find(page, '.marked').text == '1 mark'
+
+
+def test_a_search_keeps_wrong_only(page, said):
+    fill(page, search='png')
+    assert count(page) == (said['target'] != said['predicted']).sum() and find(page, '.found').text.endswith('“png” in the name')
+    right = int(np.flatnonzero(said['target'] == said['predicted'])[0])
+    fill(page, search=right)
+    assert shown(page) == [right] and 'right or wrong' in find(page, '.found').text
+
+
+def test_where_no_heatmap_was_kept_the_box_says_so(page, said):
+    heated = page.execute_script("return JSON.parse(document.getElementById('explorer-data').textContent).heat.of.length")
+    assert max(100, (said['target'] != said['predicted']).sum()) == heated < len(said['loss'])  # so that some have none
+    fill(page, kind='all', order='loss', search=int(said['loss'].argmin()))
+    click(page, '.tile')
+    assert find(page, '.heat').text == 'No heatmap kept for this image.' and len(page.find_elements(By.CSS_SELECTOR, '.views canvas')) == 1
+
+
+def test_print(page):
+    page.execute_cdp_cmd('Emulation.setEmulatedMedia', {'media': 'print'})
+    whole = page.execute_script("""return ['h2', 'h3'].every(name => [...document.querySelectorAll(name)].every(each => getComputedStyle(each).breakAfter === 'avoid'))
+        && ['.worst li', 'figure', '.tile', '.notes li', 'table.matrix', 'main tr'].every(name => [...document.querySelectorAll(name)].every(each => getComputedStyle(each).breakInside === 'avoid'))""")
+    hidden = page.execute_script("return [...document.querySelectorAll('.screen, nav.contents')].every(each => getComputedStyle(each).display === 'none')")
+    heat = page.execute_script("return [...document.querySelectorAll('.worst img')].filter(image => image.alt.startsWith('evidence') && image.getBoundingClientRect().width > 40).length")
+    page.execute_cdp_cmd('Emulation.setEmulatedMedia', {'media': ''})
+    file = base64.b64decode(page.execute_cdp_cmd('Page.printToPDF', dict(printBackground=True))['data'])
+    pages = len(re.findall(rb'/Type\s*/Page\b(?!s)', file))
+    assert whole and hidden and heat >= 3 and 3 <= pages <= 9, pages
 
 
 # For everybody

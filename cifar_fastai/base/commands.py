@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from .messages import BadInput, BadWords, out_of_memory, plain_streams, say_notices
+from .messages import BadInput, BadWords, out_of_memory, plain_streams, say_notices, show_moving
 from .rules import Name, Switch, Text
 
 # %% ../../nbs/00_base/08_commands.ipynb #d44e72a7
@@ -152,7 +152,7 @@ def run_command(
     if own: signal.signal(signal.SIGTERM, terminate)
     interrupt = signal.getsignal(signal.SIGINT)
     try:
-        with say_notices():
+        with say_notices(), show_moving():
             warnings.filterwarnings('ignore', message='.*torch.jit.script', category=FutureWarning)  # of a library at its import
             main(words)
     except (Exception, KeyboardInterrupt) as error:
@@ -160,7 +160,7 @@ def run_command(
         if isinstance(error, BrokenPipeError): os._exit(1)
         if '--traceback' in words: traceback.print_exc()
         status, text = failure(error)
-        print(f'\n{text}' if status > 2 else text, file=sys.stderr)
+        print(text, file=sys.stderr)
         if own: signal.signal(signal.SIGINT, interrupt)
         return status
     return 0
@@ -182,7 +182,7 @@ def completion(
         if isinstance(rule, Name): action.choices = list(rule.table)
         if isinstance(rule, Switch): action.choices = ['yes', 'no']
         if action.metavar in ('RUN', 'FOLDER'): action.complete = FOLDERS
-        if action.metavar in ('DATA', 'NAME|FILE'): action.complete = FILES
+        if action.metavar in ('DATA', 'NAME|FILE', 'FILE', 'PICTURES'): action.complete = FILES
     return shtab.complete(parser, shell)
 
 # %% ../../nbs/00_base/08_commands.ipynb #a710501f

@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['MANIFEST', 'KEPT', 'LOST', 'MADE_AGAIN', 'whole_file', 'flush_folder', 'clear_partial', 'write_text', 'write_json',
-           'read_json', 'checksum', 'json_digest', 'write_manifest', 'read_manifest', 'fault', 'faults', 'check_file',
-           'lock_folder', 'rewrite_files']
+           'read_json', 'check_free', 'whole_folder', 'checksum', 'json_digest', 'write_manifest', 'read_manifest',
+           'fault', 'faults', 'check_file', 'lock_folder', 'rewrite_files']
 
 # %% ../../nbs/00_base/04_files.ipynb #i979bf5b
-import errno, hashlib, json, os
+import errno, hashlib, json, os, shutil
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -68,11 +68,34 @@ def read_json(path:str|Path)->dict:
     if not isinstance(content, dict): raise BadInput(f"'{path}' holds no JSON object")
     return content
 
+# %% ../../nbs/00_base/04_files.ipynb #320a1f8e
+def check_free(
+    path:str|Path, # Where something is to be written
+    option:str='--out', # What names another place
+)->Path: # The same
+    "Refuse a place that holds something"
+    if os.path.lexists(path): raise BadInput(f"'{path}' exists\nTake it away, or name another with {option}")
+    return Path(path)
+
+@contextmanager
+def whole_folder(
+    path:str|Path, # Where the folder will be; nothing is there yet
+):
+    "A folder to write to; it takes its place when the block ends well, and goes when it doesn't"
+    path = Path(path)
+    beside = path.with_name(f'.{path.name}.{os.getpid()}.partial')
+    beside.mkdir(parents=True)
+    try:
+        yield beside
+        check_free(path)
+        beside.rename(path)
+    finally: shutil.rmtree(beside, ignore_errors=True)
+
 # %% ../../nbs/00_base/04_files.ipynb #6ff3777a
 MANIFEST = 'manifest.json'
 KEPT = ('recipe.json', 'history.csv', 'steps.csv', 'lr_find.csv', 'metrics.json', 'model.safetensors', 'predictions.npz')
 LOST = tuple(name for name in KEPT if name != 'predictions.npz')  # cannot be made again without a training
-MADE_AGAIN = ('top_losses.csv', 'classification_report.txt', 'heatmap_checks.json', 'report.html', 'figures/*.png')
+MADE_AGAIN = ('data.json', 'top_losses.csv', 'classification_report.txt', 'heatmap_checks.json', 'report.html', 'figures/*.png')
 
 def checksum(
     path:str|Path, # A file

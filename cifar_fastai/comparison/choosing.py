@@ -10,7 +10,7 @@ import dataclasses, hashlib, itertools, time
 from dataclasses import dataclass
 from pathlib import Path
 import numpy as np, pandas as pd
-from ..base.messages import BadInput, one_of
+from ..base.messages import BadInput, one_of, say
 from ..base.files import read_json, write_json
 from ..base.randomness import seed_everything
 from ..recipes.recipe import Recipe, recipe_fields
@@ -106,7 +106,7 @@ def choose_for(
     choose:dict[str, list], # Values of each field to choose
     data:ImageData, # From `without_test_set`
     folder:str|Path, # Where trials are kept
-    say=print, # Called with a line for each trial
+    say=say, # Called with a line for each trial
 )->Choice:
     "Try every combination for one arm"
     rows = []

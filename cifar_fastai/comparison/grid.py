@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 import pandas as pd
 from fastprogress.fastprogress import format_time
-from ..base.messages import BadInput, one_of
+from ..base.messages import BadInput, one_of, say
 from ..base.files import lock_folder
 from ..recipes.recipe import Recipe, recipe_fields, recipe_to_dict
 from ..data.images import ImageData
@@ -196,7 +196,7 @@ def error_reason(
 def train_missing(
     plan:Plan, # Its runs get their paths, or the reason why there is none
     runs:str|Path='runs', # Folder of runs
-    say=print, # Called with each line for the person
+    say=say, # Called with each line for the person
 )->Plan:
     "Train what a plan lacks"
     missing = plan.missing

@@ -299,14 +299,19 @@ def empty_dataloaders(
     classes:tuple[str,...], # Class names
     image_size:int, # Side in pixels
     statistics:tuple, # Mean and deviation of each channel, in 0…1
+    ranges:dict|None=None, # Kind of deep grey → what becomes black and white
     path:str|Path='.', # Where fastai saves and exports
-)->CifarDataLoaders: # train, valid, test, all of them empty
+    test:ImageData|None=None, # Pictures for a test set; none if left out
+)->CifarDataLoaders: # train, valid, test, the first two empty
     "The loaders of a recipe without its images, as fastai's `export` leaves them"
-    blank = ImageData(np.zeros((1, image_size, image_size, 3), np.uint8), np.zeros(1, np.int64), tuple(classes), np.array(['']), 1, {})
+    blank = test or ImageData(np.zeros((1, image_size, image_size, 3), np.uint8), np.zeros(1, np.int64), tuple(classes), np.array(['']), 1, {}, read={'ranges': ranges})
     device, random, one = choose_device(recipe.device), BatchRandom(recipe.seed), np.zeros(1, np.int64).view(Positions)  # fastai looks at the first item's type
     both = image_block(blank, recipe, one, random, statistics).dataloaders(
-        one, path=path, bs=BATCH_SIZE if recipe.batch_size == 'auto' else recipe.batch_size, device=device, array=Places(blank, device, 'memory'), random=random)
-    loaders = CifarDataLoaders(both.train, both.valid, both.test_dl(one, with_labels=True), path=path, device=device).new_empty()
+        one, path=path, bs=BATCH_SIZE if recipe.batch_size == 'auto' else recipe.batch_size, val_bs=BATCH_SIZE, device=device, array=Places(blank, device, 'memory'), random=random)
+    there, none = np.arange(len(test.labels) if test else 0), np.zeros(0, np.int64)
+    train, valid = both.new_empty()
+    tested = both.test_dl(there.view(Positions), with_labels=True) if test else valid
+    loaders = CifarDataLoaders(train, valid, tested, path=path, device=device)
     loaders.data, loaders.valid_is, loaders.statistics = blank, 'test', statistics
-    loaders.positions = {name: np.zeros(0, np.int64) for name in ('train', 'valid', 'test')}
+    loaders.positions = {'train': none, 'valid': none, 'test': there}
     return loaders

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field
 import numpy as np, torch
 from scipy import stats
 from torch import nn
-from ..base.messages import BadInput, one_of
+from ..base.messages import LINE, BadInput, one_of, step_after
 from ..base.wording import Listing
 from ..base.intervals import mean_interval
 from ..base.randomness import keep_random_states
@@ -60,7 +60,7 @@ def sanity_rows(model, images, maps, predicted, layer, seed):
     "The correlation of each method's maps before and after the weights are drawn anew"
     rows, other = [], with_random_weights(model, seed)
     for name, before in maps.items():
-        correlation = rank_correlation(before, heatmaps(other, images, 'actual', name, layer, targets=predicted))
+        correlation = step_after(rank_correlation(before, heatmaps(other, images, 'actual', name, layer, targets=predicted)))
         alive = correlation[np.isfinite(correlation)]
         row = dict(map=name, alive=len(alive), correlation=mean_interval(alive) if len(alive) > 1 else None)
         if not row['correlation']: row['verdict'] = 'dead once the weights are drawn anew'
@@ -174,7 +174,8 @@ def check_heatmaps(
     predicted, layer, size = predicted_classes(model, images, layer)
     accuracy = None if labels is None else float((labels == predicted).mean())
     checks = HeatmapChecks(len(images), list(images.shape[2:]), layer, size, accuracy, seed)
-    with add_seconds(checks.seconds, 'maps'): maps = {name: heatmaps(model, images, 'actual', name, layer, predicted) for name in methods}
+    LINE.begin('heatmap checks', len(methods)*(1 + len({'faithfulness', 'sanity'} & {*parts})) + ('faithfulness' in parts))  # ROAD has the random map too
+    with add_seconds(checks.seconds, 'maps'): maps = {name: step_after(heatmaps(model, images, 'actual', name, layer, predicted)) for name in methods}
     if 'pointing' in parts and masks is None: checks.notes.append('No pointing game: these images have no masks that say where the figure is.')
     elif 'pointing' in parts:
         with add_seconds(checks.seconds, 'pointing'): checks.pointing = pointing_rows(maps, images, masks)

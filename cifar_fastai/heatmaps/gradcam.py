@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['METHODS', 'SLOW_METHODS', 'CLASSLESS_METHODS', 'TARGETS', 'Evidence', 'heat_class', 'evidence', 'mend_package',
            'scale_once', 'AblationLast', 'stand_in', 'cut_graph', 'copy_output', 'channels_first', 'explainer',
-           'check_images', 'check_actual', 'batch_limit', 'heatmaps', 'is_dead']
+           'check_images', 'check_actual', 'batch_limit', 'heatmaps', 'is_dead', 'class_evidence', 'hold_output']
 
 # %% ../../nbs/02_heatmaps/01_gradcam.ipynb #i6bbcc46
 from contextlib import ExitStack, contextmanager
@@ -171,3 +171,37 @@ def is_dead(
 )->np.ndarray: # bool, shape (N,)
     "Which maps are zero everywhere"
     return np.asarray(maps).max((1,2)) == 0
+
+# %% ../../nbs/02_heatmaps/01_gradcam.ipynb #evclass0
+def class_evidence(
+    model:nn.Module, # As for `heatmaps`
+    batches, # Pairs: images as for `heatmaps`, (n, C, H, W); for each, the indices of K classes, (n, K)
+    layer:str|nn.Module|None=None, # As for `heatmaps`
+)->np.ndarray: # float32, shape (N, K, h, w), each map in 0…1 at the layer's own size; all zero where there is no evidence at all
+    "Grad-CAM of several classes of each image, in one pass over many"
+    found, held = [], []
+    with prepare(model) as ready, ExitStack() as stack:
+        for images, classes in batches:
+            batch = check_images(images).to(ready.device, torch.float32).clone()
+            if not held:
+                _, module, layout, shape = find_layer(ready, layer, batch[:2])
+                first = channels_first(layout, shape) or (lambda output: output)
+                stack.callback(module.register_forward_hook(lambda *call: hold_output(held, *call)).remove)
+            logits = ready(batch)
+            places, output = first(held[-1].detach()), held[-1]
+            wanted = torch.as_tensor(classes).to(ready.device)
+            for number in range(wanted.shape[1]):
+                grads = first(torch.autograd.grad(logits.gather(1, wanted[:, number:number + 1]).sum(), output, retain_graph=True)[0])
+                raw = torch.nan_to_num((grads.mean((2, 3), keepdim=True)*places).sum(1).relu(), posinf=0)
+                low, peak, size = raw.amin((1, 2)), raw.amax((1, 2)), places.abs().amax((1, 2, 3))*grads.abs().amax((1, 2, 3))
+                alive = (peak > 1e-7*size) & (peak - low > 1e-5*peak)  # as in `scale_once`: neither rounding noise nor flat
+                found.append(((raw - low[:, None, None])*torch.where(alive, 1/(peak - low), 0.)[:, None, None]).cpu().numpy())
+            held[:] = held[-1:]
+    if not found: return np.zeros((0, 0, 1, 1), np.float32)
+    count = wanted.shape[1]
+    return np.concatenate([np.stack(found[start:start + count], 1) for start in range(0, len(found), count)]).astype(np.float32)
+
+def hold_output(held, module, inputs, output):
+    "Keep a layer's output, cut off from what came before, and hand on a copy"
+    held.append(cut_graph(module, inputs, output))
+    return copy_output(module, inputs, held[-1])

@@ -13,6 +13,7 @@ from pytorch_grad_cam.metrics.perturbation_confidence import PerturbationConfide
 from pytorch_grad_cam.metrics.road import NoisyLinearImputer
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputSoftmaxTarget
 from torch import nn
+from ..base.messages import step_after
 from ..base.intervals import mean_interval
 from ..base.randomness import keep_random_states
 from .prepared import prepare
@@ -89,7 +90,7 @@ def faithfulness_rows(model, images, maps, predicted, map_size, seed):
     chance = random_maps((len(images), *images.shape[2:]), map_size, seed)
     with prepare(model) as ready:
         images = images.to(ready.device)
-        scores = {name: road_scores(ready, images, each, predicted, seed) for name, each in {**maps, 'random': chance}.items()}
+        scores = {name: step_after(road_scores(ready, images, each, predicted, seed)) for name, each in {**maps, 'random': chance}.items()}
     rows = [dict(map=name, road=mean_interval(score)) for name, score in scores.items()]
     for row in rows[:-1]:
         row['gain'] = mean_interval(scores[row['map']] - scores['random'])

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PAGE', 'title', 'described_images', 'selection_text', 'page_of', 'as_list', 'choose_layers', 'last_of_each_size',
-           'evidence_text', 'choose_columns', 'Galleries', 'heat_heading', 'heat_titles']
+           'evidence_text', 'choose_columns', 'Galleries', 'heat_heading', 'stand_columns', 'heat_titles']
 
 # %% ../../nbs/05_interpretation/03_galleries.ipynb #i1c8c51c
 from collections.abc import Sequence
@@ -201,6 +201,7 @@ def plot_gradcam(self:Galleries,
     alpha:float=0.5, # Opacity of the heat, 0…1
     cmap:str='viridis', # Name of a matplotlib colour map
     note:str='', # A line to go with the pictures, such as what the checks of a heatmap say
+    across:int=0, # Images side by side, each above its heat, as a slide has room; 0: each image in a row of its own, its heat beside it
     **kwargs, # Smoothing, for `gradcam.heatmaps`
 )->Picture|None: # None where there are no such images, which is printed
     "Each image, and the heat over it for its predicted and its actual class"
@@ -212,6 +213,7 @@ def plot_gradcam(self:Galleries,
     pictures = np.stack([images, *(overlay(images, maps, alpha, cmap) for maps in heat)], 1)
     titles = heat_titles(self.kept, indices, columns, heat)
     heading = heat_heading(f'{what[0].upper()}{what[1:]}, {SORTS[sort]}', as_list(methods), layers, images, note)
+    if across: pictures, titles, columns = stand_columns(pictures, titles, across)
     return plot_images(pictures.reshape(-1, *images.shape[1:]), titles, 1+len(columns), heading,
                        f'{heading}: {described_images(self.kept, indices)}', colour_map=cmap, bar_label='evidence, each map by its peak')
 
@@ -221,6 +223,15 @@ def heat_heading(what, methods, layers, images, note):
     where = ', '.join(f'{layer} ({size[0]}×{size[1]})' for layer, size in layers)
     heading = f"{what}; heat by {', '.join(methods)} at layer {where}, stretched to {images.shape[1]}×{images.shape[2]}"
     return f'{heading}\n{note}' if note else heading
+
+def stand_columns(pictures, titles, across):
+    "Rows of pictures turned into columns, `across` of them side by side; what stands in for the columns of a row comes last"
+    count, each = pictures.shape[:2]
+    across = min(across, count)
+    empty = -count % across
+    places = np.arange(count + empty).reshape(-1, 1, across)*each + np.arange(each)[None, :, None]
+    flat = np.concatenate([pictures.reshape(-1, *pictures.shape[2:]), np.full((empty*each, *pictures.shape[2:]), 255, np.uint8)])
+    return flat[places.ravel()], [[*titles, *['']*empty*each][place] for place in places.ravel()], range(across - 1)
 
 def heat_titles(kept, indices, columns, heat):
     "Row by row: the picture's title, then one for each heatmap, dead ones named so"

@@ -17,7 +17,7 @@ from fastai.torch_core import to_cpu, to_device
 from fasttransform import Pipeline
 from torch import nn
 from torch.nn import functional as F
-from ..base.messages import BadInput, notice, one_of
+from ..base.messages import LINE, BadInput, notice, one_of
 from ..base.randomness import keep_random_states
 from ..base.figures import to_pictures
 from ..recipes.recipe import TEST_AUGMENTATIONS
@@ -53,8 +53,10 @@ def run_inference(
 )->tuple[np.ndarray, np.ndarray]: # Logits float32 (N, C), targets int64 (N,)
     "What `model` says of each image of `dl`, and what each is"
     logits, targets = [], []
+    LINE.begin('evaluating', len(dl))
     with prepare(model) as ready, torch.no_grad():
         for batch in dl:
+            LINE.step()
             if len(batch) != 2: raise BadInput(f'the loader gives {len(batch)} things an image: one picture and its class are needed')
             images, target = to_device(tuple(batch), ready.device)
             said = ready(images.as_subclass(torch.Tensor).float())

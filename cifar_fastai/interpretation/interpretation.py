@@ -105,7 +105,7 @@ def top_losses(self:CifarInterpretation,
 def plot_confusion_matrix(self:CifarInterpretation,
     normalize:bool=False, # Show shares of each row instead of counts
     title:str='Confusion matrix', # Above the matrix
-    cmap:str='Blues', # Colour map
+    cmap:str|None=None, # Colour map of all cells; without one, errors are orange and what is right is light blue
     norm_dec:int=2, # Decimal places of shares
     plot_txt:bool=True, # Write the numbers into the cells
     **kwargs, # For the figure: `figsize`, `dpi`, …

@@ -16,11 +16,11 @@ from fastcore.foundation import L
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
-from ..base.messages import BadInput, notice
+from ..base.messages import LINE, BadInput, notice
 from ..base.files import checksum, json_digest, read_json, write_json
 from ..base.randomness import random_states, set_random_states
 from ..recipes.recipe import Recipe, recipe_to_dict
-from ..training.run_callback import ORDERS, RunCallback, ask
+from ..training.run_callback import ORDERS, RunCallback, ask_callback
 from ..training.history import find_not_finite
 from ..training.learner import CifarLearner
 from .files import write_tensors
@@ -51,7 +51,7 @@ def training_state(
     "Everything that the rest of the fit depends on"
     device = next(learner.model.parameters()).device
     scaler = getattr(learner, 'scaler', None)
-    kept = {part.name: ask(part, 'checkpoint_state') for part in learner.cbs}
+    kept = {part.name: ask_callback(part, 'checkpoint_state') for part in learner.cbs}
     return {'model': learner.model.state_dict(),
             'optimizer': {'state': [dict(learner.opt.state[p]) for p, *_ in learner.opt.all_params()], 'hypers': [dict(h) for h in learner.opt.hypers],
                           'has_gradient': [p.grad is not None for p, *_ in learner.opt.all_params()]},
@@ -85,7 +85,7 @@ def set_training_state(
     learner.opt.hypers = L(optimizer['hypers'])
     if state['scaler']: learner.scaler.load_state_dict(state['scaler'])
     for part in learner.cbs:
-        if part.name in state['callbacks']: ask(part, 'resume_state', move_to(state['callbacks'][part.name], device))
+        if part.name in state['callbacks']: ask_callback(part, 'resume_state', move_to(state['callbacks'][part.name], device))
     set_recorder_state(learner, state['recorded'])
     set_random_states(state['random'])
     if state['callbacks']['epoch_number']['batch']: learner.before_batches = lambda: set_random_states(state['random'])
@@ -199,7 +199,8 @@ class Stops:
     def ask(self, number, frame):
         if self.asked: self.deliver()
         self.asked = number
-        try: print('\nstopping after this step, with a checkpoint; once more stops at once', file=sys.stderr, flush=True)
+        LINE.there = True  # the terminal wrote ^C into the line
+        try: LINE.erase(); print('stopping after this step, with a checkpoint; once more stops at once', file=sys.stderr, flush=True)
         except RuntimeError: pass  # the signal came in the middle of another print
 
     def deliver(self):
@@ -235,7 +236,7 @@ class Checkpoints(RunCallback):
             try: write_checkpoint(self.folder, self.about, {**training_state(self.learn), **instead})
             except OSError as error: notice(f"no checkpoint could be written to '{self.folder}': {error.strerror or error}; the training goes on")
         self.written = time.monotonic()
-        for part in self.learn.cbs: ask(part, 'after_pause', time.perf_counter() - started)
+        for part in self.learn.cbs: ask_callback(part, 'after_pause', time.perf_counter() - started)
         if self.stops.asked: self.stops.deliver()
 
 # %% ../../nbs/09_runs/01_checkpoints.ipynb #02fe09ae

@@ -264,6 +264,7 @@ def load_run(
     path:str|Path, # A run folder
     loaders=None, # The run's data, `CifarDataLoaders`, where they are loaded already
     data:bool=True, # Load the run's data; without them the loaders are empty, and `predict` and `test_dl` work on other pictures
+    test=None, # `ImageData`; without the run's data: other pictures of its classes, for a test set
 ): # A `CifarLearner`
     "The Learner of a run, with its data and its weights; nothing is unpickled"
     from cifar_fastai.data.loaders import empty_dataloaders
@@ -272,7 +273,7 @@ def load_run(
     about = record.about['data']
     if loaders is None:
         loaders = run_loaders(record) if data else empty_dataloaders(
-            record.recipe, about['classes'], run_image_size(record), (about['mean'], about['deviation']), record.path)
+            record.recipe, about['classes'], run_image_size(record), (about['mean'], about['deviation']), about.get('ranges'), record.path, test)
     learner = cifar_learner(loaders, record.recipe, path=record.path)
     read_weights(record.path/'model.safetensors', learner.model)
     check_fingerprint(record, 'weights', weights_fingerprint(learner.model))

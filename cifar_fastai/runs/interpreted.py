@@ -57,6 +57,7 @@ def interpret_run(
     target=('predicted', 'actual'), # What the heatmaps are for
     checks:Sequence=CHECKS, # Which checks of the heatmaps: pointing, faithfulness, sanity
     sample:int=200, # Images that the checks look at; 0: all
+    svg:bool=False, # Write each figure as SVG too
 )->tuple[CifarInterpretation,HeatmapChecks|None]: # What the model said, and what the checks found
     "Make a run's tables and figures again"
     for method in as_list(methods): one_of(method, METHODS, 'heatmap method')
@@ -72,6 +73,6 @@ def interpret_run(
             layer = layers if isinstance(layers, str) and layers != 'all' else None
             found = check_interpretation(interpretation, dict.fromkeys([*QUICK_METHODS, *as_list(methods)]), sample, layer=layer, parts=checks)
             write_json(folder/'heatmap_checks.json', json_ready(found.to_dict()))
-        added = interpretation_files(interpretation, folder, n, methods, layers, target, found)
+        added = interpretation_files(interpretation, folder, n, methods, layers, target, found, Path(path).resolve().name, svg)
         if out is None: write_json(folder/'metrics.json', {**read_json(folder/'metrics.json'), **added})
     return interpretation, found

@@ -14,7 +14,7 @@ from ..base.messages import notice, one_of, out_of_memory
 from ..base.randomness import keep_random_states
 from ..recipes.recipe import COMPILES
 from ..models.fused_norms import FusedNorm, batch_norms
-from .run_callback import ORDERS, RunCallback, ask
+from .run_callback import ORDERS, RunCallback, ask_callback
 
 # %% ../../nbs/07_training/09_compiling.ipynb #e674331b
 REHEARSALS = {'norms': 1, 'network': 1, 'graphs': 3}
@@ -111,7 +111,7 @@ class CompileModel(RunCallback):
             self.go_without()
         spent = time.perf_counter() - started
         self.seconds += spent
-        for part in self.learn.cbs: ask(part, 'after_pause', spent)
+        for part in self.learn.cbs: ask_callback(part, 'after_pause', spent)
 
     def give_up(self, error):
         cause = getattr(error, 'inner_exception', error)  # of PyTorch's own wrapper

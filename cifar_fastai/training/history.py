@@ -6,11 +6,11 @@
 __all__ = ['HISTORY_COLUMNS', 'WARM_UP', 'CHECKED', 'float_state', 'find_not_finite', 'History', 'epoch_line', 'ProgressLine']
 
 # %% ../../nbs/07_training/06_history.ipynb #i914475a
-import math, sys, time
+import math, time
 import pandas as pd, torch
 from fastprogress.fastprogress import format_time
 from torch.nn.utils import get_total_norm
-from ..base.messages import BadInput
+from ..base.messages import LINE, BadInput, MovingLine, progress_bar, say
 from .run_callback import ORDERS, RunCallback
 from .schedules import cost_share
 
@@ -147,47 +147,52 @@ def epoch_line(
 
 # %% ../../nbs/07_training/06_history.ipynb #6a065358
 class ProgressLine(RunCallback):
-    "Images a second and time left, on a terminal; about how long the whole will take, once, anywhere"
+    "A bar, the loss, images a second and time left, on a terminal; about how long the whole will take, once, anywhere"
     order, in_sweep = ORDERS['ProgressLine'], False
     def __init__(self,
         progressive:float=0., # The recipe's, for the steps early on are cheaper
-        say=print, # Called with the estimate of the whole, in words and in seconds
-        stream=None, # Where the moving line goes, where it is a terminal; standard error if left out
+        say=say, # Called with the estimate of the whole, in words and in seconds
+        line:MovingLine=LINE, # The line that moves
     ):
-        self.progressive = progressive
-        self.say, self.stream = say, stream or sys.stderr
-        self.moving = self.stream.isatty()
-        self.estimated, self.shown, self.done, self.spent = False, 0., 0, 0.
+        self.progressive, self.say, self.line = progressive, say, line
+        self.estimated, self.done, self.spent, self.steps, self.start = False, 0, 0., 0, (0., 0., 0)
 
     def before_train(self): self.phase = time.perf_counter()
     def after_train(self): self.spent += time.perf_counter() - self.phase
-    def before_validate(self): self.erase()
+    def before_validate(self): self.line.begin(f'epoch {self.epoch + 1}/{self.n_epoch}  evaluating', len(self.dl))
+    def after_validate(self): self.line.erase()
 
     def after_batch(self):
-        if not self.training: return
-        self.done += len(self.y)
-        now = time.perf_counter()
-        spent = self.spent + now - self.phase
+        if not self.training: return self.line.step()
+        self.done, self.steps = self.done + len(self.y), self.steps + 1
+        spent = self.spent + time.perf_counter() - self.phase
         share = cost_share(self.progressive, self.pct_train + 1/(self.n_iter*self.n_epoch))
-        left = spent*(1 - share)/share
-        if not self.estimated and (spent > 5 and self.done > len(self.y)): self.estimate(spent, left)
-        if self.moving and now - self.shown > 0.2: self.show(now, spent, left)
+        if self.steps == min(WARM_UP, 1 + self.n_iter*self.n_epoch//10): self.start = spent, share, self.done  # the first steps are slow: nothing is told from them
+        speed, left = self.pace(spent, share)
+        if left is None: return self.line.show(f'epoch {self.epoch + 1}/{self.n_epoch}  the first steps …', 0.2)
+        if not self.estimated and spent - self.start[0] > 5: self.estimate(spent, left, speed)
+        if self.line.moving: self.show(speed, left)
 
-    def estimate(self, spent, left):
+    def pace(self, spent, share):
+        "Images a second and seconds left, by the steps after the first; None while there are none"
+        seconds, part, images = spent - self.start[0], share - self.start[1], self.done - self.start[2]
+        if not self.start[2] or part <= 0 or seconds <= 0: return 0., None
+        return images/seconds, seconds*(1 - share)/part
+
+    def estimate(self, spent, left, speed):
         self.estimated = True
-        self.say(f'about {format_time(spent + left)} of training, at {self.done/spent:,.0f} images/s so far', spent + left)
+        self.say(f'about {format_time(spent + left)} of training, at {speed:,.0f} images/s so far', spent + left)
 
-    def show(self, now, spent, left):
-        text = f'epoch {self.epoch + 1}/{self.n_epoch}  {(self.iter + 1)/self.n_iter:4.0%}  {self.done/spent:,.0f} images/s  {format_time(left)} left'
-        print(f'\r\033[K{text}', end='', file=self.stream, flush=True)
-        self.shown = now
-
-    def erase(self):
-        if self.moving: print('\r\033[K', end='', file=self.stream, flush=True)
+    def show(self, speed, left):
+        done = (self.iter + 1)/self.n_iter
+        loss = f'loss {float(self.smooth_loss):.4f}  ' if time.monotonic() - self.line.shown >= 0.2 and hasattr(self, 'smooth_loss') else ''
+        self.line.show(f'epoch {self.epoch + 1}/{self.n_epoch} {progress_bar(done)} {done:4.0%}  {loss}{speed:,.0f} images/s  {format_time(left)} left', 0.2)
 
     def after_pause(self, seconds): self.phase += seconds
     def checkpoint_state(self):
         inside = time.perf_counter() - self.phase if self.history.inside else 0.
-        return {'done': self.done, 'spent': self.spent + inside, 'estimated': self.estimated}
+        return {'done': self.done, 'spent': self.spent + inside, 'estimated': self.estimated, 'steps': self.steps, 'start': list(self.start)}
 
-    def resume_state(self, state): self.done, self.spent, self.estimated = state['done'], state['spent'], state['estimated']
+    def resume_state(self, state):
+        self.done, self.spent, self.estimated = state['done'], state['spent'], state['estimated']
+        self.steps, self.start = state.get('steps', WARM_UP + 1), tuple(state.get('start', (0., 0., 1)))

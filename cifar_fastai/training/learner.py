@@ -25,7 +25,7 @@ from ..recipes.resolved import Resolved, resolve
 from ..data.images import balanced_sample
 from ..data.loaders import CifarDataLoaders
 from ..models.networks import Network, recipe_network
-from .run_callback import ask
+from .run_callback import ask_callback
 from .optimizers import optimizer_function, scale_rates
 from .schedules import ShrinkImages, schedule
 from .callbacks import Autocast, ClassificationLoss, EpochNumber, FreezeParts, GradientValueClip, LossMode, MixImages
@@ -73,7 +73,7 @@ class CifarLearner(Learner):
     def leave(self, kind=Callback):
         "Have the callbacks of a kind put back what they changed for training steps"
         for part in self.cbs:
-            if isinstance(part, kind): ask(part, 'leave')
+            if isinstance(part, kind): ask_callback(part, 'leave')
 
     @delegates(lr_find)
     def lr_find(self, *args, **kwargs):

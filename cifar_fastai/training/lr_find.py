@@ -22,7 +22,7 @@ from fastcore.xtras import is_listy
 from matplotlib import pyplot
 from ..base.messages import BadInput, notice
 from ..base.randomness import keep_random_states
-from .run_callback import ORDERS, RunCallback, ask
+from .run_callback import ORDERS, RunCallback, ask_callback
 from .curves import draw_lr_find
 
 # %% ../../nbs/07_training/10_lr_find.ipynb #31516d62
@@ -38,7 +38,7 @@ def copy_loader(loader, memo):
 def copy_callbacks(learner, memo):
     "The callbacks that have a part in training"
     for callback in learner.cbs:
-        if isinstance(callback, ONLOOKERS) or not ask(callback, 'in_sweep'): continue
+        if isinstance(callback, ONLOOKERS) or not ask_callback(callback, 'in_sweep'): continue
         try: yield copy.deepcopy(callback, memo)
         except (TypeError, RuntimeError, NotImplementedError) as error:
             notice(f'the learning-rate finder runs without {callback.name}, which cannot be copied: {error}')

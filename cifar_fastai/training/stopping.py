@@ -9,6 +9,7 @@ __all__ = ['EarlyStopping', 'UntilAccuracy', 'stopping_callbacks', 'until_reache
 import math
 from fastai.callback.core import Callback, CancelFitException
 from fastprogress.fastprogress import format_time
+from ..base.messages import say
 from ..recipes.recipe import Recipe
 from .run_callback import ORDERS, RunCallback
 
@@ -18,7 +19,7 @@ class EarlyStopping(RunCallback):
     order, in_sweep = ORDERS['EarlyStopping'], False
     def __init__(self,
         patience:int, # Epochs to wait
-        say=print, # Called with a line each epoch
+        say=say, # Called with a line each epoch
     ):
         self.patience, self.say = patience, say
         self.best, self.best_epoch, self.waited, self.weights = math.inf, 0, 0, None
@@ -51,7 +52,7 @@ class UntilAccuracy(RunCallback):
     order, in_sweep = ORDERS['UntilAccuracy'], False
     def __init__(self,
         accuracy:float, # Share of held-out images that are right, 0…1
-        say=print, # Called with a line when it is reached
+        say=say, # Called with a line when it is reached
     ):
         self.accuracy, self.say = accuracy, say
 
@@ -65,7 +66,7 @@ class UntilAccuracy(RunCallback):
 
 def stopping_callbacks(
     recipe:Recipe,
-    say=print, # Called with each line for the person
+    say=say, # Called with each line for the person
 )->list[Callback]: # For a fit that has a `History`
     "What may end a recipe's fit before its last epoch"
     cbs = []

@@ -20,7 +20,7 @@ from ..interpretation.galleries import choose_layers, evidence_text
 from ..interpretation.marks import mark_image, read_marks, write_marks
 from ..interpretation.interpretation import CifarInterpretation
 from .browsing import Selection, caption_html, details_html, find_image, selection_line, picture_html
-from .controls import Tile, button, file_controls, filter_controls, heat_controls, page_controls, row
+from .controls import Tile, button, file_controls, filter_controls, heat_controls, page_controls, row, tile_style
 
 # %% ../../nbs/10_views/08_explorer.ipynb #1f60c7b1
 class Explorer:
@@ -38,11 +38,11 @@ class Explorer:
         self.tiles = [Tile(self.open, self.set_mark) for _ in range(per_page)]
         self.large = Tile(self.open, self.set_mark)
         self.about, self.before, self.after = HTML(), button('‹ image', 'The image before this one'), button('image ›', 'The image after this one')
-        self.grid = Box(layout=Layout(display='flex', flex_flow='row wrap', grid_gap='4px 10px', flex='1 1 300px', align_content='flex-start'))
+        self.grid = Box(layout=Layout(display='grid', grid_template_columns='repeat(auto-fill, minmax(128px, 1fr))', grid_gap='4px 10px', flex='1 1 420px', align_content='flex-start'))
         self.widget = self.lay_out()
         self.listen()
         self.show()
-        if Path(path).exists(): self.attempt(self.load)
+        if Path(path).exists(): self.try_action(self.load)
         if len(self.selection.shown): self.open(self.selection.shown[0])
 
 # %% ../../nbs/10_views/08_explorer.ipynb #5ca2c68b
@@ -51,17 +51,18 @@ def lay_out(self:Explorer):
     "All widgets in their places"
     filters, self.large.mark.layout.width, self.large.open.layout.display = self.filters, '230px', 'none'
     self.large.widget.layout = Layout(width='100%')
-    detail = VBox([row(self.before, self.after), self.large.widget, self.about], layout=Layout(flex='0 1 340px', min_width='260px', padding='0 0 0 8px'))
+    detail = VBox([row(self.before, self.after), self.large.widget, self.about], layout=Layout(flex='0 1 420px', min_width='260px', padding='0 0 0 8px'))
+    shape = self.interpretation.images([0]).shape[1:3]
     return VBox([
         row(filters['kind'], filters['sort']), row(filters['actual'], filters['predicted'], filters['marked']),
         row(filters['confidence'], filters['loss']),
-        row(*self.heat.values()), row(*self.pager.values()), self.status,
+        row(*self.heat.values()), row(*self.pager.values()), self.status, HTML(tile_style(*shape)),
         Box([self.grid, detail], layout=Layout(display='flex', flex_flow='row wrap', align_items='flex-start', margin='6px 0')),
         row(*self.file.values()), self.message], layout=Layout(padding='4px'))
 
 # %% ../../nbs/10_views/08_explorer.ipynb #b4247915
 @patch
-def attempt(self:Explorer, action, *args):
+def try_action(self:Explorer, action, *args):
     "Do what was asked; what goes wrong for a reason that a person can mend is said under the pictures"
     try: action(*args)
     except (BadInput, OSError) as error:
@@ -79,8 +80,8 @@ def say(self:Explorer, words:str, bad:bool=False):
 @patch
 def listen(self:Explorer):
     "Let each widget do what it is for"
-    def valued(widget, action): widget.observe(lambda change: self.quiet or self.attempt(action, change['new']), 'value')
-    def pressed(widget, action, *args): widget.on_click(lambda _: self.attempt(action, *args))
+    def valued(widget, action): widget.observe(lambda change: self.quiet or self.try_action(action, change['new']), 'value')
+    def pressed(widget, action, *args): widget.on_click(lambda _: self.try_action(action, *args))
     for name, widget in self.filters.items(): valued(widget, lambda value, name=name: self.ask(**{name: value}))
     for widget in self.heat.values(): valued(widget, self.show_heat)
     valued(self.pager['page'], lambda number: self.turn(number - 1))
@@ -128,12 +129,12 @@ def find(self:Explorer, text:str):
 
 # %% ../../nbs/10_views/08_explorer.ipynb #194b6069
 @patch
-def overlays(self:Explorer, indices):
+def overlays(self:Explorer, indices, target=None):
     "The pictures of these images, and the pictures with the heat over them, with a line on each; the plain ones twice without a method"
-    images, method, target = self.interpretation.images(indices), self.heat['method'].value, self.heat['target'].value
+    images, method, target = self.interpretation.images(indices), self.heat['method'].value, target or self.heat['target'].value
     if not method: return images, images, ['']*len(indices)
     heat = self.interpretation.heatmaps(indices, target, method, self.heat['layer'].value or None)
-    words = [evidence_text(self.kept, index, target, method) + (', dead map: no evidence' if dead else '') for index, dead in zip(indices, is_dead(heat))]
+    words = [evidence_text(self.kept, index, target, method) + (', no positive evidence' if dead else '') for index, dead in zip(indices, is_dead(heat))]
     return images, overlay(images, heat), words
 
 @patch
@@ -154,7 +155,7 @@ def show(self:Explorer):
 def show_tile(self:Explorer, tile:Tile, index:int):
     "Bring one tile up to date"
     picture, words = self.pictures[index]
-    html = picture_html(picture, title_words(self.kept, index, words), 132) + small(words)
+    html = picture_html(picture, title_words(self.kept, index, words), '100%') + small(words)
     tile.show(self.kept, index, html + caption_html(self.kept, index, self.marks.get(index)), self.marks.get(index))
 
 def small(words): return f'<div style="opacity:.75;line-height:1.3">{escape(words)}</div>' if words else ''
@@ -168,10 +169,12 @@ def title_words(kept, index, words):
 def open(self:Explorer, index:int):
     "Show an image large, with its heat and the probabilities of its classes"
     index = self.current = int(index)
-    images, overlays, words = self.overlays([index])
-    side = 156 if words[0] else 256
-    html = f"<div>{picture_html(images[0], title_words(self.kept, index, ''), side)}</div>"
-    if words[0]: html += f'<div>{picture_html(overlays[0], title_words(self.kept, index, words[0]), side)}{small(words[0])}</div>'
+    target = self.heat['target'].value
+    sides = ('predicted', 'actual') if target in ('predicted', 'actual') and self.heat['method'].value not in CLASSLESS_METHODS else (target,)
+    images, *views = self.overlays([index])[:1] + tuple((overlays[0], words[0]) for one in sides for _, overlays, words in [self.overlays([index], one)])
+    views, side = [view for view in views if view[1]], '128px'
+    html = f"<div>{picture_html(images[0], title_words(self.kept, index, ''), side if views else '256px')}</div>"
+    html += ''.join(f'<div style="max-width:128px">{picture_html(picture, title_words(self.kept, index, words), side)}{small(words)}</div>' for picture, words in views)
     html = f'<div style="display:flex;gap:8px;flex-wrap:wrap">{html}</div>'
     self.large.show(self.kept, index, html + caption_html(self.kept, index, self.marks.get(index)), self.marks.get(index))
     self.about.value = details_html(self.kept, index)

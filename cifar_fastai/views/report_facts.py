@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['CHART_POINTS', 'MEASURED', 'STATUS', 'recipe_groups', 'fact_group', 'run_facts', 'name_of', 'learner_facts',
-           'learner_history', 'curve_charts', 'course_text', 'finder_chart', 'reliability_chart', 'course_warnings',
-           'edge_warning', 'run_warnings', 'headline', 'run_numbers']
+           'learner_history', 'curve_charts', 'course_text', 'finder_chart', 'reliability_chart', 'edge_warning',
+           'run_warnings', 'status_warnings', 'holdout_warnings', 'headline', 'run_numbers']
 
 # %% ../../nbs/10_views/03_report_facts.ipynb #id8a2e99
 import math
@@ -16,7 +16,9 @@ from ..base.intervals import wilson_interval
 from ..base.steps import spread_places
 from ..recipes.recipe import GROUPS, recipe_fields
 from ..recipes.options import option_text
-from ..interpretation.predictions import ClassifiedImages
+from ..interpretation.predictions import ClassifiedImages, class_table, confusion
+from ..interpretation.cautions import WIDE, Caution, check_answers_given, check_calibration, check_counts, check_course
+from ..interpretation.marks import file_text
 from ..runs.files import RunRecord
 from .vector_charts import Line, line_chart
 
@@ -146,70 +148,78 @@ def reliability_chart(
         description=f'Accuracy against confidence in {len(full)} bins; on the dashed line the model is as sure as it is right')
 
 # %% ../../nbs/10_views/03_report_facts.ipynb #8ba0eec6
-def course_warnings(history, valid_is):
-    "What the curves give away"
-    found, measured = [], MEASURED[valid_is]
-    losses = history['valid_loss'].astype(float).to_numpy() if 'valid_loss' in history else np.zeros(0)
-    if len(losses) > 2 and losses[-1] < 0.98*losses[-2] and losses[-1] <= losses.min():
-        found.append(('The loss was still falling', f'the last epoch lowered it by {1 - losses[-1]/losses[-2]:.0%} on the {measured}; more epochs would probably help'))
-    elif len(losses) > 2 and losses[-1] > 1.1*losses.min():
-        found.append(('Over-fitting', f'the loss on the {measured} ends at {losses[-1]:.3g}; it was {losses.min():.3g} after epoch {int(losses.argmin()) + 1}'))
-    if len(history) and {'train_accuracy', 'valid_accuracy'} <= set(history):
-        last = history.iloc[-1]
-        gap = last.train_accuracy - last.valid_accuracy
-        if gap > 0.05: found.append(('A gap', f'training accuracy, over augmented images, ends {100*gap:.1f} points above that on the {measured}'))
-    return found
-
 def edge_warning(curve, taken):
     "Whether the rate taken lies at an end of the range"
     tried = np.log(curve.lr[curve.lr > 0])
     if not taken or len(tried) < 2: return []
     place = (math.log(taken) - tried.min())/(tried.max() - tried.min())
     if 0.1 <= place <= 0.9: return []
-    return [('A learning rate at the edge', f"{taken:.3g} lies near the {'end' if place > 0.5 else 'start'} of the range that the finder tried, "
-             f'{curve.lr.min():.3g} to {curve.lr.max():.3g}: widen it')]
+    return [Caution('A learning rate at the edge', f"{taken:.3g} lies near the {'end' if place > 0.5 else 'start'} of the range that the finder tried, "
+                    f'{curve.lr.min():.3g} to {curve.lr.max():.3g}', 'Widen the range with --lr-start and --lr-end')]
 
 # %% ../../nbs/10_views/03_report_facts.ipynb #09c477c0
 STATUS = dict(interrupted='The run was interrupted', failed='The run failed', running='The run is not complete: it is still going, or its process died')
 
 def run_warnings(
     record:RunRecord,
-    names, # Names of the test images
+    kept:ClassifiedImages|None=None, # Its predictions, where they are at hand
     curve:pd.DataFrame|None=None, # Of the learning-rate finder, where it ran
-)->list[tuple[str, str]]: # Title and text
+)->list[Caution]: # The gravest first
     "What is worth knowing about a run"
-    metrics, data, resolved = record.metrics, record.about.get('data') or {}, record.about.get('resolved') or {}
-    valid_is, found = metrics.get('valid_is', 'test'), []
-    if metrics.get('status', 'complete') != 'complete':
-        found.append((STATUS.get(metrics['status'], f"The run is {metrics['status']}"), f"after {metrics.get('epochs', 0)} of {record.recipe.epochs} epochs"
-                      + (f": {metrics['message']}" if metrics.get('message') else '')))
-    if metrics.get('selected') == 'best_on_holdout':
-        found.append(('Chosen on the hold-out', 'the weights are those of the epoch with the lowest hold-out loss; its hold-out accuracy flatters, the test accuracy does not'))
+    metrics, data, recipe = record.metrics, record.about.get('data') or {}, record.recipe
+    valid_is, chosen, found = metrics.get('valid_is', 'test'), metrics.get('selected') == 'best_on_holdout', status_warnings(record)
+    counts = data.get('counts') or {}
+    measured_on = int(counts.get('valid' if valid_is == 'holdout' else 'test', 0))
+    if kept is not None: found += check_answers_given(kept)
+    if metrics.get('status') == 'complete': found += check_course(record.history, MEASURED[valid_is], measured_on, chosen)
+    if kept is not None: found += check_calibration(kept, recipe.label_smoothing, bool(recipe.mixup or recipe.cutmix)) + check_counts(kept)
+    found += holdout_warnings(record, chosen, measured_on)
+    jpeg = kept is not None and any(str(name).lower().endswith(('.jpg', '.jpeg')) for name in kept.names)
+    if data.get('name') == 'cifar10' and jpeg:
+        found.append(Caution('Re-encoded pictures', 'this CIFAR-10 was read from JPEG files, which the official images are not: published numbers are not comparable',
+                             'For those, name the official files with --data'))
+    found += [Caution('Pictures', note) for note in data.get('notes', ())]
+    return found + (edge_warning(curve, (record.about.get('resolved') or {}).get('lr')) if curve is not None else [])
+
+def status_warnings(record):
+    "Whether the run is whole"
+    metrics, status = record.metrics, record.metrics.get('status', 'complete')
+    if status == 'complete': return []
+    return [Caution(STATUS.get(status, f'The run is {status}'), f"after {metrics.get('epochs', 0)} of {record.recipe.epochs} epochs" + (f": {metrics['message']}" if metrics.get('message') else ''),
+                    f'Resume with python -m cifar_fastai.train --resume {record.path}')]
+
+def holdout_warnings(record, chosen, count):
+    "What was chosen on the hold-out, and whether that is large enough to choose on"
+    metrics, found, last = record.metrics, [], float(record.history.valid_accuracy.iloc[-1]) if len(record.history) else 0.
+    if chosen:
+        found.append(Caution('Chosen on the hold-out', 'the weights are those of the epoch with the lowest hold-out loss', 'Quote the test accuracy: that on the hold-out flatters'))
     until = metrics.get('until')
     if isinstance(until, dict) and until.get('reached'):
-        found.append(('Stopped at an accuracy', f"the training ended with the first epoch whose hold-out accuracy reached {record.recipe.until_accuracy:.2%}; that "
-                      'accuracy flatters, the test accuracy does not'))
-    jpeg = sum(str(name).lower().endswith(('.jpg', '.jpeg')) for name in names)
-    if data.get('name') == 'cifar10' and jpeg:
-        found.append(('Re-encoded pictures', 'this CIFAR-10 was read from JPEG files, which the official images are not: published numbers are not comparable'))
-    found += [('Pictures', note) for note in data.get('notes', ())]
-    if metrics.get('status') == 'complete': found += course_warnings(record.history, valid_is)
-    return found + (edge_warning(curve, resolved.get('lr')) if curve is not None else [])
+        found.append(Caution('Stopped at an accuracy', f'the training ended with the first epoch whose hold-out accuracy reached {percentage(record.recipe.until_accuracy)}',
+                             'Quote the test accuracy: that on the hold-out flatters'))
+    low, high = wilson_interval(round(last*count), count) if count else (0., 0.)
+    if found and high - low > WIDE:
+        found.append(Caution('Small hold-out', f'{thousands(count)} images chose: they know an accuracy to ±{100*(high - low)/2:.1f} points', 'Hold out more with --holdout'))
+    return found
+
 
 # %% ../../nbs/10_views/03_report_facts.ipynb #8881b4f0
 def headline(
     kept:ClassifiedImages, # Kept predictions
-)->dict: # accuracy, interval, right, images
-    "Accuracy with its 95 % interval"
-    right = int(kept.right.sum())
+)->dict: # accuracy, low, high, right, images; chance: what naming the commonest class scores; worst: the three worst classes
+    "Accuracy with its interval of 95%, and where it is lowest"
+    right, matrix = int(kept.right.sum()), confusion(kept)
     low, high = wilson_interval(right, len(kept))
-    return dict(accuracy=right/len(kept), low=low, high=high, right=right, images=len(kept))
+    table = class_table(kept).accuracy.dropna().nsmallest(3)
+    places = {str(name): place for place, name in reversed(list(enumerate(kept.classes)))}
+    worst = [dict(name=file_text(name), place=places[name], accuracy=float(share)) for name, share in table.items() if share < 1]
+    return dict(accuracy=right/len(kept), low=low, high=high, right=right, images=len(kept), chance=float(matrix.sum(1).max()/len(kept)), worst=worst)
 
 def run_numbers(
     metrics:dict, # metrics.json
 )->list[tuple[str, str]]: # Label and text, of what is known
     "What a run measured beside its accuracy"
-    known = [('loss', 'test_loss', lambda value: f'{value:.4f}'), ('misclassified', 'misclassified', thousands),
+    known = [('test loss', 'test_loss', lambda value: f'{value:.4f}'), ('wrong', 'misclassified', thousands),
              ('calibration error', 'ece', percentage), ('epochs', 'epochs', str), ('parameters', 'parameters', thousands),
              ('of training', 'train_seconds', duration), ('images a second', 'train_images_per_second', thousands), ('seed', 'seed', str)]
     return [(label, text(metrics[name])) for label, name, text in known if metrics.get(name) is not None]

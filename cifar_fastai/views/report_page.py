@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['MOST_CELLS', 'LEVELS', 'LIMIT', 'FIRST', 'class_rows', 'matrix_cells', 'confused_pairs', 'classes_values',
-           'number_interval', 'check_tables', 'trust_values', 'first_tiles', 'attempt', 'pictures_values', 'render',
-           'shared_values', 'name_of_set', 'write_report', 'history_table', 'finder_of', 'lazy_interpretation',
-           'run_values', 'write_run_report']
+           'number_interval', 'check_tables', 'trust_values', 'first_tiles', 'attempt', 'answer_values',
+           'pictures_values', 'render', 'shared_values', 'name_of_set', 'write_report', 'history_table', 'finder_of',
+           'lazy_interpretation', 'run_values', 'write_run_report']
 
 # %% ../../nbs/10_views/05_report_page.ipynb #i78a5651
 import cifar_fastai
@@ -23,13 +23,15 @@ from ..interpretation.predictions import ClassifiedImages, calibration_bins, cla
 from ..interpretation.predictions import report_text
 from ..interpretation.inference import steady_loader
 from ..interpretation.marks import VERDICTS, class_names, file_text
+from ..interpretation.cautions import check_answers_given, check_calibration, check_counts, check_course
 from ..interpretation.interpretation import CifarInterpretation
 from ..runs.files import load_run, read_run, run_loaders
 from ..runs.interpreted import run_predictions
 from .pages import embedded_json, pack_array, fill_page, write_page
-from .report_facts import MEASURED, course_warnings, curve_charts, finder_chart, headline, learner_facts, learner_history
+from .report_facts import MEASURED, curve_charts, finder_chart, headline, learner_facts, learner_history
 from .report_facts import recipe_groups, reliability_chart, run_facts, run_numbers, run_warnings
-from .report_images import explorer_data, heat_data, absence_reason, row_order, sample_grids
+from .reading import reading_values, reading_warnings, run_reading
+from .report_images import explorer_data, heat_data, absence_reason, judged_maps, pair_sentence, row_order, sample_grids, worst_errors
 
 # %% ../../nbs/10_views/05_report_page.ipynb #9088ad41
 MOST_CELLS = 30 # classes up to which the matrix is a table of buttons
@@ -86,10 +88,12 @@ def check_tables(
             rows=[[row['map'], number_interval(row.get('correlation'), 3), row.get('verdict', '')] for row in checks['sanity']]))
     return tables
 
-def trust_values(kept, checks):
+def trust_values(interpretation, checks):
     "What the page says of calibration and of heatmaps"
+    kept = interpretation.kept
     confidence = float(kept.confidence.mean())
-    return dict(reliability=reliability_chart(calibration_bins(kept)), ece=expected_calibration_error(kept), confidence=confidence,
+    judged, _ = attempt('the maps that were checked', lambda: judged_maps(interpretation, checks)) if checks else (None, '')
+    return dict(judged=judged,reliability=reliability_chart(calibration_bins(kept)), ece=expected_calibration_error(kept), confidence=confidence,
                 surer=confidence - float(kept.right.mean()), checks=check_tables(checks or {}), checked=checks,
                 notes=[note.replace('`', '') for note in (checks or {}).get('notes', ())])
 
@@ -114,29 +118,40 @@ def attempt(
         notice(f'the page is without {what}: {absence_reason(error)}')
         return None, absence_reason(error)
 
-def pictures_values(interpretation, base):
+def answer_values(interpretation, heat):
+    "The first screen beside the numbers: the most confused pair, and the worst errors with their heat"
+    kept, [pair] = interpretation.kept, confused_pairs(confusion(interpretation.kept), 1) or [None]
+    errors, _ = attempt('the worst errors', lambda: worst_errors(interpretation, heat))
+    if pair is None: return dict(pair=None, errors=[])
+    names, matrix = class_names(kept), confusion(kept)
+    there, back = names[pair['actual']], names[pair['predicted']]
+    return dict(pair=dict(pair, there=there, back=back, of=int(matrix[pair['actual']].sum()), reverse=int(matrix[pair['predicted'], pair['actual']]),
+                          why=pair_sentence(kept, heat, pair['actual'], pair['predicted'])), errors=errors or [])
+
+def pictures_values(interpretation, base, heat, no_heat, name):
     "The explorer's data, its sheets, and what is missing"
-    heat, no_heat = attempt('heatmaps', lambda: heat_data(interpretation))
-    room = LIMIT - base - len(embedded_json(heat or '')) - 20_000
-    found, no_pictures = attempt('pictures', lambda: explorer_data(interpretation, room, heat))
+    room = LIMIT - base - sum(len((heat or {}).get(name, {'bytes': ''})['bytes']) for name in ('predicted', 'actual')) - 8*len((heat or {}).get('of', ())) - 20_000
+    found, no_pictures = attempt('pictures', lambda: explorer_data(interpretation, room, heat, name))
     data, sheets, held = found or (None, {}, '')
     kept, first = interpretation.kept, data['pictures'][0] if data and data['pictures'] else dict(width=1, height=1)
-    return dict(data=data and embedded_json(data), sheets=sheets, held=held, no_pictures=no_pictures, heat=heat, no_heat=no_heat, verdicts=VERDICTS,
+    return dict(data=data and embedded_json(data), sheets=sheets, held=held, wrong=int((~interpretation.kept.right).sum()), no_pictures=no_pictures, heat=heat, no_heat=no_heat, verdicts=VERDICTS,
                 tiles=first_tiles(kept, data) if data else [], width=first['width'], height=first['height'], perfect=bool(kept.right.all()))
 
 # %% ../../nbs/10_views/05_report_page.ipynb #08d50959
 def render(values, interpretation):
     "The page, its pictures in the room that is left"
     scripts = 'data.js', 'charts.js', 'gallery.js', 'marks.js', 'viridis.js', 'explorer.js', 'report.js'
-    def draw(explorer): return fill_page('report.html', scripts, ('base.css', 'report.css'), explorer=explorer, version=cifar_fastai.__version__, **values)
+    heat, no_heat = attempt('heatmaps', lambda: heat_data(interpretation)) if interpretation else (None, '')
+    answer = answer_values(interpretation, heat) if interpretation else None
+    def draw(explorer): return fill_page('report.html', scripts, ('base.css', 'report.css'), explorer=explorer, answer=answer, version=cifar_fastai.__version__, **values)
     text = draw(None)
-    return text if interpretation is None else draw(pictures_values(interpretation, len(text.encode('utf-8', 'replace'))))
+    return text if interpretation is None else draw(pictures_values(interpretation, len(text.encode('utf-8', 'replace')), heat, no_heat, values['heading']))
 
 def shared_values(interpretation, checks, measured):
     "What the page says of any interpretation"
     if interpretation is None: return dict(headline=None, classes=None, trust=None, measured=measured)
     kept = interpretation.kept
-    return dict(headline=headline(kept), classes=classes_values(kept), trust=trust_values(kept, checks), measured=measured)
+    return dict(headline=headline(kept), classes=classes_values(kept), trust=trust_values(interpretation, checks), measured=measured)
 
 # %% ../../nbs/10_views/05_report_page.ipynb #4f7d1c39
 def name_of_set(
@@ -152,17 +167,19 @@ def write_report(
     path:str|Path='report.html', # Where the page goes
     title:str='', # Its heading; the network's name if left out
     checks:dict|None=None, # What `check_interpretation(...).to_dict()` gave, where it was asked
+    lead:str='', # What was looked at, in a line; what its Learner says of it if left out
+    facts:list|None=None, # Titles, each with labels and texts, as `learner_facts` has them
 )->Path: # `path`
     "One HTML file that explains a model's errors; it makes no request to anywhere"
     learner, path = interpretation.learn, Path(path)
-    facts, history = learner_facts(learner), learner_history(learner)
+    facts, history = facts or learner_facts(learner), learner_history(learner)
     kept, measured, valid_is = interpretation.kept, name_of_set(interpretation), getattr(learner.dls, 'valid_is', 'valid')
-    numbers = [('loss', f'{kept.losses.mean():.4f}'), ('misclassified', thousands(interpretation.misclassified)),
-               ('calibration error', percentage(interpretation.expected_calibration_error())), ('epochs', str(len(history)))]
+    numbers = [(f'{measured.removesuffix(" set")} loss', f'{kept.losses.mean():.4f}'), ('wrong', thousands(interpretation.misclassified)),
+               ('calibration error', percentage(interpretation.expected_calibration_error())), *([('epochs', str(len(history)))] if len(history) else [])]
     samples, no_samples = attempt('samples', lambda: sample_grids(learner.dls, interpretation.dl, measured.removesuffix(' set')))
-    values = dict(heading=file_text(title or f'{facts[0][1][0][1]} on {Path(learner.dls.path).resolve().name}'), lead=f'a fastai Learner, looked at over its {measured}', numbers=numbers,
-                  warnings=course_warnings(history, valid_is), groups=[], command='', facts=facts, charts=curve_charts(history, valid_is, step_table(learner)), history=history_table(history),
-                  finder=None, samples=samples or [], no_samples=no_samples, missing='', **shared_values(interpretation, checks, measured))
+    values = dict(heading=file_text(title or f'{facts[0][1][0][1]} on {Path(learner.dls.path).resolve().name}'), lead=lead or f'a fastai Learner, looked at over its {measured}', numbers=numbers,
+                  warnings=check_answers_given(kept) + check_course(history, MEASURED[valid_is], len(kept)) + check_calibration(kept) + check_counts(kept, measured), groups=[], command='', facts=facts, charts=curve_charts(history, valid_is, step_table(learner)), history=history_table(history),
+                  finder=None, samples=samples or [], no_samples=no_samples, missing='', reading=reading_values(getattr(getattr(learner.dls, 'data', None), 'read', None)), **shared_values(interpretation, checks, measured))
     write_page(path, render(values, interpretation))
     return path
 
@@ -202,10 +219,10 @@ def write_run_report(
     loaders = cache(lambda: run_loaders(record)) if interpretation is None else lambda: interpretation.learn.dls
     if interpretation is None: interpretation, missing = attempt('predictions', lambda: lazy_interpretation(record, loaders))
     checks = read_json(record.path/'heatmap_checks.json') if (record.path/'heatmap_checks.json').is_file() else None
-    curve, finder = finder_of(record)
+    (curve, finder), (reading, _) = finder_of(record), attempt('the table of what was read', lambda: run_reading(record.path))
     samples, no_samples = attempt('samples', lambda: sample_grids(loaders(), loaders().test, seed=record.recipe.seed))
-    names = () if interpretation is None else interpretation.kept.names
-    values = dict(run_values(record, interpretation), warnings=run_warnings(record, names, curve), history=history_table(record.history), finder=finder,
+    values = dict(run_values(record, interpretation), warnings=[*reading_warnings(record.metrics, reading), *run_warnings(record, None if interpretation is None else interpretation.kept, curve)],
+                  reading=reading, history=history_table(record.history), finder=finder,
                   charts=curve_charts(record.history, record.metrics.get('valid_is', 'test'), record.steps), samples=samples or [], no_samples=no_samples, missing=missing,
                   **shared_values(interpretation, checks, 'test set'))
     write_page(path, render(values, interpretation))

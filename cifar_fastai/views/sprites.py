@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 import numpy as np, torch, torch.nn.functional as F
 from PIL import Image, ImageFile
+from ..base.messages import LINE, step_after
 from ..base.figures import to_pictures
 
 # %% ../../nbs/10_views/01_sprites.ipynb #0d4a8963
@@ -88,7 +89,8 @@ def chunks(
     each:int, # Pictures in a sheet
 )->Iterator[np.ndarray]: # uint8 (n, h, w, 3), a sheet at a time
     "The pictures sheet by sheet, so that photographs need no memory for all at once"
-    for start in range(0, count, each): yield shrink(to_pictures(images(range(start, min(start + each, count)))), most)
+    LINE.begin('report: pictures', -(-count//each))
+    for start in range(0, count, each): yield step_after(shrink(to_pictures(images(range(start, min(start + each, count)))), most))
 
 def per_sheet(height, width):
     "Columns of a sheet, and pictures in it"

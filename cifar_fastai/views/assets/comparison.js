@@ -30,8 +30,8 @@ class Pairs {
 
   caption(row) {
     const said = side => `${this.classes[side.usual[row]]} ${side.right[row]}/${side.n}`;
-    return [[this.classes[this.actual[row]], `A ${said(this.a)}`, `B ${said(this.b)}`], `image ${this.index[row]}`,
-      `Image ${this.index[row]}, ${this.classes[this.actual[row]]}: A takes it for ${said(this.a)} runs right, B for ${said(this.b)} runs right`];
+    return [[this.classes[this.actual[row]], `${said(this.a)} · ${this.a.name}`, `${said(this.b)} · ${this.b.name}`], `image ${this.index[row]}`,
+      `Image ${this.index[row]}, ${this.classes[this.actual[row]]}: ${this.a.name} takes it for ${said(this.a)} runs right, ${this.b.name} for ${said(this.b)} runs right`];
   }
 
   show() {
@@ -64,7 +64,13 @@ class Pairs {
       return element('tr', {}, element('th', { scope: 'row' }, element('bdi', { textContent: this.classes[place] })), cell(images), cell(share(right / images)), cell(share(other / images)),
         cell(`${gain < 0 ? '' : '+'}${gain.toFixed(1)}`), cell(fixed), cell(broke));
     }));
-    this.root.querySelector('.pair-names').textContent = `A: ${a.name}. B: ${b.name}.`;
+    const write = (name, text) => { this.root.querySelector(name).textContent = text; };
+    write('.of-a', a.name);
+    write('.of-b', b.name);
+    write('.won-b', `only ${b.name} right`);
+    write('.won-a', `only ${a.name} right`);
+    write('[name=kind] [value=fixed]', `only ${b.name} right`);
+    write('[name=kind] [value=broke]', `only ${a.name} right`);
   }
 
   box() {

@@ -1,7 +1,7 @@
 // Every picture of the page: filtered, sorted, opened large, marked.
 class Explorer {
   constructor(root, data) {
-    Object.assign(this, { root, classes: data.classes, names: data.names, total: data.total });
+    Object.assign(this, { root, classes: data.classes, names: data.names, total: data.total, run: data.run });
     for (const [name, array] of Object.entries(data.rows)) this[name] = array && unpacked(array);
     this.count = this.index.length;
     this.width = data.rows.shares.shape[1];
@@ -14,9 +14,83 @@ class Explorer {
     this.form.addEventListener('input', () => this.filter());
     this.form.addEventListener('submit', event => event.preventDefault());
     this.form.addEventListener('reset', () => setTimeout(() => this.filter()));
+    root.querySelector('.clear').addEventListener('click', () => this.form.reset());
+    root.querySelector('.to-matrix').addEventListener('click', event => this.matrix(event));
     this.box = new Box(document.getElementById('image'), this);
     this.tools();
-    this.filter();
+    this.usual = this.values();
+    this.filter(false);
+    addEventListener('hashchange', () => this.follow());
+    this.follow();
+  }
+
+  // What the filters say, by name
+  values() { return Object.fromEntries(new FormData(this.form)); }
+
+  // The view as the part of the address behind #: the filters that are not at their start, classes by name, and the image that is open
+  hash(image = null) {
+    const view = new URLSearchParams();
+    for (const [name, value] of Object.entries(this.values()))
+      if (value !== this.usual[name]) view.set(name, ['actual', 'predicted'].includes(name) ? this.classes[value] : value);
+    if (!view.size) return image === null ? '' : `#image-${image}`;
+    if (image !== null) view.set('image', image);
+    return `#see?${view}`;
+  }
+
+  // Writes the view into the address; a click that leads here can be gone back from
+  address(image = null, way = 'replaceState') {
+    try { history[way](null, '', this.hash(image) || location.pathname + location.search); } catch { /* a page in a frame has no address of its own */ }
+  }
+
+  // Shows what the address asks for
+  follow() {
+    const image = /^#image-(\d+)$/.exec(location.hash), view = /^#see\?(.*)$/.exec(location.hash);
+    if (!image && !view) {
+      if (location.hash === '' && this.box.dialog.open) this.box.dialog.close();
+      return;
+    }
+    const asked = Object.fromEntries(new URLSearchParams(view?.[1] ?? ''));
+    this.set(asked);
+    this.filter(false);
+    const wanted = image ? +image[1] : 'image' in asked ? +asked.image : null, row = this.marks.rowOf.get(wanted);
+    if (view) this.root.querySelector('.count').scrollIntoView();
+    if (row !== undefined) setTimeout(() => this.box.open(row));
+    else if (this.box.dialog.open) this.box.dialog.close();
+    if (wanted !== null && row === undefined) this.found.textContent += ` · image ${wanted} is not in this page`;
+  }
+
+  // Sets the filters to these values, the others to their start; what the page does not know is left out
+  set(asked) {
+    for (const [name, start] of Object.entries(this.usual)) {
+      const field = this.form.elements[name], value = asked[name] ?? start;
+      field.value = ['actual', 'predicted'].includes(name) && name in asked ? this.classes.indexOf(value) : value;
+      if (field.value === '' && field.tagName === 'SELECT') field.value = start;
+    }
+  }
+
+  // The way back to the cell that this view is of
+  matrix(event) {
+    const { actual, predicted } = this.values(), cell = document.querySelector(`.matrix [data-actual="${actual}"][data-predicted="${predicted}"]`);
+    const target = cell ?? document.querySelector('.matrix [tabindex="0"], canvas.matrix');
+    if (!target) return;
+    event.preventDefault();
+    document.getElementById('confusion').scrollIntoView();
+    target.focus({ preventScroll: true });
+  }
+
+  // What is shown, in words
+  sentence(count, number) {
+    const { kind, actual, predicted, low, high, loss, search } = this.values();
+    const images = count === 1 ? 'image' : 'images', noun = { wrong: `wrong ${images}`, right: `right ${images}`, all: images, marked: `marked ${images}` }[kind];
+    const name = place => `\u2068${this.classes[place]}\u2069`;
+    if (number !== null) return `${images}: the one with index ${number}, right or wrong`;
+    let said = actual && predicted && actual !== predicted && kind !== 'right' ? `${kind === 'marked' ? noun : images} of ${name(actual)} taken for ${name(predicted)}`
+      : actual && actual === predicted ? `${images} of ${name(actual)} recognised`
+      : `${noun}${actual ? ` of ${name(actual)}` : ''}${predicted ? ` taken for ${name(predicted)}` : ''}`;
+    if (low || high) said += `, ${low || 0} to ${high || 100}% sure`;
+    if (loss) said += `, loss from ${loss}`;
+    if (search.trim()) said += `, “${search.trim()}” in the name`;
+    return said;
   }
 
   confidence(row) {
@@ -44,14 +118,14 @@ class Explorer {
     return [names, sure, `Image ${this.index[row]}: ${this.words(row)}, ${sure} sure`];
   }
 
-  filter() {
-    const { kind, actual, predicted, low, high, loss, order, search } = Object.fromEntries(new FormData(this.form));
+  filter(asked = true) {
+    const { kind, actual, predicted, low, high, loss, order, search } = this.values();
     const words = search.trim().toLowerCase(), number = /^(0|[1-9]\d*)$/.test(words) ? +words : null;
     const kinds = { wrong: row => !this.right(row), right: row => this.right(row), all: () => true, marked: row => this.marks.get(row)[0] };
     const rows = [];
     for (let row = 0; row < this.count; row++) {
       if (words && !(number === null ? this.names[row].toLowerCase().includes(words) : this.index[row] === number)) continue;
-      if (!words && !kinds[kind](row)) continue;
+      if (number === null && !kinds[kind](row)) continue;
       if (actual && this.actual[row] !== +actual) continue;
       if (predicted && this.predicted[row] !== +predicted) continue;
       const sure = 100 * this.confidence(row);
@@ -61,9 +135,11 @@ class Explorer {
     const keys = { loss: row => -this.loss[row], sure: row => -this.confidence(row), doubt: row => this.margin(row), index: row => this.index[row] };
     const values = new Map(rows.map(row => [row, keys[order](row)]));
     rows.sort((a, b) => values.get(a) - values.get(b) || a - b);
-    this.found.textContent = `${rows.length.toLocaleString('en')} ${rows.length === 1 ? 'image' : 'images'}`;
+    this.found.textContent = `${rows.length.toLocaleString('en')} ${this.sentence(rows.length, number)}`;
+    this.root.querySelector('.clear').disabled = !this.hash();
     this.missing(number, rows);
     this.gallery.show(rows);
+    if (asked) this.address();
   }
 
   missing(number, rows) {
@@ -74,13 +150,18 @@ class Explorer {
       : this.marks.rowOf.has(number) ? `Image ${number} does not fit the other filters.` : `Image ${number} is not in this page.`;
   }
 
-  // Sets the filters as a cell of the matrix or a row of a table asks, and brings the pictures into view
-  choose(values) {
-    this.form.reset();
-    for (const [name, value] of Object.entries(values)) this.form.elements[name].value = value;
-    this.filter();
-    this.root.querySelector('.count').scrollIntoView();
-    this.gallery.step(0, true);
+  // Shows what a cell of the matrix or a row of a table asks for, in the order that was chosen. From the matrix the focus stays on its
+  // cell; from elsewhere it goes along to the pictures
+  choose({ kind, actual, predicted }, from) {
+    const { order } = this.values(), bar = this.root.querySelector('.count');
+    this.set({ kind, actual: this.classes[actual], predicted: this.classes[predicted] });
+    this.form.elements.order.value = order;
+    for (const [name, value] of Object.entries({ actual, predicted })) this.form.elements[name].value = value;
+    this.filter(false);
+    this.address(null, 'pushState');
+    const inside = from?.closest('.matrix'), { top } = bar.getBoundingClientRect();
+    if (!inside || top < 0 || top > 0.75 * innerHeight) bar.scrollIntoView();
+    if (!inside) this.gallery.step(0, true);
   }
 
   open(row) { this.box.open(row); }
@@ -89,7 +170,7 @@ class Explorer {
     const on = (name, act) => this.root.querySelector(`.${name}`).addEventListener('click', act);
     this.said = this.root.querySelector('.said');
     on('save', () => {
-      const link = element('a', { download: 'marks.csv', href: URL.createObjectURL(new Blob([this.marks.csv()], { type: 'text/csv' })) });
+      const link = element('a', { download: `marks-${this.run.replace(/[^\p{L}\p{N}._-]+/gu, '-').slice(0, 80) || 'run'}.csv`, href: URL.createObjectURL(new Blob([this.marks.csv()], { type: 'text/csv' })) });
       link.click();
       setTimeout(() => URL.revokeObjectURL(link.href), 60000);
     });
@@ -100,16 +181,16 @@ class Explorer {
       const { name, size } = file.files[0];
       try {
         if (size > 2 ** 25) throw new Error('larger than a marks file can be (32 MiB)');
-        this.marks.read(new TextDecoder('utf-8', { fatal: true }).decode(await file.files[0].arrayBuffer()));
-        this.marked(`${this.marks.size} marks read from ${name}.`);
+        const [count, other] = this.marks.read(new TextDecoder('utf-8', { fatal: true }).decode(await file.files[0].arrayBuffer()));
+        this.marked(`${count} marks read from ${name}.${other ? ` ${other} of these images ${other === 1 ? 'is' : 'are'} marked otherwise here: those marks stay as they are here.` : ''}`);
       } catch (error) {
         this.marked(`${name}, ${error instanceof TypeError ? 'not UTF-8 text' : error.message}. No mark was taken from the file.`);
       }
       file.value = '';
     });
     on('forget', () => {
-      if (!confirm(`Forget all ${this.marks.size} marks?`)) return;
-      this.marks.read(COLUMNS.join());
+      if (!confirm(`Delete all ${this.marks.size} marks?`)) return;
+      this.marks.clear();
       this.marked('No marks.');
     });
     this.marked('');
@@ -137,17 +218,11 @@ class Box {
     find('.close').addEventListener('click', () => dialog.close());
     dialog.addEventListener('click', event => { if (event.target === dialog) dialog.close(); });
     dialog.addEventListener('close', () => {
-      this.address('');
+      explorer.address();
       explorer.gallery.focus(this.row);
     });
     dialog.addEventListener('keydown', event => this.key(event));
     find('.verdict').addEventListener('change', () => this.mark());
-    const wanted = /^#image-(\d+)$/.exec(location.hash);
-    if (wanted && explorer.marks.rowOf.has(+wanted[1])) setTimeout(() => this.open(explorer.marks.rowOf.get(+wanted[1])));
-  }
-
-  address(hash) {
-    try { history.replaceState(null, '', hash || location.pathname + location.search); } catch { /* a page in a frame has no address of its own */ }
   }
 
   open(row) {
@@ -184,7 +259,7 @@ class Box {
     this.label.value = label;
     for (const option of this.label.options) option.hidden = option.disabled = option.value === explorer.classes[explorer.actual[row]];
     this.label.disabled = verdict !== VERDICTS[0];
-    this.address(`#image-${explorer.index[row]}`);
+    explorer.address(explorer.index[row]);
   }
 
   pictures(row) {
@@ -200,23 +275,24 @@ class Box {
       canvas.setAttribute('aria-label', `${words}; image ${explorer.index[row]}`);
       const caption = element('figcaption', { textContent: words });
       explorer.pictures.draw(canvas, row).then(() => {
-        if (maps && !this.overlay(canvas, maps, place)) caption.textContent += ': none, a dead map';
+        if (maps && !this.overlay(canvas, maps, place)) caption.textContent += ': no positive evidence';
       });
       return element('figure', {}, canvas, caption);
     }));
-    this.dialog.querySelector('.heat').hidden = place === undefined;
+    this.dialog.querySelector('.heat').textContent = place === undefined ? 'No heatmap kept for this image.'
+      : `Bright: more evidence, each map by its own peak. Stretched from ${heat.size.join('×')} places.`;
   }
 
   // Lays a heatmap over a grey version of the picture; false where the map is zero everywhere
   overlay(canvas, maps, place) {
-    const { side } = this.explorer.heat, map = maps.subarray(place * side * side, (place + 1) * side * side);
+    const { height: high, width: wide } = this.explorer.heat, map = maps.subarray(place * high * wide, (place + 1) * high * wide);
     const { width, height } = canvas, scale = Math.max(1, Math.round(256 / Math.max(width, height)));
-    const picture = element('canvas', { width: width * scale, height: height * scale }), small = element('canvas', { width: side, height: side });
+    const picture = element('canvas', { width: width * scale, height: height * scale }), small = element('canvas', { width: wide, height: high });
     const paint = picture.getContext('2d', { willReadFrequently: true });
     paint.imageSmoothingEnabled = scale === 1;
     paint.drawImage(canvas, 0, 0, picture.width, picture.height);
     const pixels = paint.getImageData(0, 0, picture.width, picture.height);
-    const coarse = small.getContext('2d').createImageData(side, side);
+    const coarse = small.getContext('2d').createImageData(wide, high);
     map.forEach((value, i) => coarse.data.set([value, value, value, 255], 4 * i));
     small.getContext('2d').putImageData(coarse, 0, 0);
     paint.imageSmoothingEnabled = true;

@@ -75,7 +75,13 @@ class Marks {
     return [COLUMNS, ...rows].map(cells => cells.map(quoted).join(',') + '\r\n').join('');
   }
 
-  // Takes the marks of a file in place of those that are there, or throws and takes none
+  clear() {
+    this.kept = new Map();
+    this.keep();
+  }
+
+  // Adds the marks of a file to those that are there, or throws and takes none; where both mark an image, that of the page stays.
+  // Gives how many the file has, and how many of them differ from what stays
   read(text) {
     const rows = csvRows(text.replace(/^\uFEFF/, ''));
     const [first, header] = rows.shift() ?? [1, []];
@@ -88,8 +94,10 @@ class Marks {
       found.set(index, [cells[4], cells[5]]);
       lines.set(index, line);
     }
-    this.kept = found;
+    const other = [...found].filter(([index, mark]) => this.kept.has(index) && this.kept.get(index).join() !== mark.join()).length;
+    this.kept = new Map([...found, ...this.kept]);
     this.keep();
+    return [found.size, other];
   }
 
   checked(cells, names, refuse) {

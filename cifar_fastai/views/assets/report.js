@@ -3,11 +3,34 @@ const explorerRoot = document.getElementById('explorer-data') && document.queryS
 const explorer = explorerRoot ? new Explorer(explorerRoot, embedded('explorer-data')) : null;
 
 document.addEventListener('click', event => {
-  const button = event.target.closest('[data-actual], [data-predicted]');
+  const button = event.target.closest('[data-actual], [data-image]');
   if (!button || !explorer) return;
-  const { actual = '', predicted = '' } = button.dataset;
-  explorer.choose({ actual, predicted, kind: actual && actual === predicted ? 'right' : 'wrong' });
+  const { actual = '', predicted = '', image } = button.dataset;
+  if (image !== undefined) { if (explorer.marks.rowOf.has(+image)) explorer.open(explorer.marks.rowOf.get(+image)); }
+  else explorer.choose({ actual, predicted, kind: actual && actual === predicted ? 'right' : 'wrong' }, button);
 });
+
+// The matrix is one stop of the tabulator key; the arrow keys walk from cell to cell.
+const table = document.querySelector('table.matrix');
+if (table?.querySelector('button')) {
+  const rows = [...table.tBodies[0].rows].map(row => [...row.cells].slice(1).map(cell => cell.querySelector('button')));
+  let current = table.querySelector('button');
+  current.tabIndex = 0;
+  const take = button => {
+    current.tabIndex = -1;
+    current = button;
+    current.tabIndex = 0;
+  };
+  table.addEventListener('focusin', event => { if (event.target.matches('button')) take(event.target); });
+  table.addEventListener('keydown', event => {
+    const by = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] }[event.key];
+    if (!by) return;
+    event.preventDefault();
+    let row = rows.findIndex(cells => cells.includes(current)), column = rows[row].indexOf(current);
+    do { row += by[0]; column += by[1]; } while (rows[row] && column >= 0 && column < rows[row].length && !rows[row][column]);
+    rows[row]?.[column]?.focus();
+  });
+}
 
 // Tables whose heads are buttons are sorted by them.
 for (const table of document.querySelectorAll('table.sortable')) {
@@ -89,7 +112,7 @@ class LargeMatrix {
   }
 
   choose([row, column]) {
-    if (explorer && this.counts[row * this.side + column]) explorer.choose({ actual: row, predicted: column, kind: row === column ? 'right' : 'wrong' });
+    if (explorer && this.counts[row * this.side + column]) explorer.choose({ actual: String(row), predicted: String(column), kind: row === column ? 'right' : 'wrong' }, this.canvas);
   }
 }
 
