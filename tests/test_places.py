@@ -10,7 +10,8 @@ from cifar_fastai.data import cache
 from cifar_fastai.data import places
 from cifar_fastai.data import sources
 from cifar_fastai.data.cache import fetch_data, keep_data
-from cifar_fastai.data.loaders import channel_statistics, image_dataloaders, remember_statistics
+from cifar_fastai.data.loaders import image_dataloaders
+from cifar_fastai.data.statistics import channel_statistics, remember_statistics
 from cifar_fastai.data.places import PLACES, Places, RowsOnDisk, choose_place
 from cifar_fastai.training.learner import cifar_learner, fit_recipe
 
@@ -132,7 +133,7 @@ def test_a_start_reads_no_image_that_is_kept(kept, monkeypatch):
     statistics = remember_statistics(kept, kept.train_positions)
     assert statistics == channel_statistics(kept.images, kept.train_positions)
     monkeypatch.setattr('cifar_fastai.data.images.fingerprint', never)
-    monkeypatch.setattr('cifar_fastai.data.loaders.channel_statistics', never)
+    monkeypatch.setattr('cifar_fastai.data.statistics.channel_statistics', never)
     again = fetch_data(kept.folder)
     assert again.fingerprints == kept.fingerprints and remember_statistics(again, again.train_positions) == statistics
     with pytest.raises(AssertionError): remember_statistics(again, again.train_positions[1:])

@@ -18,6 +18,7 @@ from fastprogress.fastprogress import format_time
 from ..base.messages import BadInput, one_of, say
 from ..base.files import lock_folder
 from ..recipes.recipe import Recipe, recipe_fields, recipe_to_dict
+from ..recipes.resolved import resolve
 from ..data.images import ImageData
 from ..data.loaders import image_dataloaders, load_recipe_images
 from ..training.schedules import run_cost
@@ -105,7 +106,7 @@ def estimated_seconds(
 )->float:
     "What a run will take: small images early on cost less, and evaluation a third of training"
     loaders = image_dataloaders(data, recipe)
-    return recipe.epochs*step*(len(loaders.train)*run_cost(recipe.progressive) + len(loaders.positions['valid'])/loaders.train.bs/3)
+    return resolve(recipe, count=len(loaders.positions['train'])).epochs*step*(len(loaders.train)*run_cost(recipe.progressive) + len(loaders.positions['valid'])/loaders.train.bs/3)
 
 # %% ../../nbs/11_comparison/01_grid.ipynb #9c21a890
 @dataclass

@@ -97,7 +97,7 @@ def explain_tests(comparison:Comparison)->list[tuple]: # (name, line)
     for pair in comparison.pairs:
         for one in pair.differences: found.setdefault(one.test, one.explained if one.test != "McNemar's exact test" else
             'for single runs: of the images that only one of the two gets right, do more fall to one than a coin would let them? It says nothing of other seeds')
-    many = [('Holm', 'keeps the probability of any false alarm below 5 % over all the pairs together')] if len(comparison.pairs) > 1 else []
+    many = [('Holm', 'keeps the probability of any false alarm below 5% over all the pairs together')] if len(comparison.pairs) > 1 else []
     return [*found.items(), *many,
             ('agreement', 'the share of images that both take for the same class'), ('kappa', 'whether they err on the same images beyond what their accuracies bring about: 1 the same, 0 independent')]
 

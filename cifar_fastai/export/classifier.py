@@ -16,7 +16,7 @@ from ..base.files import read_json
 from ..base.devices import choose_device, memory_format
 from ..data.pictures import quiet_pillow
 from ..recipes.recipe import recipe_from_dict
-from ..models.networks import recipe_network
+from ..models.libraries import recipe_network
 from ..runs.files import check_fingerprint, read_run, read_weights, run_image_size, weights_fingerprint
 from .pictures import Fitting, Item, name_items, read_batches
 from .sources import Pictures
@@ -72,10 +72,10 @@ class Classifier:
         record = read_run(path)
         check_finished(record)
         data, device = record.about['data'], choose_device(device)
-        model = recipe_network(record.recipe, len(data['classes']))
+        size = run_image_size(record)
+        model = recipe_network(record.recipe, len(data['classes']), image_size=size, with_weights=False)
         kept = read_weights(record.path/'model.safetensors', model)
         check_fingerprint(record, 'weights', weights_fingerprint(model))
-        size = run_image_size(record)
         if kept.get('image_size', size) != size or kept.get('classes', data['classes']) != data['classes']:
             raise BadInput(f"'{record.path}': model.safetensors is of other pictures or classes than recipe.json says\nTake both from one run")
         model = model.eval().requires_grad_(False).to(device, memory_format=memory_format(device))

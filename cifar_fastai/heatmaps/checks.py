@@ -18,7 +18,7 @@ from ..base.messages import LINE, BadInput, one_of, step_after
 from ..base.wording import Listing
 from ..base.intervals import mean_interval
 from ..base.randomness import keep_random_states
-from .prepared import find_layer, prepare
+from .prepared import bare_model, find_layer, prepare
 from .gradcam import METHODS, SLOW_METHODS, check_images, heatmaps, is_dead
 from .pointing import pointing_rows
 from .road import faithfulness_rows
@@ -31,7 +31,7 @@ def with_random_weights(
     seed:int=0, # Same seed, same weights
 )->nn.Module: # A copy in eval mode
     "A copy whose weights are drawn anew: He's normal for convolutions and linear layers, norms as at the start"
-    while '_orig_mod' in model._modules: model = model._orig_mod
+    model = bare_model(model)
     model = copy.deepcopy(model).eval()
     device = next((each.device for each in model.parameters()), torch.device('cpu'))
     with torch.no_grad(), keep_random_states(device):
@@ -101,15 +101,15 @@ class HeatmapChecks:
     __str__ = _repr_markdown_
 
 # %% ../../nbs/02_heatmaps/04_checks.ipynb #c0c6676c
-def percent_with_interval(number): return f"{100*number['value']:.1f} % ({100*number['low']:.1f} to {100*number['high']:.1f})"
+def percent_with_interval(number): return f"{100*number['value']:.1f}% ({100*number['low']:.1f} to {100*number['high']:.1f})"
 def number_with_interval(number): return f"{number['value']:.3f} ({number['low']:.3f} to {number['high']:.3f})"
 
 def markdown(checks):
     "The checks as tables"
     size = '×'.join(map(str, checks.map_size))
-    right = '' if checks.accuracy is None else f', {100*checks.accuracy:.1f} % of them classified right'
+    right = '' if checks.accuracy is None else f', {100*checks.accuracy:.1f}% of them classified right'
     text = [f'{checks.images} images{right}; layer `{checks.layer}`, its own map {size}, stretched to '
-            f"{'×'.join(map(str, checks.image_size))}; in brackets the interval of 95 %."]
+            f"{'×'.join(map(str, checks.image_size))}; in brackets the interval of 95%."]
     if checks.pointing: text.append(str(Listing(
         '**Pointing**: the peak lies on the figure; the heat that lies on it', ('map', 'peak on the figure', 'heat on the figure', 'dead maps', ''),
         [[row['map'], percent_with_interval(row['points']), percent_with_interval(row['heat']), row.get('dead', ''), row.get('verdict', '')] for row in checks.pointing])))

@@ -36,7 +36,9 @@ class Evidence:
         return value + self.offset
 
 def heat_class(target, classes, count):
-    "The index of a class that was given by name or by index"
+    "The index of a class that was given by name or by index; a number is a class of that name where there is one"
+    if str(target) in classes: return list(classes).index(str(target))
+    if isinstance(target, str) and target.isdecimal(): target = int(target)
     if isinstance(target, str): return list(classes).index(one_of(target, [*TARGETS, *classes], 'heatmap target'))
     if isinstance(target, (int, np.integer)) and 0 <= target < count: return int(target)
     raise BadInput(f'the network has no class {target}: its {count} classes are 0 to {count-1}')

@@ -10,7 +10,7 @@ import json, math
 from collections.abc import Sequence
 from pathlib import Path
 import numpy as np
-from ..base.messages import LINE, step_after
+from ..base.messages import LINE, notice, step_after
 from ..base.files import write_text
 from ..base.figures import save_figure
 from ..heatmaps.checks import CHECKS, QUICK_METHODS, HeatmapChecks, check_heatmaps
@@ -63,6 +63,7 @@ def interpretation_files(
     checks:HeatmapChecks|None=None, # What is known of the heatmaps, to say beside them
     name:str='', # What the run is called, for the slide of heatmaps
     svg:bool=False, # Write each figure as SVG too
+    forgiving:bool=False, # A figure that cannot be drawn is said, and no more
 )->dict: # `metric_additions`
     "top_losses.csv, classification_report.txt and the figures; returns what `metrics.json` gains"
     folder = Path(folder)
@@ -79,7 +80,11 @@ def interpretation_files(
         gradcam=lambda: interpretation.plot_gradcam(n, target, methods, layers, note=note, across=SLIDE) if wrong else None)
     LINE.begin('figures', len(figures))
     for title, draw in figures.items():
-        figure = step_after(draw())
+        try: figure = step_after(draw())
+        except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
+            if not forgiving: raise
+            notice(f'the figure {title} is missing: {str(error) or type(error).__name__}')
+            figure = None
         if figure and title == 'gradcam': figure.set_dpi(SLIDE_DOTS)
         for suffix in ('png', 'svg')[:1 + svg]:
             path = folder/'figures'/f'{title}.{suffix}'

@@ -93,7 +93,7 @@ def evidence_text(kept, index, target, method):
     if method in CLASSLESS_METHODS: return 'no class'
     predicted, actual = kept.classes[kept.predicted[index]], kept.classes[kept.targets[index]]
     if target == 'contrast': return f'{predicted} minus {actual}'
-    name = dict(predicted=predicted, actual=actual).get(target, target if isinstance(target, str) else kept.classes[target])
+    name = dict(predicted=predicted, actual=actual).get(target) or kept.classes[gradcam.heat_class(target, [str(title) for title in kept.classes], len(kept.classes))]
     return f'for {target}: {name}' if target in ('predicted', 'actual') else f'for {name}'
 
 def choose_columns(layers, methods, targets):
@@ -241,6 +241,6 @@ def heat_titles(kept, indices, columns, heat):
         titles.append(title(kept, index))
         for ((layer, size), method, target), gone in zip(columns, dead):
             parts = [f'{layer} {size[0]}×{size[1]}' if many[0] else '', method if many[1] else '', evidence_text(kept, index, target, method),
-                     'dead map: no evidence' if gone[row] else '']
+                     'no positive evidence' if gone[row] else '']
             titles.append('\n'.join(filter(None, parts)))
     return titles

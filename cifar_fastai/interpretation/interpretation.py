@@ -17,6 +17,7 @@ from fastai.torch_core import TensorBase, TensorCategory
 from fastcore.basics import patch
 from fastcore.xtras import is_listy
 from matplotlib import pyplot
+from torch.utils.data import DataLoader as TorchLoader
 from . import charts, inference, predictions
 from ..base.messages import BadInput
 from ..base.intervals import wilson_interval
@@ -50,20 +51,22 @@ class CifarInterpretation(Galleries, ClassificationInterpretation):
 def test_loader(dls):
     "The loader over the test set where `dls` has one, else the validation set's"
     found = getattr(dls, 'test', None)
-    return found if isinstance(found, DataLoader) else dls.valid
+    return found if isinstance(found, (DataLoader, TorchLoader)) else dls.valid
 
 @patch(cls_method=True)
 def from_learner(cls:CifarInterpretation,
     learn:Learner, # Any classification Learner
     ds_idx:int|None=None, # Index of the loader in `learn.dls`; the test set if left out, else the validation set
-    dl:DataLoader|None=None, # A loader of images with labels
+    dl=None, # A loader of images with classes, fastai's or PyTorch's; a data set or a list of them
     act=None, # Overrides softmax where fastai's methods return predictions
 ):
     "One pass over a set, kept"
     if dl is None: dl = learn.dls[ds_idx] if ds_idx is not None else test_loader(learn.dls)
-    dl, vocab = steady_loader(dl), list(getattr(dl, 'vocab', None) or learn.dls.vocab)
+    dl = steady_loader(dl)
+    logits, targets = run_inference(learn.model, dl)
+    vocab = list(getattr(dl, 'vocab', None) or getattr(learn.dls, 'vocab', None) or getattr(dl.dataset, 'classes', None) or range(logits.shape[1] if logits.ndim == 2 else 0))
     if vocab and is_listy(vocab[-1]) and not isinstance(vocab[-1], str): vocab = list(vocab[-1])
-    kept = ClassifiedImages(*run_inference(learn.model, dl), image_names(dl, learn.dls), tuple(vocab))
+    kept = ClassifiedImages(logits, targets, image_names(dl, learn.dls), tuple(vocab))
     return cls(kept, lambda: learn, lambda: dl, act)
 
 # %% ../../nbs/05_interpretation/05_interpretation.ipynb #bc4bf928
@@ -147,7 +150,7 @@ def balanced_accuracy(self:CifarInterpretation)->float: # 0…1
 
 @patch
 def class_accuracy(self:CifarInterpretation)->pd.DataFrame: # One row a class: right, images, accuracy, low, high
-    "Accuracy of each class with its 95 % Wilson interval"
+    "Accuracy of each class with its 95% Wilson interval"
     return class_table(self.kept)
 
 @patch
@@ -177,7 +180,7 @@ def write_top_losses(self:CifarInterpretation,
 def _repr_markdown_(self:CifarInterpretation):
     kept = self.kept
     low, high = wilson_interval(kept.right.sum(), len(kept))
-    return (f'**{self.accuracy:.2%}** of {len(kept):,} images right (95 % interval {low:.2%} to {high:.2%}), {self.misclassified:,} '
+    return (f'**{self.accuracy:.2%}** of {len(kept):,} images right (95% interval {low:.2%} to {high:.2%}), {self.misclassified:,} '
             f'misclassified; loss {kept.losses.mean():.4f}, calibration error {self.expected_calibration_error():.2%}')
 
 # %% ../../nbs/05_interpretation/05_interpretation.ipynb #4e2d865c

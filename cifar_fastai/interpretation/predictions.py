@@ -62,7 +62,7 @@ class ClassifiedImages:
 def class_table(
     predictions:ClassifiedImages, # Kept predictions
 )->pd.DataFrame: # One row a class: right, images, accuracy, low, high
-    "Accuracy (recall) of each class with its 95 % interval"
+    "Accuracy (recall) of each class with its 95% interval"
     matrix = confusion(predictions)
     table = pd.DataFrame(dict(right=np.diag(matrix), images=matrix.sum(1)), index=[str(name) for name in predictions.classes])
     with np.errstate(invalid='ignore'): table['accuracy'] = np.diag(matrix)/matrix.sum(1)
@@ -131,7 +131,9 @@ def class_index(
     classes:Sequence, # Class names
     name, # A name, or its index
 )->int:
-    "The index of a class, or a refusal that names the nearest"
+    "The index of a class, or a refusal that names the nearest; a number is a class of that name where there is one"
+    if str(name) in (known := [str(title) for title in classes]): return known.index(str(name))
+    if isinstance(name, str) and name.isdecimal(): name = int(name)
     if isinstance(name, (int, np.integer)) and not isinstance(classes[0], (int, np.integer)):
         if 0 <= name < len(classes): return int(name)
         raise BadInput(f'there is no class {name}: {len(classes)} classes, numbered from 0 to {len(classes)-1}')

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PATCH', 'NETWORK_BUILDERS', 'Network', 'join_parts', 'custom_resnet', 'cifarnet', 'build_stages', 'resnet',
            'preact_resnet', 'basic_resnet', 'bottleneck_resnet', 'he_resnet', 'wide_resnet', 'network',
-           'recipe_network', 'parameter_count', 'summary_line', 'describe', 'networks_table']
+           'parameter_count', 'summary_line', 'describe', 'networks_table']
 
 # %% ../../nbs/04_models/03_networks.ipynb #idad97d1
 import copy
@@ -16,10 +16,10 @@ import torch
 from torch import nn
 from ..base.messages import BadInput, one_of
 from ..base.wording import Listing
-from ..recipes.recipe import NETWORKS, Recipe
+from ..recipes.recipe import NETWORKS
 from .layers import NORM_LAYERS, BasicBlock, BottleneckBlock, HalvePool, Layers, PreactBlock, Residual, conv_norm_relu
 from .layers import convolution
-from .weights import initialize, set_norms, whiten
+from .weights import initialize
 
 # %% ../../nbs/04_models/03_networks.ipynb #54172af7
 class Network(nn.Sequential):
@@ -154,18 +154,6 @@ def network(
     model = NETWORK_BUILDERS[choice.build](classes, width, norm_layer, **choice.options)
     model.title = f'{arch}, width {width}, {norm} norm'
     initialize(model, dirac)
-    return model
-
-# %% ../../nbs/04_models/03_networks.ipynb #717790b4
-def recipe_network(
-    recipe:Recipe,
-    classes:int, # Length of the logits
-    images:torch.Tensor|None=None, # Some training images as the network takes them, for whitening, shape (N, 3, H, W)
-)->Network: # On torch's default device
-    "The network of a recipe with its first weights, drawn from torch's global generator"
-    model = network(recipe.arch, classes, recipe.width, recipe.norm, dirac=recipe.dirac)
-    set_norms(model, recipe.norm_weights, recipe.norm_momentum)
-    if recipe.whiten: whiten(model, torch.zeros(1, 3, 8, 8) if images is None else images, recipe.whiten_eps)
     return model
 
 # %% ../../nbs/04_models/03_networks.ipynb #151a5e41

@@ -31,7 +31,8 @@ def run_name(
     "A name from what tells runs apart most often"
     data = Path(recipe.data).name.split('.')[0] or 'images'
     schedule = '' if recipe.schedule == 'one_cycle' else f'-{recipe.schedule}'
-    return f'{data}-{recipe.arch}{schedule}-{recipe.epochs}-seed{recipe.seed}'
+    arch, epochs = recipe.arch.replace(':', '-'), '' if recipe.epochs == 'auto' else f'-{recipe.epochs}'
+    return f'{data}-{arch}{schedule}{epochs}-seed{recipe.seed}'
 
 def check_place(
     out:str|Path, # Folder of runs
@@ -274,7 +275,7 @@ def load_run(
     if loaders is None:
         loaders = run_loaders(record) if data else empty_dataloaders(
             record.recipe, about['classes'], run_image_size(record), (about['mean'], about['deviation']), about.get('ranges'), record.path, test)
-    learner = cifar_learner(loaders, record.recipe, path=record.path)
+    learner = cifar_learner(loaders, record.recipe, path=record.path, with_weights=False)
     read_weights(record.path/'model.safetensors', learner.model)
     check_fingerprint(record, 'weights', weights_fingerprint(learner.model))
     return learner

@@ -53,7 +53,7 @@ def about_run(
             'environment': environment(loaders.device, learner.resolved.precision),
             'data': {'name': data.name, 'fingerprints': data.fingerprints, 'classes': list(data.classes),
                      'counts': {name: len(where) for name, where in loaders.positions.items()}, 'valid_is': loaders.valid_is,
-                     'mean': loaders.statistics[0], 'deviation': loaders.statistics[1], 'notes': list(data.notes), 'ranges': (data.read or {}).get('ranges', {})}}
+                     'mean': loaders.statistics[0], 'deviation': loaders.statistics[1], 'notes': [*data.notes, *getattr(loaders, 'notes', ())], 'ranges': (data.read or {}).get('ranges', {})}}
 
 # %% ../../nbs/09_runs/03_folder.ipynb #c0f9863b
 SAMPLES = ('samples_train.png', 'samples_augmented.png', 'samples_test.png')

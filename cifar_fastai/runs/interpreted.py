@@ -65,7 +65,7 @@ def interpret_run(
     interpretation, folder = load_interpretation(path), Path(out or path)
     classes = [*map(str, interpretation.vocab)]
     for name in as_list(target):
-        if isinstance(name, str) and not name.isdigit(): one_of(name, ['predicted', 'actual', 'contrast', *classes], 'class')
+        if isinstance(name, str) and not name.isdecimal(): one_of(name, ['predicted', 'actual', 'contrast', *classes], 'class')
     folder.mkdir(parents=True, exist_ok=True)
     with nullcontext() if out else rewrite_files(folder, (*INTERPRETED, *(['heatmap_checks.json'] if checks else []))):
         found = None

@@ -7,6 +7,7 @@ __all__ = ['WHITENED', 'CifarLearner', 'recipe_callbacks', 'whitening_sample', '
            'fit_recipe']
 
 # %% ../../nbs/07_training/11_learner.ipynb #i392f8ea
+import dataclasses
 import fastai.callback.hook  # gives `Learner` its `summary`
 import fastai.callback.schedule  # gives `Learner` its `fit_one_cycle`
 import torch
@@ -15,21 +16,23 @@ from fastai.callback.progress import ProgressCallback  # gives `Learner` its pro
 from fastai.callback.schedule import ParamScheduler
 from fastai.callback.training import GradientClip
 from fastai.learner import Learner
+from fastai.torch_core import trainable_params
 from fastai.metrics import accuracy
 from fastcore.foundation import L
 from fastcore.meta import delegates
 from ..base.randomness import keep_random_states
 from ..base.devices import choose_precision, memory_format
-from ..recipes.recipe import OPTIMIZERS, Recipe
+from ..recipes.recipe import OPTIMIZERS, Recipe, is_library
 from ..recipes.resolved import Resolved, resolve
 from ..data.images import balanced_sample
 from ..data.loaders import CifarDataLoaders
-from ..models.networks import Network, recipe_network
+from ..models.networks import Network
+from ..models.libraries import recipe_network
 from .run_callback import ask_callback
 from .optimizers import optimizer_function, scale_rates
 from .schedules import ShrinkImages, schedule
-from .callbacks import Autocast, ClassificationLoss, EpochNumber, FreezeParts, GradientValueClip, LossMode, MixImages
-from .callbacks import precision_callback
+from .callbacks import Autocast, ClassificationLoss, EpochNumber, FreezeParts, GradientValueClip, HeadFirst, LossMode, MixImages
+from .callbacks import balanced_weights, precision_callback
 from .averaging import AverageWeights, LookaheadWeights
 from .recorder import put_on_device, avoid_waiting
 from .compiling import CompileModel
@@ -94,6 +97,7 @@ def recipe_callbacks(
     if recipe.ema: cbs.append(AverageWeights(recipe.ema))
     if recipe.lookahead: cbs.append(LookaheadWeights(recipe.lookahead))
     if recipe.freeze: cbs.append(FreezeParts(recipe.freeze))
+    if resolved.freeze_epochs: cbs.append(HeadFirst(resolved.freeze_epochs))
     return cbs
 
 # %% ../../nbs/07_training/11_learner.ipynb #349a293e
@@ -112,9 +116,10 @@ def whitening_sample(
 def first_network(
     loaders:CifarDataLoaders, # From `cifar_dataloaders`
     recipe:Recipe,
+    with_weights:bool=True, # Fetch trained weights where the recipe names them; no: others will be loaded
 )->Network: # On the CPU
     "The recipe's network with its first weights, drawn from torch's global generator"
-    model = recipe_network(recipe, len(loaders.vocab), whitening_sample(loaders) if recipe.whiten else None)
+    model = recipe_network(recipe, len(loaders.vocab), whitening_sample(loaders) if recipe.whiten else None, loaders.data.image_size, with_weights)
     scale_rates(model, recipe.bias_lr, recipe.head_lr)
     return model
 
@@ -125,12 +130,14 @@ def resolve_on(
     "The recipe on the data and the device of its loaders"
     known = vars(loaders)
     return resolve(recipe, loaders.train.bs, known['data'].image_size if 'data' in known else None, str(loaders.device),
-                   choose_precision(recipe.precision, loaders.device), len(known['positions']['valid']) if known.get('valid_is') == 'holdout' else 0)
+                   choose_precision(recipe.precision, loaders.device), len(known['positions']['valid']) if known.get('valid_is') == 'holdout' else 0,
+                   len(known['positions']['train']) if 'positions' in known else None)
 
 def cifar_learner(
     loaders:CifarDataLoaders, # From `cifar_dataloaders`
     recipe:Recipe|None=None, # The default recipe if left out
     cbs=None, # A callback, a class of one, or several, after those of the recipe
+    with_weights:bool=True, # Fetch trained weights where the recipe names them; no: others will be loaded
     **kwargs, # All else that fastai's `Learner` takes; what is given wins over the recipe
 )->CifarLearner:
     "A fastai `Learner` as the recipe has it"
@@ -139,9 +146,11 @@ def cifar_learner(
     if kwargs.get('lr'): resolved = resolved.with_rate(kwargs['lr'])
     with keep_random_states(torch.device('cpu')):
         torch.manual_seed(recipe.seed)
-        model = first_network(loaders, recipe)
+        model = first_network(loaders, recipe, with_weights)
+    resolved = dataclasses.replace(resolved, weights=getattr(model, 'origin', None))
+    balanced = balanced_weights(loaders.data.labels[loaders.positions['train']], len(loaders.vocab)) if recipe.class_weights == 'balanced' and len(loaders.positions['train']) else None
     by_recipe = dict(
-        loss_func=ClassificationLoss(recipe.label_smoothing), opt_func=optimizer_function(resolved), lr=resolved.lr or OPTIMIZERS[recipe.optimizer].lr,
+        loss_func=ClassificationLoss(recipe.label_smoothing, class_weights=balanced), splitter=getattr(model, 'splitter', trainable_params), opt_func=optimizer_function(resolved), lr=resolved.lr or OPTIMIZERS[recipe.optimizer].lr,
         metrics=accuracy, wd=resolved.weight_decay, wd_bn_bias=recipe.decay_norms, moms=(resolved.momentum, resolved.momentum_low, resolved.momentum))
     learner = CifarLearner(loaders, model.to(device, memory_format=memory_format(device)), **{**by_recipe, **kwargs},
                            cbs=[*recipe_callbacks(resolved), *L(cbs)])
@@ -157,5 +166,7 @@ def fit_recipe(
     epochs:int|None=None, # Passes over the training images; the recipe's if left out
 )->None:
     "Train under the schedule of the Learner's recipe"
-    lr = lr or learner.resolved.lr or learner.lr
-    learner.fit(epochs or learner.recipe.epochs, lr=lr, cbs=[ParamScheduler(schedule(learner.resolved.with_rate(lr), learner.moms)), *cbs])
+    lr, resolved = lr or learner.resolved.lr or learner.lr, learner.resolved
+    if epochs: resolved = dataclasses.replace(resolved, epochs=epochs)
+    groups = len(learner.splitter(learner.model)) if is_library(learner.recipe.arch) else 1
+    learner.fit(resolved.epochs, lr=lr, cbs=[ParamScheduler(schedule(resolved.with_rate(lr), learner.moms, groups)), *cbs])

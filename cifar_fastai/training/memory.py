@@ -17,6 +17,7 @@ from torch.func import functional_call
 from ..base.messages import BadInput, out_of_memory
 from ..base.randomness import keep_random_states
 from ..base.devices import device_name, free_memory, memory_format
+from ..recipes.recipe import is_library
 from .learner import CifarLearner
 
 # %% ../../nbs/07_training/12_memory.ipynb #b265de15
@@ -63,7 +64,7 @@ def memory_need(
 )->MemoryNeed:
     "What a step of a Learner's training takes, for any batch"
     size = learner.dls.data.image_size
-    side, training = min(size, 64), learner.model.training
+    side, training = size if is_library(learner.recipe.arch) else min(size, 64), learner.model.training  # some of a library's take one size only
     learner.model.train()
     (two, _), (four, largest) = (saved_bytes(learner, learner.resolved.precision, (count, 3, side, side)) for count in (2, 4))
     learner.model.train(training)

@@ -34,15 +34,15 @@ def run_reading(
 def reading_warnings(
     metrics:dict, # metrics.json
     reading:dict|None, # Of `reading_values`
-)->list[tuple[str, str]]: # Title and text
+)->list[tuple[str, str, str]]: # Title, text, and what to do
     "What an accuracy rests on"
     found, copies = [], metrics.get('copies')
     if isinstance(copies, dict) and copies.get('in_two_classes'):
-        found.append(('Pictures in two classes', f"{thousands(copies['in_two_classes'])} pictures lie in more than one class, so that some labels are wrong"))
+        found.append(('Pictures in two classes', f"{thousands(copies['in_two_classes'])} pictures lie in more than one class, so that some labels are wrong", 'data.json names them: take one of each pair away'))
     if isinstance(copies, dict) and copies.get('test_images'):
         without = copies.get('test_accuracy_without')
         rest = 'so the accuracy says nothing' if without is None else f'without them the accuracy is {percentage(without)}'
-        found.append(('Copies in the test set', f"{thousands(copies['test_images'])} of {thousands(metrics.get('test_images', 0))} test images are copies of images that were trained on; {rest}"))
+        found.append(('Copies in the test set', f"{thousands(copies['test_images'])} of {thousands(metrics.get('test_images', 0))} test images are copies of images that were trained on; {rest}", 'Take them out of the test set'))
     drawn = next((line for line in (reading or {}).get('how', ()) if 'were drawn' in line), '')
-    if drawn: found.append(('A drawn test set', f'the data had none: {drawn}'))
+    if drawn: found.append(('A drawn test set', f'the data had none: {drawn}', ''))
     return found

@@ -185,7 +185,7 @@ def status_warnings(record):
     "Whether the run is whole"
     metrics, status = record.metrics, record.metrics.get('status', 'complete')
     if status == 'complete': return []
-    return [Caution(STATUS.get(status, f'The run is {status}'), f"after {metrics.get('epochs', 0)} of {record.recipe.epochs} epochs" + (f": {metrics['message']}" if metrics.get('message') else ''),
+    return [Caution(STATUS.get(status, f'The run is {status}'), f"after {metrics.get('epochs', 0)} of {record.about['resolved'].get('epochs', record.recipe.epochs)} epochs" + (f": {metrics['message']}" if metrics.get('message') else ''),
                     f'Resume with python -m cifar_fastai.train --resume {record.path}')]
 
 def holdout_warnings(record, chosen, count):
@@ -221,5 +221,5 @@ def run_numbers(
     "What a run measured beside its accuracy"
     known = [('test loss', 'test_loss', lambda value: f'{value:.4f}'), ('wrong', 'misclassified', thousands),
              ('calibration error', 'ece', percentage), ('epochs', 'epochs', str), ('parameters', 'parameters', thousands),
-             ('of training', 'train_seconds', duration), ('images a second', 'train_images_per_second', thousands), ('seed', 'seed', str)]
+             ('trained for', 'train_seconds', duration), ('images a second', 'train_images_per_second', thousands), ('seed', 'seed', str)]
     return [(label, text(metrics[name])) for label, name, text in known if metrics.get(name) is not None]

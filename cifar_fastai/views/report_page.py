@@ -205,7 +205,7 @@ def run_values(record, interpretation):
     "What the head of the page says of a run"
     recipe, name = record.recipe, (record.about.get('data') or {}).get('name') or record.recipe.data
     known = {} if interpretation is None else dict(misclassified=interpretation.misclassified, ece=interpretation.expected_calibration_error())
-    return dict(heading=file_text(record.path.resolve().name), lead=f"{recipe.arch} on {name}, {recipe.epochs} epochs, {recipe.schedule.replace('_', '-')}",
+    return dict(heading=file_text(record.path.resolve().name), lead=f"{recipe.arch} on {name}, {record.about['resolved'].get('epochs', recipe.epochs)} epochs, {recipe.schedule.replace('_', '-')}",
                 numbers=run_numbers({**record.metrics, **known}), groups=recipe_groups(record), command=command_again(recipe), facts=run_facts(record))
 
 def write_run_report(
