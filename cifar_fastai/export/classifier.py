@@ -188,7 +188,7 @@ def read_exported(
     lacks = next((name for name, kind in EXPORTED.items() if not isinstance(config.get(name), kind)), None)
     if lacks: raise BadInput(f"'{folder}/config.json' is no exported classifier's: {lacks} is missing or of another kind")
     classes, device = config['classes'], choose_device(device)
-    model = recipe_network(recipe_from_dict(config['recipe']), len(classes))
+    model = recipe_network(recipe_from_dict(config['recipe']), len(classes), image_size=config['image_size'], with_weights=False)
     read_weights(folder/'model.safetensors', model)
     if (found := weights_fingerprint(model)) != config.get('fingerprint', found):
         raise BadInput(f"the weights in '{folder}' are not those of its config.json: their fingerprint is {found[:12]}…\nFetch or export it once more")

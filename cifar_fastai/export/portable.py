@@ -22,10 +22,11 @@ class Portable(nn.Module):
     "Pictures as bytes to probabilities"
     def __init__(self,
         classifier:Classifier, # On the CPU
-        heat:bool=False, # Give a map for each class as well
+        heat:bool=False, # Give a map for each class as well, where the network ends in a pool and a linear layer
     ):
         super().__init__()
-        self.network, self.classifier, self.heat = classifier.model.float().eval(), classifier, heat
+        self.network, self.classifier = classifier.model.float().eval(), classifier
+        self.heat = heat and all(hasattr(self.network, name) for name in ('pool', 'linear'))
         for name in ('mean', 'deviation'): self.register_buffer(name, torch.tensor(getattr(classifier, name)).view(1, 3, 1, 1), persistent=False)
 
     def forward(self,

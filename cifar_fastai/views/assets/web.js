@@ -86,7 +86,7 @@ const classify = async (name, blob) => {
   const opened = await openPicture(blob), { width, height } = opened;
   const pixels = fit(opened.getContext('2d').getImageData(0, 0, width, height).data, width, height), answer = await (await ready)(pixels);
   const shares = answer.probabilities.data, order = [...shares.keys()].sort((a, b) => shares[b] - shares[a] || a - b);
-  return { name, blob, opened, shares, order, maps: answer.heat.data, shape: answer.heat.dims.slice(2) };
+  return { name, blob, opened, shares, order, maps: answer.heat?.data, shape: answer.heat?.dims.slice(2) };
 };
 
 // The map of a class as heat in 0…1, SIZE × SIZE: what is negative goes, stretched over the picture, the least 0, the peak 1
@@ -121,6 +121,7 @@ const bar = share => {
 };
 
 const showHeat = () => {
+  if (!about.heat) return;
   const over = find('.over'), wanted = find('.show-heat').checked;
   find('.heat-class').textContent = about.classes[heatClass];
   for (const button of document.querySelectorAll('.one .bars button')) button.setAttribute('aria-pressed', +button.value === heatClass);
@@ -142,7 +143,7 @@ const show = async item => {
   find('.one-name').textContent = item.name;
   picture.setAttribute('aria-label', `${item.name}: ${about.classes[best]}`);
   find('.one .bars tbody').replaceChildren(...item.order.slice(0, TOP).map(place => element('tr', {},
-    element('th', { scope: 'row' }, element('button', { type: 'button', className: 'plain', value: place, onclick: () => { heatClass = place; showHeat(); } }, about.classes[place])),
+    element('th', { scope: 'row' }, !about.heat ? about.classes[place] : element('button', { type: 'button', className: 'plain', value: place, onclick: () => { heatClass = place; showHeat(); } }, about.classes[place])),
     element('td', { className: 'bar' }, bar(item.shares[place])), element('td', {}, percent(item.shares[place])))));
   for (const other of items) other.tile?.setAttribute('aria-pressed', other === item);
   showHeat();
