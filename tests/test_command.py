@@ -80,7 +80,7 @@ def test_words_of_train_reach_the_run(monkeypatch, tmp_path, capfd):
 def test_words_of_interpret_reach_the_pictures(monkeypatch, capfd):
     taken = passed_on(monkeypatch, 'cifar_fastai.runs.interpreted.interpret_run')
     assert run_command(interpret_main, ['a', '--n', '3', '--method', 'layercam', '--target', 'actual,contrast', '--layer', 'stage2', '--sample', '9', '--checks', 'sanity', '--out', 'b']) == 1
-    assert taken == dict(path='a', out='b', n=3, methods=['layercam'], layers='stage2', target=['actual', 'contrast'], checks=['sanity'], sample=9)
+    assert taken == dict(path='a', out='b', n=3, methods=['layercam'], layers='stage2', target=['actual', 'contrast'], checks=['sanity'], sample=9, svg=False)
 
 
 def test_words_of_compare_reach_the_comparison(monkeypatch, tmp_path, capfd):

@@ -91,6 +91,21 @@ def test_counts_and_classes(page, comparison):
     assert [row[5:] for row in rows()] == [row[:4:-1] for row in first]
 
 
+def test_the_answer_comes_first_with_a_bar_for_each_arm(page, comparison):
+    accuracy = comparison[1].mean((1, 2))
+    answer = page.find_element(By.CSS_SELECTOR, '.answer').text
+    best, other = ('resnet18', 'resnet9') if accuracy[1] > accuracy[0] else ('resnet9', 'resnet18')
+    assert answer.startswith(best) and f'{other} by {100*abs(accuracy[1] - accuracy[0]):.1f} points ({accuracy.max():.1%} against {accuracy.min():.1%})' in answer and f'{SEEDS} seeds each' in answer
+    bars = [[cell.text for cell in row.find_elements(By.CSS_SELECTOR, 'th, td')] for row in page.find_elements(By.CSS_SELECTOR, '.bars-of-arms tr')]
+    assert [row[0].split()[0] for row in bars] == [best, other] and [row[1] for row in bars] == [f'{accuracy.max():.1%}', f'{accuracy.min():.1%}']
+    row = [cell.text for cell in page.find_elements(By.CSS_SELECTOR, '.differences tbody tr:first-child td')]
+    assert [name.strip() for name in row[:2]] == [best, other] and float(row[2]) == pytest.approx(100*abs(accuracy[1] - accuracy[0]), abs=0.006)
+    heads = [head.text for head in page.find_elements(By.CSS_SELECTOR, '#table thead th')]
+    assert not any(head.startswith('to ') for head in heads)  # nobody reached 85% on the curves
+    assert page.find_element(By.CSS_SELECTOR, '[name=kind] [value=fixed]').text == f'only {best} right'
+    assert page.find_element(By.CSS_SELECTOR, '#recipes details').get_attribute('open') is None
+
+
 def test_a_picture_opens_and_is_its_own(page, comparison):
     _, right, targets, data = comparison
     choose(page, 'kind', 'all')

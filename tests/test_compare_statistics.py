@@ -135,7 +135,7 @@ def test_a_difference_says_whether_it_is_noise_and_of_what():
     def of(p, low, high, over=BOTH): return Difference('t', 'said', 0.003, p, low, high, 3, 'pairs of seeds', over)
     assert of(0.2, -0.004, 0.01).line().endswith('within the noise over seeds and images')
     assert of(0.01, 0.001, 0.005, NETWORKS_FIXED).line().endswith('beyond the noise over images, the trained networks fixed')
-    assert '+0.30 points (95 % interval -0.40 to +1.00), p = 0.200, n = 3 pairs of seeds' in of(0.2, -0.004, 0.01).line()
+    assert '+0.30 points (95% interval -0.40 to +1.00), p = 0.200, n = 3 pairs of seeds' in of(0.2, -0.004, 0.01).line()
     assert of(None, 0.001, 0.005).shown and not of(None, -0.001, 0.005).shown
 
 

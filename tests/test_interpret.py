@@ -369,7 +369,7 @@ def test_a_dead_map_is_said_to_be_dead(loaders):
     class Blind(Counted):
         def forward(self, images): return super().forward(images) * 0 + torch.tensor([0., 1., 0.])
     figure = CifarInterpretation.from_learner(learner_of(loaders, Blind())).plot_gradcam(1, layers='layer')
-    assert 'dead map' in titles_of(figure)[1]
+    assert 'no positive evidence' in titles_of(figure)[1]
 
 
 # Bad input

@@ -96,7 +96,7 @@ class SeedMean:
     "Mean accuracy over seeds"
     mean:float # Mean, 0…1
     sd:float|None # Standard deviation over seeds; None of one seed
-    low:float # Low end of the 95 % interval, 0…1; its width is never 0
+    low:float # Low end of the 95% interval, 0…1; its width is never 0
     high:float # High end
     n:int # Seeds
     images:int|None=None # Test images
@@ -104,13 +104,13 @@ class SeedMean:
     @property
     def over(self)->str: return BOTH if self.n > 1 else NETWORKS_FIXED # What the interval takes to be chance
 
-    def percent(self)->str: # Such as `91.30 ± 0.21 % (n = 3)`
+    def percent(self)->str: # Such as `91.30 ± 0.21% (n = 3)`
         "A share in percent with its spread and count"
-        return f'{self.mean:.2%} (n = 1)' if self.n == 1 else f'{100*self.mean:.2f} ± {100*self.sd:.2f} % (n = {self.n})'
+        return f'{self.mean:.2%} (n = 1)' if self.n == 1 else f'{100*self.mean:.2f} ± {100*self.sd:.2f}% (n = {self.n})'
 
     def _repr_markdown_(self):
         images = '' if self.images is None else f', {self.images:,} images'
-        return f'{self.percent()[:-1]}{images}), 95 % interval {100*self.low:.2f} to {100*self.high:.2f} % {self.over}'
+        return f'{self.percent()[:-1]}{images}), 95% interval {100*self.low:.2f} to {100*self.high:.2f}% {self.over}'
 
 def seed_mean(
     right:np.ndarray, # Whether each seed's run got each image right, bool (seeds, images)
@@ -130,7 +130,7 @@ class Difference:
     explained:str # In one line
     difference:float # Accuracy of B less that of A, in −1…1
     p:float|None # Two-sided; None where only an interval is given, or nothing can be said
-    low:float|None # Low end of the 95 % interval; None where there is none
+    low:float|None # Low end of the 95% interval; None where there is none
     high:float|None # High end
     n:int # Of how many
     of:str # What is counted: images, pairs of seeds
@@ -146,9 +146,9 @@ class Difference:
     @property
     def verdict(self)->str: return f"{'beyond' if self.shown else 'within'} the noise {self.over}" # In words
 
-    def line(self)->str: # Such as `+0.31 points (95 % interval −0.10 to +0.72), p = 0.08, n = 3 pairs of seeds: within the noise over seeds and images`
+    def line(self)->str: # Such as `+0.31 points (95% interval −0.10 to +0.72), p = 0.08, n = 3 pairs of seeds: within the noise over seeds and images`
         "The result in a line"
-        interval = f' (95 % interval {points(self.low)} to {points(self.high)})' if self.low is not None else ''
+        interval = f' (95% interval {points(self.low)} to {points(self.high)})' if self.low is not None else ''
         p = f', {p_text(self.p)}' if self.p is not None else ''
         if self.p_corrected is not None: p += f' ({p_text(self.p_corrected)} by Holm)'
         return f'{points(self.difference)} points{interval}{p}, n = {self.n:,} {self.of}: {self.verdict}'
@@ -239,10 +239,10 @@ class Alike:
     kappa:float|None # Error consistency, −1…1; None where chance leaves nothing to tell
     n:int # Images
 
-    def line(self)->str: # Such as `agreement 91.2 %, error-consistency kappa 0.55, n = 10,000 images`
+    def line(self)->str: # Such as `agreement 91.2%, error-consistency kappa 0.55, n = 10,000 images`
         "In a line"
         kappa = 'no kappa: there is nothing to be consistent in' if self.kappa is None else f'error-consistency kappa {self.kappa:.2f}'
-        return f'agreement {100*self.agreement:.1f} %, {kappa}, n = {self.n:,} images'
+        return f'agreement {100*self.agreement:.1f}%, {kappa}, n = {self.n:,} images'
 
     def _repr_markdown_(self): return self.line()
 

@@ -36,7 +36,7 @@ model-index:
 
 A {arch} that names one of {count} classes in pictures of {size}×{size} pixels: {classes}.
 
-**{accuracy:.2%}** of {images:,} test images right; 95 % interval {low:.2%} to {high:.2%}.
+**{accuracy:.2%}** of {images:,} test images right; 95% interval {low:.2%} to {high:.2%}.
 
 ![Loss and accuracy of each epoch](curves.png)
 

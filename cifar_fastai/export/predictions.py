@@ -132,7 +132,7 @@ class Tally:
         found = [f"pictures  {self.pictures:,} in {duration(self.seconds)}{speed}"]
         for part, count in self.labelled.items():
             low, high = wilson_interval(self.right[part], count)
-            found.append(f"accuracy  {part + ': ' if part else ''}{self.right[part]/count:.2%} ({self.right[part]:,} of {count:,}), 95 % interval {low:.1%} to {high:.1%}")
+            found.append(f"accuracy  {part + ': ' if part else ''}{self.right[part]/count:.2%} ({self.right[part]:,} of {count:,}), 95% interval {low:.1%} to {high:.1%}")
         unknown = self.pictures - self.labelled.total()
         if self.labelled and unknown: found.append(f'          {unknown:,} pictures are in no folder that has the name of a class, and are not in it')
         if self.unsure: found.append(f'unsure    {self.unsure:,} of {self.pictures:,}')

@@ -101,15 +101,15 @@ class HeatmapChecks:
     __str__ = _repr_markdown_
 
 # %% ../../nbs/02_heatmaps/04_checks.ipynb #c0c6676c
-def percent_with_interval(number): return f"{100*number['value']:.1f} % ({100*number['low']:.1f} to {100*number['high']:.1f})"
+def percent_with_interval(number): return f"{100*number['value']:.1f}% ({100*number['low']:.1f} to {100*number['high']:.1f})"
 def number_with_interval(number): return f"{number['value']:.3f} ({number['low']:.3f} to {number['high']:.3f})"
 
 def markdown(checks):
     "The checks as tables"
     size = '×'.join(map(str, checks.map_size))
-    right = '' if checks.accuracy is None else f', {100*checks.accuracy:.1f} % of them classified right'
+    right = '' if checks.accuracy is None else f', {100*checks.accuracy:.1f}% of them classified right'
     text = [f'{checks.images} images{right}; layer `{checks.layer}`, its own map {size}, stretched to '
-            f"{'×'.join(map(str, checks.image_size))}; in brackets the interval of 95 %."]
+            f"{'×'.join(map(str, checks.image_size))}; in brackets the interval of 95%."]
     if checks.pointing: text.append(str(Listing(
         '**Pointing**: the peak lies on the figure; the heat that lies on it', ('map', 'peak on the figure', 'heat on the figure', 'dead maps', ''),
         [[row['map'], percent_with_interval(row['points']), percent_with_interval(row['heat']), row.get('dead', ''), row.get('verdict', '')] for row in checks.pointing])))

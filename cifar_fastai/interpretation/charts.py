@@ -109,7 +109,7 @@ def plot_class_accuracy(
               error_kw=dict(lw=1.2, capsize=2, ecolor=COLOURS['black']))
     axes.axvline(overall, color=COLOURS['orange'], ls='--', lw=1.4)
     axes.set_yticks(places, [shorten(str(name), 130, size) for name in table.index], size=size, **name_style())
-    axes.set(ylim=(len(table)-0.4, -0.6), xlim=(0, 1), xlabel='accuracy (recall), with 95 % Wilson intervals')
+    axes.set(ylim=(len(table)-0.4, -0.6), xlim=(0, 1), xlabel='accuracy (recall), with 95% Wilson intervals')
     axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     for place, row in zip(places, table.itertuples()):
         said = f'{row.accuracy:.1%} ({row.right}/{row.images})' if row.images else 'no images'
@@ -129,7 +129,7 @@ def plot_reliability(
     figure = Picture(figsize=(5.2, 5.2), dpi=DOTS, layout='constrained')
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     width, middle, full = bins.right-bins.left, (bins.left+bins.right)/2, bins[bins.images > 0]
-    upper.bar(middle, bins.accuracy.fillna(0), width, color=COLOURS['sky'], edgecolor='white', label='accuracy, with 95 % interval')
+    upper.bar(middle, bins.accuracy.fillna(0), width, color=COLOURS['sky'], edgecolor='white', label='accuracy, with 95% interval')
     upper.errorbar(full.confidence, full.accuracy, np.clip([full.accuracy-full.low, full.high-full.accuracy], 0, None), fmt='none',
                    color=COLOURS['black'], capsize=2, lw=1)
     upper.plot(full.confidence, full.confidence, color=COLOURS['orange'], marker='D', ms=4, ls='', label='mean confidence')

@@ -241,6 +241,6 @@ def heat_titles(kept, indices, columns, heat):
         titles.append(title(kept, index))
         for ((layer, size), method, target), gone in zip(columns, dead):
             parts = [f'{layer} {size[0]}×{size[1]}' if many[0] else '', method if many[1] else '', evidence_text(kept, index, target, method),
-                     'dead map: no evidence' if gone[row] else '']
+                     'no positive evidence' if gone[row] else '']
             titles.append('\n'.join(filter(None, parts)))
     return titles

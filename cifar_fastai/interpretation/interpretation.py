@@ -150,7 +150,7 @@ def balanced_accuracy(self:CifarInterpretation)->float: # 0…1
 
 @patch
 def class_accuracy(self:CifarInterpretation)->pd.DataFrame: # One row a class: right, images, accuracy, low, high
-    "Accuracy of each class with its 95 % Wilson interval"
+    "Accuracy of each class with its 95% Wilson interval"
     return class_table(self.kept)
 
 @patch
@@ -180,7 +180,7 @@ def write_top_losses(self:CifarInterpretation,
 def _repr_markdown_(self:CifarInterpretation):
     kept = self.kept
     low, high = wilson_interval(kept.right.sum(), len(kept))
-    return (f'**{self.accuracy:.2%}** of {len(kept):,} images right (95 % interval {low:.2%} to {high:.2%}), {self.misclassified:,} '
+    return (f'**{self.accuracy:.2%}** of {len(kept):,} images right (95% interval {low:.2%} to {high:.2%}), {self.misclassified:,} '
             f'misclassified; loss {kept.losses.mean():.4f}, calibration error {self.expected_calibration_error():.2%}')
 
 # %% ../../nbs/05_interpretation/05_interpretation.ipynb #4e2d865c

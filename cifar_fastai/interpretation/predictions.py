@@ -62,7 +62,7 @@ class ClassifiedImages:
 def class_table(
     predictions:ClassifiedImages, # Kept predictions
 )->pd.DataFrame: # One row a class: right, images, accuracy, low, high
-    "Accuracy (recall) of each class with its 95 % interval"
+    "Accuracy (recall) of each class with its 95% interval"
     matrix = confusion(predictions)
     table = pd.DataFrame(dict(right=np.diag(matrix), images=matrix.sum(1)), index=[str(name) for name in predictions.classes])
     with np.errstate(invalid='ignore'): table['accuracy'] = np.diag(matrix)/matrix.sum(1)

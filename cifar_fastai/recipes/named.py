@@ -48,20 +48,20 @@ RECIPES |= {
         Recipe(arch='resnet18', epochs=20, optimizer='adam', augment='crop_flip_cutout16',
                **ONE_CYCLE | dict(lr=1.83e-3, pct_start=5/20, anneal='linear')),
         'batch 512, padded crop, flip and 16×16 cutout, 20 epochs; peak from its own LR finder, at epoch 5',
-        'no fault of it is known', '91.93 %'),
+        'no fault of it is known', '91.93%'),
     'published-resnet9-finder': NamedRecipe(
         'the custom ResNet by SGD, one-cycle to the rate of an LR finder',
         Recipe(arch='resnet9', epochs=24, optimizer='sgd', augment='crop_flip_cutout8',
                **ONE_CYCLE | dict(lr=0.1834, pct_start=5/24, anneal='cosine')),
         'batch 512, crop, flip and 8×8 cutout, 24 epochs; peak at epoch 5; the optimizer is not named, SGD is taken',
-        SOFTMAX, '87.15 % at the end, 87.22 % at best'),
+        SOFTMAX, '87.15% at the end, 87.22% at best'),
     'published-resnet9-sgd': NamedRecipe(
         'the custom ResNet by SGD, gradients clipped by value',
         Recipe(arch='resnet9', epochs=24, optimizer='sgd', augment='crop_flip_cutout8', clip_value=0.1, lr_start=0.01, lr_end=0.02, lr_steps=200,
                **ONE_CYCLE | dict(lr=0.0199, pct_start=5/24, div=8, anneal='cosine', momentum=0.9, momentum_low='auto', weight_decay=0.005)),
         'batch 512, crop, flip and 8×8 cutout, momentum 0.9, weight decay 0.005, from lr / 8 to the peak at epoch 5; its scan, from 0.01 to '
         '0.02 in 200 steps, is kept for --lr find',
-        SOFTMAX + '; the scan started above most rates worth trying', '93.86 % claimed; 90.39 % is the last that its own log supports')}
+        SOFTMAX + '; the scan started above most rates worth trying', '93.86% claimed; 90.39% is the last that its own log supports')}
 
 # %% ../../nbs/01_recipes/01_named.ipynb #a8d3e990
 RECIPES |= {
@@ -70,14 +70,14 @@ RECIPES |= {
         Recipe(arch='resnet18', norm='layer', epochs=40, batch_size=256, optimizer='adam', augment='crop_rotate_cutout16',
                **ONE_CYCLE | dict(lr=0.01, pct_start=0.3, anneal='cosine')),
         'batch 256, crop, ±5° rotation and 16×16 cutout, 40 epochs; normalised over all channels as one group',
-        'no fault of it is known', '86.11 %'),
+        'no fault of it is known', '86.11%'),
     'published-lightning-resnet18': NamedRecipe(
         "Lightning's CIFAR-10 tutorial",
         Recipe(arch='resnet18', epochs=30, batch_size=256, optimizer='sgd', augment='crop_flip_zeros',
                **ONE_CYCLE | dict(lr=0.1, pct_start=0.3, anneal='cosine', weight_decay=5e-4)),
         'batch 256, crop and flip, weight decay 5e-4, 30 epochs; it trains on 45,000 images and keeps 5,000 to validate on, '
         'here all 50,000 are trained on',
-        'no fault of it is known', '92 to 93 %')}
+        'no fault of it is known', '92 to 93%')}
 
 def expectation(
     name:str, # A name in `RECIPES`, or a path
@@ -102,7 +102,7 @@ GRIDS = {
         'each ResNet in turn, with and without one-cycle, stopped early on a hold-out',
         Recipe(epochs=25, early_stopping=5, progressive=0, label_smoothing=0, optimizer='adam', augment='crop_flip'),
         {'arch': tuple(name for name in NETWORKS if 'resnet' in name), 'schedule': ('one_cycle', 'constant')},
-        '77 to 78 %, its epoch chosen on the test set')}
+        '77 to 78%, its epoch chosen on the test set')}
 
 # %% ../../nbs/01_recipes/01_named.ipynb #4d23f8d3
 def read_recipe(

@@ -186,7 +186,7 @@ class ProgressLine(RunCallback):
     def show(self, speed, left):
         done = (self.iter + 1)/self.n_iter
         loss = f'loss {float(self.smooth_loss):.4f}  ' if time.monotonic() - self.line.shown >= 0.2 and hasattr(self, 'smooth_loss') else ''
-        self.line.show(f'epoch {self.epoch + 1}/{self.n_epoch} {progress_bar(done)} {done:4.0%}  {loss}{speed:,.0f} images/s  {format_time(left)} left', 0.2)
+        self.line.show(f'epoch {self.epoch + 1}/{self.n_epoch} {progress_bar(done)} {done:4.0%}  {loss}{speed:,.0f} images/s  {format_time(round(left))} left', 0.2)
 
     def after_pause(self, seconds): self.phase += seconds
     def checkpoint_state(self):

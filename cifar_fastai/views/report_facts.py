@@ -221,5 +221,5 @@ def run_numbers(
     "What a run measured beside its accuracy"
     known = [('test loss', 'test_loss', lambda value: f'{value:.4f}'), ('wrong', 'misclassified', thousands),
              ('calibration error', 'ece', percentage), ('epochs', 'epochs', str), ('parameters', 'parameters', thousands),
-             ('of training', 'train_seconds', duration), ('images a second', 'train_images_per_second', thousands), ('seed', 'seed', str)]
+             ('trained for', 'train_seconds', duration), ('images a second', 'train_images_per_second', thousands), ('seed', 'seed', str)]
     return [(label, text(metrics[name])) for label, name, text in known if metrics.get(name) is not None]
