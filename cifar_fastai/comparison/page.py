@@ -50,8 +50,8 @@ def pair_facts(pair:Pair)->dict:
     def ends(test): return (test.low, test.high) if won or test.low is None else (-test.high, -test.low)
     wins = {kind: int((images.kind == kind).sum()) for kind in ('fixed', 'broke')}
     return dict(better=(pair.b if won else pair.a).name, worse=(pair.a if won else pair.b).name, difference=f'{100*abs(first.difference):.2f}',
-                interval=interval_text(*ends(first)) if first.over == BOTH else '', p=None if first.p is None else p_text(first.p),
-                corrected=None if first.p_corrected is None else p_text(first.p_corrected), n=first.n, of=first.of, shown=first.shown, verdict=first.verdict, test=first.test,
+                interval=interval_text(*ends(first)) if first.over == BOTH else '', p=None if first.p is None else p_text(first.p).removeprefix('p ').removeprefix('= '),
+                corrected=None if first.p_corrected is None else p_text(first.p_corrected).removeprefix('p ').removeprefix('= '), n=first.n, of=first.of, shown=first.shown, verdict=first.verdict, test=first.test,
                 images_interval=interval_text(*ends(fixed)), agreement=pair.alike.agreement, kappa=pair.alike.kappa,
                 wins=wins['fixed' if won else 'broke'], losses=wins['broke' if won else 'fixed'])
 

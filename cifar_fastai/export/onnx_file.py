@@ -93,8 +93,8 @@ def write_onnx(
     reference:Reference, # What it must say
 )->str: # What was compared, in a line
     "Write an ONNX file, if it says what the run says; raises `BadInput`, and leaves no file, if it doesn't"
-    model = onnx_program(portable, about)
     need_module('onnxruntime', 'export')
+    model = onnx_program(portable, about)
     with whole_file(path) as beside:
         beside.write_bytes(model.SerializeToString())
         session = onnx_session(beside)

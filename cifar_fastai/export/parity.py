@@ -6,10 +6,11 @@
 __all__ = ['CHECKED', 'TOLERANCE', 'Reference', 'network_answers', 'loaders_here', 'find_reference', 'check_answers']
 
 # %% ../../nbs/12_export/11_parity.ipynb #57403708
+import warnings
 from dataclasses import dataclass
 import numpy as np, torch
 from scipy.special import softmax
-from ..base.messages import BadInput, notice
+from ..base.messages import BadInput, CifarWarning, notice
 from ..data.loaders import CifarDataLoaders
 from ..data.shapes import draw_shapes
 from ..data.sources import cifar10_path
@@ -42,7 +43,9 @@ def loaders_here(
     "A run's data, if nothing has to be downloaded for them"
     try:
         if record.recipe.data == 'cifar10' and not cifar10_path(fetch=False): raise BadInput('CIFAR-10 is not on this machine')
-        return run_loaders(record)
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore', CifarWarning)  # of what was said at the training
+            return run_loaders(record)
     except BadInput as error: notice(f"without the run's data: {str(error).splitlines()[0]}")
 
 # %% ../../nbs/12_export/11_parity.ipynb #cb3b0270

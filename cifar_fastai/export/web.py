@@ -20,11 +20,12 @@ from .web_runtime import RUNTIME_VERSION
 # %% ../../nbs/12_export/17_web.ipynb #9dd20713
 def web_page(
     about:dict, # From `describe_classifier`
+    heat:bool=True, # Whether the network gives maps
 )->str: # HTML
     "The page"
-    carried = {'classes': about['classes'], 'size': about['image_size'], 'fit': about['fit']}
+    carried = {'classes': about['classes'], 'size': about['image_size'], 'fit': about['fit'], 'heat': heat}
     return fill_page('web.html', ('data.js', 'viridis.js', 'web.js'), ('base.css', 'report.css', 'web.css'), beside=True,
-                     heading=about['name'], about=about, carried=carried, runtime_version=RUNTIME_VERSION)
+                     heading=about['name'], about=about, heat=heat, carried=carried, runtime_version=RUNTIME_VERSION)
 
 def write_web(
     portable:Portable, # With heat
@@ -39,7 +40,7 @@ def write_web(
     (folder/'onnxruntime-web').mkdir()
     for name, content in runtime.items(): (folder/'onnxruntime-web'/name).write_bytes(content)
     write_json(folder/'about.json', about)
-    write_page(folder/'index.html', web_page(about))
+    write_page(folder/'index.html', web_page(about, portable.heat))
     return told
 
 # %% ../../nbs/12_export/17_web.ipynb #dee60f92

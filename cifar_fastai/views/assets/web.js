@@ -14,7 +14,7 @@ const ready = (async () => {
   if (location.protocol === 'file:') throw new Error('A browser reads the network only from a server. Put this folder on the web, or see it by: python -m http.server --bind 127.0.0.1');
   const ort = await import(new URL('onnxruntime-web/ort.wasm.bundle.min.mjs', document.baseURI));
   ort.env.wasm.numThreads = 1;
-  ort.env.wasm.wasmPaths = new URL('onnxruntime-web/', document.baseURI).href;
+  ort.env.wasm.wasmPaths = { wasm: new URL('onnxruntime-web/ort-wasm-simd-threaded.wasm', document.baseURI).href };
   const session = await ort.InferenceSession.create(new URL('model.onnx', document.baseURI).href, { executionProviders: ['wasm'] });
   return pixels => session.run({ pictures: new ort.Tensor('uint8', pixels, [1, SIZE, SIZE, 3]) });
 })();
@@ -86,7 +86,7 @@ const classify = async (name, blob) => {
   const opened = await openPicture(blob), { width, height } = opened;
   const pixels = fit(opened.getContext('2d').getImageData(0, 0, width, height).data, width, height), answer = await (await ready)(pixels);
   const shares = answer.probabilities.data, order = [...shares.keys()].sort((a, b) => shares[b] - shares[a] || a - b);
-  return { name, blob, opened, shares, order, maps: answer.heat.data, shape: answer.heat.dims.slice(2) };
+  return { name, blob, opened, shares, order, maps: answer.heat?.data, shape: answer.heat?.dims.slice(2) };
 };
 
 // The map of a class as heat in 0…1, SIZE × SIZE: what is negative goes, stretched over the picture, the least 0, the peak 1
@@ -121,6 +121,7 @@ const bar = share => {
 };
 
 const showHeat = () => {
+  if (!about.heat) return;
   const over = find('.over'), wanted = find('.show-heat').checked;
   find('.heat-class').textContent = about.classes[heatClass];
   for (const button of document.querySelectorAll('.one .bars button')) button.setAttribute('aria-pressed', +button.value === heatClass);
@@ -129,7 +130,7 @@ const showHeat = () => {
   find('.heat-words').textContent = alive ? `Bright: more evidence, by its own peak. Stretched from ${chosen.shape.join('×')} places.` : 'No place speaks for this class.';
   over.width = over.height = SIZE;
   const context = over.getContext('2d'), drawn = context.createImageData(SIZE, SIZE);
-  heat.forEach((value, i) => drawn.data.set([...viridis(value), alive ? 255 : 0], 4 * i));
+  heat.forEach((value, i) => drawn.data.set([...viridis(value), Math.round(255 * value)], 4 * i)); // the picture shows where there is none
   context.putImageData(drawn, 0, 0);
 };
 
@@ -139,9 +140,10 @@ const show = async item => {
   const [best] = item.order, picture = find('.one .picture');
   find('.one').hidden = false;
   find('#one-title').textContent = `${about.classes[best]}, ${percent(item.shares[best])}`;
+  find('.one-name').textContent = item.name;
   picture.setAttribute('aria-label', `${item.name}: ${about.classes[best]}`);
   find('.one .bars tbody').replaceChildren(...item.order.slice(0, TOP).map(place => element('tr', {},
-    element('th', { scope: 'row' }, element('button', { type: 'button', className: 'plain', value: place, onclick: () => { heatClass = place; showHeat(); } }, about.classes[place])),
+    element('th', { scope: 'row' }, !about.heat ? about.classes[place] : element('button', { type: 'button', className: 'plain', value: place, onclick: () => { heatClass = place; showHeat(); } }, about.classes[place])),
     element('td', { className: 'bar' }, bar(item.shares[place])), element('td', {}, percent(item.shares[place])))));
   for (const other of items) other.tile?.setAttribute('aria-pressed', other === item);
   showHeat();
