@@ -1,5 +1,6 @@
 # `make demo` and `make test` need nothing but make and a python3 with venv.
 PYTHON ?= python3
+WORKERS ?= 2
 SETTINGS = settings.ini setup.py pyproject.toml
 ENVIRONMENT = .venv/bin/python -m pip install --quiet --disable-pip-version-check
 
@@ -9,7 +10,7 @@ demo: .venv/installed
 	.venv/bin/python -m cifar_fastai.train --recipe demo
 
 test: .venv/installed-dev
-	.venv/bin/python -m pytest tests
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest tests -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 # Kills, full disks, damaged and hostile files, done to real processes; the table goes to tests/faults/RESULTS.md.
 faults: .venv/installed-dev

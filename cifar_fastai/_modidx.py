@@ -738,6 +738,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                       'cifar_fastai/data/layouts.py'),
                                            'cifar_fastai.data.layouts.is_between': ( '03_data/layouts.html#is_between',
                                                                                      'cifar_fastai/data/layouts.py'),
+                                           'cifar_fastai.data.layouts.name_deeper': ( '03_data/layouts.html#name_deeper',
+                                                                                      'cifar_fastai/data/layouts.py'),
                                            'cifar_fastai.data.layouts.place_by_folder': ( '03_data/layouts.html#place_by_folder',
                                                                                           'cifar_fastai/data/layouts.py'),
                                            'cifar_fastai.data.layouts.place_without_splits': ( '03_data/layouts.html#place_without_splits',

@@ -15,6 +15,14 @@ from cifar_fastai.data.images import image_data
 from cifar_fastai.recipes.recipe import Recipe
 
 
+LONGEST = ('test_project', 'test_profile', 'test_compare', 'test_checkpoints')  # begun first, so that no worker waits long for another at the end
+
+
+def pytest_collection_modifyitems(items):
+    places = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(places)))
+
+
 @pytest.fixture(scope='session')
 def tiny_data():
     "120 training and 30 test images of 16×16 in three classes"

@@ -1,14 +1,16 @@
 "Folders that people have, made here file by file, against what is read of them"
 import io
+import json
 import os
 import shutil
-import tarfile
-import warnings
+import tempfile
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings, strategies as st
 from PIL import Image
 
 from cifar_fastai.base.messages import BadInput
@@ -229,7 +231,7 @@ def test_copies_are_counted_by_their_pixels(tmp_path):
 
 # ---- layouts -----------------------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize('splits', [('training', 'testing'), ('Training', 'Testing'), ('train', 'validation'), ('TRAIN', 'Val'), ('train_set', 'test_set'), ('train/train', 'test/test'),
+@pytest.mark.parametrize('splits', [('training', 'testing'), ('Training', 'Testing'), ('train', 'validation'), ('TRAIN', 'Val'), ('train_set', 'test_set'), ('seg_train/seg_train', 'seg_test/seg_test'), ('train2017', 'val2017'), ('train/train', 'test/test'),
                                     ('train/images', 'test/images')])
 def test_splits_by_other_names(tmp_path, splits):
     data = read(plain(tmp_path, splits=splits))
@@ -331,3 +333,50 @@ def test_a_hold_out_that_nobody_typed_is_as_good_as_the_data_allow(tmp_path):
     one = read(plain(tmp_path/'one', train=1, test=1))
     with pytest.raises(BadInput, match='no class has two') as caught: split(one, 0, 1, 0, about=True)
     assert '--' not in str(caught.value)
+
+
+# ---- any tree of folders -----------------------------------------------------------------------------------------
+
+CONTENTS = {'picture': lambda number: encoded(picture(number)), 'grey': lambda number: encoded(picture(number).convert('L')), 'animated': lambda number: encoded(picture(number), 'gif', save_all=True, append_images=[picture(number + 1)]),
+            'deep': lambda number: encoded(Image.fromarray(grey(number).astype(np.uint16)*16), 'tiff'), 'text': lambda number: b'words %d' % number, 'heic': lambda number: b'\0\0\0\x18ftypheic' + bytes(90)}
+
+
+def encoded(image, form='png', **options):
+    file = io.BytesIO()
+    image.save(file, form, **options)
+    return file.getvalue()
+
+
+ENTRIES, SHARES = (st.lists(st.tuples(st.sampled_from(['train', 'train', 'test', 'valid', 'extra', '.hidden', '@eaDir', '']), st.sampled_from(['cat', 'dog', 'cat', 'dog/b', 'Cat', b'\xb9\xb7', '@eaDir', '.git', '']),
+                          st.sampled_from(['1.png', '2.jpg', '3', 'x.txt', '._1.png', 'Thumbs.db', '4.HEIC', '\n.png', b'\xff.png', 'link', 'up']), st.sampled_from(sorted(CONTENTS))), max_size=6),
+       st.sampled_from([0., 0.3]))
+
+
+def check_tree(entries, share):
+    "Make a folder of these files, and hold what is read of it against what is there"
+    with tempfile.TemporaryDirectory() as folder:
+        root = os.fsencode(os.path.join(folder, 'set'))
+        plain(Path(os.fsdecode(root)), splits=('train', 'test') if not share else ('.', '.'))
+        for number, (part, title, name, content) in enumerate(entries):
+            place = b'/'.join(map(os.fsencode, filter(None, (os.fsdecode(root), part, title))))
+            with suppress(FileExistsError, NotADirectoryError): os.makedirs(place)
+            path = os.path.join(place, os.fsencode(name))
+            if os.path.lexists(path) or not os.path.isdir(place): continue
+            if name == 'link': os.symlink(b'nowhere', path)
+            elif name == 'up': os.symlink(b'..', path)
+            else:
+                with open(path, 'wb') as file: file.write(CONTENTS[content](100 + number))
+        there = sum(len(names) for _, _, names in os.walk(root)) + sum(os.path.islink(os.path.join(place, name)) for place, names, _ in os.walk(root) for name in names)
+        try: data = read(os.fsdecode(root), test_share=share)
+        except BadInput as error:
+            assert 1 <= len(str(error).splitlines()) <= 5
+            return
+        read_in, left = len(data.labels), sum(about['files'] for about in data.read['left_out'].values())
+        assert read_in + left == there and read_in == sum(row['images'] for row in data.read['rows'])
+        assert all(row['files'] == row['images'] + sum(row['left_out'].values()) for row in data.read['rows'])
+        assert len(data.notes) <= 4 and json.dumps(data.read).encode() and all(name.encode('utf8') for name in data.names)
+
+
+@settings(max_examples=40, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(ENTRIES, SHARES)
+def test_every_file_of_any_tree_is_read_or_counted_with_a_reason(entries, share): check_tree(entries, share)

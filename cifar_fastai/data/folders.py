@@ -12,7 +12,7 @@ import numpy as np
 from ..base.messages import BadInput
 from .archives import EXPECTED, Files
 from .images import ImageData, image_data
-from .layouts import LOOSE, SPLITS, Placement, safe_text, some, split_of
+from .layouts import SPLITS, Placement, safe_text, some, split_of
 from .pictures import FLAT, empty_images, look_at, read_pictures
 from .reading import COPIED, describe, find_copies, lines_of
 
@@ -53,7 +53,7 @@ def check_classes(read, where, trained='train'):
             refuse(f"{where}/{split} has a class that train/ lacks: {some(unknown)}{f'; train/ has {near[0]!r}' if near else ''}\n"
                    f"Give train/ images of it, or take it out of {split}/. {NO_CLASSES if split == 'test' else ''}".strip(), read)
     if trained and not found['test']:
-        loose = LOOSE in read['left_out'] and any(split_of(folder) == 'test' for name in read['left_out'][LOOSE]['such_as'] for folder in name.split('/'))
+        loose = any(split_of(folder) == 'test' for about in read['left_out'].values() for name in about['such_as'] for folder in name.split('/')[:-1])
         refuse(f"{where} has no images under test/<class>/ (nor valid/, val/)\n{NO_CLASSES if loose else EXPECTED}", read)
 
 def describe_loss(row):

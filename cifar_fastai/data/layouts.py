@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SPLITS', 'OUTSIDE', 'LOOSE', 'UNLABELLED', 'split_of', 'class_key', 'safe_text', 'some', 'split_roots', 'shallowest',
            'depth_of', 'below', 'single_folder', 'Placement', 'inner_split', 'is_between', 'split_folders',
-           'place_by_folder', 'place_without_splits', 'settle_splits', 'in_split']
+           'place_by_folder', 'name_deeper', 'place_without_splits', 'settle_splits', 'in_split']
 
 # %% ../../nbs/03_data/02_layouts.ipynb #1fdd4f38
 import re, unicodedata
@@ -21,7 +21,7 @@ def split_of(
     name:str, # A folder, or a word in a table
 )->str: # `train`, `valid`, `test`, or '' for anything else
     "Which split a name means"
-    plain = re.sub('[ _-]?(set|data|images|split)$', '', name.strip().lower())
+    plain = re.sub(r'^[a-z0-9]+[ _-](?=(train|val|test))|[ _-]?(set|data|images|split|[0-9]{4})$', '', name.strip().lower())
     return next((split for split, names in SPLITS.items() if plain in names), '')
 
 # %% ../../nbs/03_data/02_layouts.ipynb #519085d9
@@ -111,6 +111,8 @@ def split_folders(
         twin = next((other for other in found.get(split, ()) if inside == {name[len(other):]: files.sizes[name] for name in below(files.sizes, other)}), '')
         if twin: twins[folder] = twin
         else: found.setdefault(split, []).append(folder)
+    for split, named in found.items():  # a plain name wins
+        found[split] = [folder for folder in named if folder[start:].lower() in SPLITS[split]] or named
     double = next((folders for folders in found.values() if len(folders) > 1), None)
     if double: raise BadInput(f"{files.path} has two folders for one split: {some(double)}\nPut their files into one of them, or take one away.")
     return {split: folders[0] for split, folders in found.items()}, twins
@@ -141,11 +143,13 @@ def place_by_folder(
             if name.startswith(f'{folder}/') and '/' not in (title := name[len(folder)+1:]): result.folders[split, class_key(title)] = name
         for name, (which, title) in result.placed.items():
             if which == split: result.folders.setdefault((split, title), f'{folder}/{title}')
-    deeper = {(split, title) for name, (split, title) in result.placed.items() if '/' in name[len(inner[split])+len(name[len(inner[split])+1:].partition('/')[0])+2:]}
-    if deeper:
-        titles = sorted({title for _, title in deeper})
-        result.how.append(f"folders in the folder of a class count as that class: {some(titles)}")
+    name_deeper(result, {split: len(folder) + 1 for split, folder in inner.items()})
     return result
+
+def name_deeper(result, starts):
+    "Say which classes have folders in their folders"
+    deeper = sorted({title for name, (split, title) in result.placed.items() if name[starts[split]:].count('/') > 1})
+    if deeper: result.how.append(f'folders in the folder of a class count as that class: {some(deeper)}')
 
 def place_without_splits(
     files:Files, # The files
@@ -160,6 +164,7 @@ def place_without_splits(
     for name in (*files.folders, *(name for name, why in files.passed.items() if why in (NOWHERE, BACK))):
         if name.startswith(root) and (title := name[start:]) and '/' not in title: result.folders['', class_key(title)] = name
     for name, (_, title) in result.placed.items(): result.folders.setdefault(('', title), f'{root}/{title}'.lstrip('/'))
+    name_deeper(result, {'': start})
     return result
 
 # %% ../../nbs/03_data/02_layouts.ipynb #c2219777

@@ -21,6 +21,7 @@ os.chmod(os.environ['FASTAI_HOME'], 0o777)  # for the children that are nobody; 
 os.environ['OMP_NUM_THREADS'] = '1'  # a fork copies one thread
 
 import bad_input
+import folders
 import fuzz
 import sources
 import trials
@@ -40,7 +41,7 @@ FULL = {
     'no_permission': lambda bench: trials.no_permission(bench, ['.', 'checkpoint', 'figures']), 'not_numbers': lambda bench: trials.not_numbers(bench, ['data', 'loss', 'weight']),
     'spikes': lambda bench: trials.spikes(bench, 1), 'no_memory': lambda bench: trials.no_memory(bench, [2**26, 2**28, 2**29]), 'named': trials.named, 'rebuilt': trials.rebuilt,
     'checkpoints': trials.checkpoints, 'other_runs': trials.other_runs, 'sources': lambda bench: sources.damaged(bench.place(), 50, 200), 'strangers': sources.strangers,
-    'weights': sources.weights, 'fuzzed': lambda bench: fuzz.fuzzed(bench, 2_000), 'thousand_epochs': lambda bench: trials.thousand_epochs(bench, 1_000)}
+    'weights': sources.weights, 'fuzzed': lambda bench: fuzz.fuzzed(bench, 2_000), 'trees': lambda bench: folders.trees(bench, 400), 'thousand_epochs': lambda bench: trials.thousand_epochs(bench, 1_000)}
 
 
 def judged(bench):
@@ -60,22 +61,24 @@ def shown(row):
     return f'{row.passed:5}/{row.count:<5} {well:12} {row.seconds:6.0f} s  {row.what}' + ''.join(f'\n      {note}' for note in row.notes[:12])
 
 
-def kept_results(found, lines):
+def kept_results(found, lines, cases=()):
     "The results of the full form so far: each part replaces what an earlier one found"
     path = HERE/'results.json'
     kept = json.loads(path.read_text()) if path.exists() else {}
     kept |= {name: [dataclasses.asdict(row) for row in rows] for name, rows in found.items()}
     if lines: kept['messages'] = lines
+    if cases: kept['cases'] = cases
     path.write_text(json.dumps(kept, indent=1, ensure_ascii=False), encoding='utf-8')
-    rows = [trials.Row(**row) for name in (*FULL, 'bad_input') for row in kept.get(name, ())]
-    (HERE/'RESULTS.md').write_text(page(rows, kept.get('messages', [])), encoding='utf-8')
+    rows = [trials.Row(**row) for name in (*FULL, 'folders', 'bad_input') for row in kept.get(name, ())]
+    (HERE/'RESULTS.md').write_text(page(rows, kept.get('messages', []), kept.get('cases', [])), encoding='utf-8')
 
 
-def page(rows, lines):
+def page(rows, lines, cases):
     "The results as Markdown"
     cell = lambda text: str(text).replace('|', '\\|').replace('\n', '<br>').replace('<br><br>', '<br>')
     table = '\n'.join(f"| {cell(row.what)} | {row.count:,} | {row.passed:,} | {row.seconds:.0f} |" for row in rows)
     bad = '\n'.join(f"| {cell(name)} | {status} | {seconds:.1f} | {cell(text)} |" for name, status, seconds, text in lines)
+    people = '\n'.join(f"| {name} | {cell(what)} | {status} | {cell(text)} |" for name, what, status, text in cases)
     return f"""# What `make faults` found
 
 Written by `make faults`, on {platform.system()} {platform.machine()} with {os.cpu_count()} processors, Python {platform.python_version()}: {sum(row.count for row in rows):,} trials,
@@ -87,6 +90,14 @@ bit, in weights, predictions, tables and history (seconds apart), as the run tha
 | What was done | Times | Passed | Seconds |
 |---|---|---|---|
 {table}
+
+## Folders that people have
+
+What `look` said of each, with its exit status; the last line says what was read.
+
+| Folder | What it is | Status | Said |
+|---|---|---|---|
+{people}
 
 ## Bad input
 
@@ -117,6 +128,11 @@ def main():
             found[name] = rows if isinstance(rows, list) else [rows]
             for row in found[name]: print(shown(row), flush=True)
             if options.form == 'full': kept_results(found, lines)
+        if options.form == 'full' and (not options.only or 'folders' in options.only):
+            row, cases = folders.read(bench)
+            found['folders'] = [row]
+            print(shown(row), flush=True)
+            kept_results(found, lines, cases)
         if not options.only or 'bad_input' in options.only:
             row, lines = judged(bench)
             found['bad_input'] = [row]
