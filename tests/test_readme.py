@@ -61,11 +61,11 @@ def test_every_option_that_is_named_exists(page):
     known = {word for parser in [console_parser(), *map(parser_of, COMMANDS)] for word in parser._option_string_actions}
     text = re.sub(r'^```.*?^```|^    .*?$', '', page.read_text(encoding='utf-8'), flags=re.M | re.S)
     for code in re.findall(r'`([^`\n]+)`', text):
-        if 'benchmarks/' not in code: assert set(re.findall(r'(?<!\S)--[a-z][a-z-]*', code)) <= known, code
+        if 'benchmarks/' not in code: assert set(re.findall(r'(?<!\S)--[a-z][a-z0-9-]*', code)) <= known, code
 
 
 def test_the_commands_are_found_and_wrong_ones_refused(capsys):
-    assert {words[0] for words in commands((ROOT/'README.md').read_text(encoding='utf-8'))} == {'train', 'report', 'interpret', 'compare', 'predict'}
+    assert {words[0] for words in commands((ROOT/'README.md').read_text(encoding='utf-8'))} == {'train', 'look', 'report', 'interpret', 'compare', 'predict', 'export'}
     for wrong in ('cifar-fastai train --epoch-count 3', 'python -m cifar_fastai.report', 'cifar-fastai train \\\n  --arch resnet7'):
         with pytest.raises((SystemExit, ValueError)): parse(next(commands(wrong)))
 
