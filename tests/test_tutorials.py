@@ -12,9 +12,9 @@ NAMES = sorted(path.name for path in FOLDER.glob('*.ipynb'))
 def code_cells(name): return [cell for cell in json.loads((FOLDER/name).read_text(encoding='utf-8'))['cells'] if cell['cell_type'] == 'code']
 
 
-def test_there_are_three_and_the_readme_leads_to_each():
+def test_there_are_four_and_the_readme_leads_to_each():
     readme = (FOLDER.parents[1]/'README.md').read_text(encoding='utf-8')
-    assert len(NAMES) == 3
+    assert len(NAMES) == 4
     for name in NAMES: assert f'(nbs/tutorials/{name})' in readme
 
 
