@@ -122,7 +122,7 @@ def test_a_disk_without_room_is_noticed_before_the_images_are_written(tiny_folde
     monkeypatch.setattr(os, 'posix_fallocate', full)
     data = sources.load_images(tiny_folder)
     assert len(data.labels) == 75 and not isinstance(data.images, np.memmap) and 'No space left' in notices()
-    assert os.listdir(cache.cache_folder()) == []
+    assert [name for name in os.listdir(cache.cache_folder()) if not name.startswith('digest-')] == []
 
 
 def never(*_, **__): raise AssertionError('computed again')
