@@ -46,14 +46,15 @@ def look_by_options(options):
     from cifar_fastai.base.files import write_json
     from cifar_fastai.base.figures import save_figure
     from cifar_fastai.data.sources import load_images
-    place = make_folder(Path(options.out or 'looks')/(Path(options.data).name.split('.')[0] or 'images'))
+    place = Path(options.out or 'looks')/(Path(options.data).name.split('.')[0] or 'images')
     asked = {name: getattr(options, name) for name in FIELDS if hasattr(options, name)}
     try: data = load_images(options.data, **asked)
     except BadInput as error:
         if getattr(error, 'read', None):
             print_reading(error.read)
-            write_json(place/'data.json', error.read)
+            write_json(make_folder(place)/'data.json', error.read)
         raise
+    make_folder(place)
     if data.read:
         print_reading(data.read)
         write_json(place/'data.json', data.read)
