@@ -10,7 +10,7 @@ import sys
 from contextlib import ExitStack
 from pathlib import Path
 from .base.commands import Parser, add_flag, add_option, run_command
-from .base.messages import BadInput, BadWords
+from .base.messages import BadInput, BadWords, show_moving
 from .base.rules import Device, Name, Number, Text
 from .recipes.recipe import TEST_AUGMENTATIONS
 
@@ -55,6 +55,7 @@ def predict_by_options(options):
         from cifar_fastai.export.reported import Kept
         keep = Kept(classifier.classes, classifier.image_size)
     with ExitStack() as stack:
+        stack.enter_context(show_moving())
         heat = stack.enter_context(whole_folder(options.heat)) if options.heat else None
         write = stack.enter_context(open_table(options.out))
         tally = predict_pictures(classifier, pictures, write, options.batch_size, options.tta, heat, options.strict, keep,

@@ -17,3 +17,10 @@ def started(**preferences):
     options.add_experimental_option('prefs', preferences)
     options.set_capability('goog:loggingPrefs', {'browser': 'ALL', 'performance': 'ALL'})
     return selenium.Chrome(options=options, service=selenium.ChromeService(DRIVER))
+
+
+@pytest.fixture(scope='module')
+def browser():
+    driver = started()
+    yield driver
+    driver.quit()

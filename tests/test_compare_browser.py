@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from browsers import MARKS, started
+from browsers import MARKS, browser
 from cifar_fastai.compare import compare
 from cifar_fastai.recipes.recipe import Recipe, recipe_to_dict
 from cifar_fastai.base.files import write_json
@@ -50,13 +50,6 @@ def comparison(tmp_path_factory):
             (path/'history.csv').write_text('epoch,train_loss,train_accuracy,valid_loss,valid_accuracy,lr,seconds\n1,1,0.5,1,0.5,0.1,2\n2,1,0.6,1,0.6,0.1,2\n')
     compare(sorted((folder/'runs').iterdir(), key=lambda path: (path.name.startswith('resnet18'), path.name)), out=folder/'out')
     return folder/'out', right, targets, data
-
-
-@pytest.fixture(scope='module')
-def browser():
-    driver = started()
-    yield driver
-    driver.quit()
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from browsers import MARKS, started
+from browsers import MARKS, browser
 from cifar_fastai.base.messages import BadInput
 from cifar_fastai.data.shapes import draw_shapes
 from cifar_fastai.export.classifier import Classifier
@@ -89,13 +89,6 @@ def files():
             alpha = np.where(np.arange(wide.shape[1]) < wide.shape[1]//3, 0, 255).astype(np.uint8)
             found[f'clear {place}.png'] = encoded(np.dstack([wide, np.broadcast_to(alpha, wide.shape[:2])]), 'PNG', 'RGBA')
     return found
-
-
-@pytest.fixture(scope='module')
-def browser():
-    driver = started()
-    yield driver
-    driver.quit()
 
 
 @pytest.fixture

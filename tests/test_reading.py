@@ -57,6 +57,15 @@ def test_same_times_sizes_and_names_are_not_the_same_folder(tmp_path, monkeypatc
     assert load_images(first).fingerprints == other.fingerprints
 
 
+def test_a_second_folder_of_a_split_is_a_copy_only_by_its_bytes(tmp_path):
+    plain(tmp_path, form='bmp')
+    shutil.copytree(tmp_path/'train', tmp_path/'Training')
+    assert len(read(tmp_path).labels) == 10
+    path = tmp_path/'Training'/'cat'/'0.bmp'
+    Image.fromarray(255 - np.asarray(Image.open(path))).save(path)
+    refused(tmp_path, 'two folders for one split')
+
+
 def test_a_known_folder_is_not_read_for_its_key(tmp_path, monkeypatch):
     from cifar_fastai.data import cache
     monkeypatch.setenv('FASTAI_HOME', str(tmp_path/'home'))

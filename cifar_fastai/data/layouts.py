@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['SPLITS', 'OUTSIDE', 'LOOSE', 'UNLABELLED', 'split_of', 'class_key', 'safe_text', 'some', 'split_roots', 'shallowest',
-           'depth_of', 'below', 'single_folder', 'Placement', 'inner_split', 'is_between', 'split_folders',
+           'depth_of', 'below', 'single_folder', 'Placement', 'inner_split', 'is_between', 'digests', 'split_folders',
            'place_by_folder', 'name_deeper', 'place_without_splits', 'settle_splits', 'in_split']
 
 # %% ../../nbs/03_data/03_layouts.ipynb #1fdd4f38
-import re, unicodedata
+import hashlib, re, unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from ..base.messages import BadInput
@@ -97,6 +97,10 @@ def is_between(names, folder):
     inner = [name[len(folder)+1:] for name in below(names, folder)]
     return all('/' in name for name in inner) and len({name.split('/')[0] for name in inner}) > 1
 
+def digests(files, folder):
+    "What tells the bytes of each file in a folder, by its name in it"
+    return {name[len(folder):]: hashlib.sha256(data).digest() for name, data in files.read(below(files.sizes, folder))}
+
 def split_folders(
     files:Files, # The files
     root:str, # The folder that holds the splits
@@ -108,7 +112,8 @@ def split_folders(
         split, folder = split_of(top), f'{root}/{top}'.lstrip('/')
         if not split: continue
         inside = {name[len(folder):]: files.sizes[name] for name in below(files.sizes, folder)}
-        twin = next((other for other in found.get(split, ()) if inside == {name[len(other):]: files.sizes[name] for name in below(files.sizes, other)}), '')
+        twin = next((other for other in found.get(split, ()) if inside == {name[len(other):]: files.sizes[name] for name in below(files.sizes, other)}
+                     and digests(files, folder) == digests(files, other)), '')
         if twin: twins[folder] = twin
         else: found.setdefault(split, []).append(folder)
     for split, named in found.items():  # a plain name wins
