@@ -60,9 +60,10 @@ class Int8Cost:
 @contextmanager
 def ignore_advice():
     "Inside, onnxruntime's quantisation gives no advice on the root logger"
-    logging.disable(logging.WARNING)
+    before = logging.root.manager.disable
+    logging.disable(max(before, logging.WARNING))
     try: yield
-    finally: logging.disable(logging.NOTSET)
+    finally: logging.disable(before)
 
 def quantize(
     source:str|Path, # An ONNX file of ours
