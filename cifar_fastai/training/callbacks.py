@@ -34,8 +34,8 @@ class ClassificationLoss(nn.Module):
     def forward(self, logits, target, **kwargs):
         smoothing = self.label_smoothing if self.training else 0.
         logits, target = logits.as_subclass(torch.Tensor), target.as_subclass(torch.Tensor)  # a picture's and a category's don't mix
-        weights = None if self.class_weights is None or not self.training else self.class_weights.to(logits.device)
-        return F.cross_entropy(logits.float(), target, weights, label_smoothing=smoothing, reduction=kwargs.get('reduction', self.reduction))
+        if self.class_weights is not None: self.class_weights = self.class_weights.to(logits.device)  # kept there: a copy in each step would have a GPU wait
+        return F.cross_entropy(logits.float(), target, self.class_weights if self.training else None, label_smoothing=smoothing, reduction=kwargs.get('reduction', self.reduction))
 
     def activation(self, logits): return logits.float().softmax(-1)
     def decodes(self, logits): return logits.argmax(-1)
