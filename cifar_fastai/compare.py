@@ -10,12 +10,12 @@ __all__ = ['compare', 'train_grid', 'count_trainings', 'choose_arms', 'compare_p
 import argparse, dataclasses, sys
 from collections.abc import Sequence
 from pathlib import Path
-from .base.messages import LINE, BadInput, BadWords, one_of, say
+from .base.messages import LINE, BadInput, BadWords, say
 from .base.commands import SWITCHES, Keeping, Parser, add_flag, add_option, add_out, run_command
 from .base.rules import Number
 from .recipes.recipe import Recipe, recipe_fields
 from .recipes.named import GRIDS, named_recipe
-from .recipes.options import add_recipe_options
+from .recipes.options import add_recipe_options, split_field
 
 # %% ../nbs/13_doors/06_compare.ipynb #07e13a84
 def compare(
@@ -113,13 +113,8 @@ def compare_parser(
 # %% ../nbs/13_doors/06_compare.ipynb #fbeb83e5
 def field_to_choose(text):
     "A field and the values to try, from `FIELD=VALUES`; an argparse `type`"
-    name, equals, values = text.partition('=')
-    name = name.strip().replace('-', '_')
-    known = {field.name: field for field in recipe_fields()}
-    if not equals: raise argparse.ArgumentError(None, f"--choose '{text}' names no values\nSay it as --choose lr=0.003,0.01,0.03 or --choose lr=find")
-    try: one_of(name, known, 'recipe field')
-    except BadInput as error: raise argparse.ArgumentError(None, f'--choose: {error}') from error
-    return name, Keeping(known[name].rule, f'--choose {name}', several=True)(values)
+    field, values = split_field(text, '--choose', 'lr=0.003,0.01,0.03 or --choose lr=find')
+    return field.name, Keeping(field.rule, f'--choose {field.name}', several=True)(values)
 
 def grid_from_options(
     options:argparse.Namespace, # From `compare_parser`

@@ -149,7 +149,7 @@ def check_count(
     "Refuse a grid that somebody may have typed by accident"
     if runs > MOST_RUNS and not yes: raise BadInput(f'{runs:,} runs are more than {MOST_RUNS}\nVary fewer fields, or say --yes')
 
-def data_place(recipe): return recipe.data, recipe.image_size, recipe.fit, recipe.labels, recipe.label_column, recipe.test_share
+def data_place(recipe): return recipe.data, recipe.image_size, recipe.fit, recipe.labels, recipe.label_column, recipe.test_share, recipe.set_aside, recipe.limit if recipe.set_aside else 0
 
 def grid_data(
     arms:list[Arm],

@@ -7,7 +7,7 @@ __all__ = ['Run', 'tensorboard_callback', 'find_peak', 'fit_session', 'note_fail
            'summary', 'load_finished', 'start_run', 'record_end', 'train_learner', 'train_session']
 
 # %% ../../nbs/09_runs/05_session.ipynb #i66ea3ee
-import signal, threading
+import shutil, signal, threading
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ from ..base.devices import choose_device, choose_precision, compute_deterministi
 from ..recipes.recipe import Recipe, recipe_from_dict, recipe_to_dict
 from ..data.loaders import cifar_dataloaders
 from ..training.history import History, ProgressLine
-from ..training.stopping import stopping_callbacks, until_line
+from ..training.stopping import GaveUp, stopping_callbacks, until_line
 from ..training.lr_find import find_learning_rate
 from ..training.learner import CifarLearner, cifar_learner, fit_recipe
 from ..training.memory import check_memory, name_memory
@@ -216,8 +216,9 @@ def record_end(
         with ExitStack() as quiet, suppress(OSError):
             if threading.current_thread() is threading.main_thread():  # a second Ctrl-C shall not cut this short
                 for number in (signal.SIGINT, signal.SIGTERM): quiet.callback(signal.signal, number, signal.signal(number, signal.SIG_IGN))
-            interrupted = isinstance(error, KeyboardInterrupt)
-            folder.update(status='interrupted' if interrupted else 'failed', message=str(error)[:2000])
+            interrupted, pruned = isinstance(error, KeyboardInterrupt), isinstance(error, GaveUp)
+            folder.update(status='interrupted' if interrupted else 'pruned' if pruned else 'failed', message=str(error)[:2000])
+            if pruned: shutil.rmtree(folder.path/'checkpoint', ignore_errors=True); raise
             kept = ', with its last checkpoint' if any((folder.path/'checkpoint').glob('*.json')) else ''
             notice(f'Resume with: python -m cifar_fastai.train --resume {folder.path}' if interrupted else f'what the run wrote is in {folder.path}{kept}')
         raise
@@ -229,6 +230,7 @@ def train_learner(
     state:dict|None, # The checkpoint to go on from
     checkpoint_every:float, # Seconds between two inside an epoch
     cbs:list[Callback], # More callbacks for the fit
+    drawn:bool=True, # Draw samples of the images
 )->History:
     "The training, or what was left of it"
     if state:
@@ -239,7 +241,7 @@ def train_learner(
         rows = []
         with note_refusals(folder.path):
             write_reading(learner, folder.path)
-            write_samples(learner, folder.path/'figures')
+            if drawn: write_samples(learner, folder.path/'figures')
         find_peak(learner, folder)
         about = {**about, 'resolved': learner.resolved.to_dict()}
     with note_refusals(folder.path): folder.update(epochs=len(rows))
@@ -256,6 +258,8 @@ def train_session(
     resume:str|Path|None=None, # A run folder to go on with, or `auto`
     checkpoint_every:float=300., # Seconds between two checkpoints inside an epoch; 0: none there
     keep_checkpoint:bool=False, # Leave the last one in the folder of a finished run
+    cbs:Sequence[Callback]=(), # More callbacks for the fit
+    drawn:bool=True, # Draw samples of the images and the curves of the training
 )->Run:
     "Train by a recipe and leave a run folder"
     path = run_to_resume(resume, recipe or Recipe(), out, name)
@@ -277,11 +281,11 @@ def train_session(
         say(introduction(learner, path))
         held.enter_context(record_end(folder))
         with name_memory(learner):
-            history = train_learner(learner, folder, about, state, checkpoint_every, [tensorboard_callback(path)] if tensorboard else [])
+            history = train_learner(learner, folder, about, state, checkpoint_every, [*cbs, *([tensorboard_callback(path)] if tensorboard else [])], drawn)
         folder.result(history)
         folder.predictions()
         run = Run(learner, path)
-        training_figures(learner, path)
+        if drawn: training_figures(learner, path)
         if explained: explain(run, folder)
         folder.update(status='complete')
         pages = [step(run) for step in after]
