@@ -54,7 +54,7 @@ def train_grid(recipe, fields, seeds, choose, holdout, out, folder, levels, yes,
     arms, choices, failed = choose_arms(arms, choose, holdout, data, out/'trials', say)
     plan = grid_plan(arms, folder, data)
     say(plan.summary())
-    train_missing(plan, folder, say)
+    train_missing(plan, folder, say, data)
     failed += [run for run in plan.runs if run.failure]
     paths = [run.path for run in plan.runs if run.path]
     if len(paths) < 2 and failed: raise BadInput(f"{len(failed)} runs failed, and {len(paths)} cannot be compared: {failed[0].failure.splitlines()[0]}")

@@ -108,7 +108,7 @@ def test_missing_a_folder_or_huge(tmp_path):
     with pytest.raises(BadInput, match='cannot be read'): read_marks(tmp_path/'none.csv', KEPT)
     with pytest.raises(BadInput, match='cannot be read'): read_marks(tmp_path, KEPT)
     with open(tmp_path/'huge.csv', 'wb') as file: file.truncate(2**25 + 1)
-    with pytest.raises(BadInput, match='larger than a marks file can be'): read_marks(tmp_path/'huge.csv', KEPT)
+    with pytest.raises(BadInput, match='larger than such a file can be'): read_marks(tmp_path/'huge.csv', KEPT)
 
 
 def test_marks_outlive_a_model_but_not_its_data(tmp_path):

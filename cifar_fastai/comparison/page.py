@@ -13,7 +13,7 @@ from ..base.messages import BadInput
 from ..base.wording import percentage
 from ..base.intervals import wilson_interval
 from ..recipes.recipe import recipe_to_dict
-from ..interpretation.marks import file_text
+from ..base.label_files import file_text
 from ..views.pages import pack_array, fill_page, write_page
 from ..views.sprites import picture_group
 from ..views.vector_charts import Line, line_chart

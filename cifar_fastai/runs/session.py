@@ -21,7 +21,8 @@ from ..base.files import LOST, MANIFEST, clear_partial, faults, lock_folder, rea
 from ..base.randomness import seed_everything
 from ..base.devices import choose_device, choose_precision, compute_deterministically
 from ..recipes.recipe import Recipe, recipe_from_dict, recipe_to_dict
-from ..data.loaders import cifar_dataloaders
+from ..data.images import ImageData
+from ..data.loaders import image_dataloaders, load_recipe_images
 from ..training.history import History, ProgressLine
 from ..training.stopping import GaveUp, stopping_callbacks, until_line
 from ..training.lr_find import find_learning_rate
@@ -185,6 +186,7 @@ def start_run(
     out:str|Path, # Folder of runs
     name:str|None, # The run's name, where one was typed
     path:Path|None, # The run to go on with
+    images:ImageData|None=None, # The recipe's images, where they are at hand
 )->tuple[CifarLearner, Path, dict]: # The Learner, the run folder and its recipe.json
     "All that comes before the first step of a run, new or not"
     about = read_about(path) if path else None
@@ -196,7 +198,7 @@ def start_run(
     choose_precision(recipe.precision, device)  # refused before the data are read
     if recipe.deterministic: compute_deterministically(device)
     seed_everything(recipe.seed)
-    learner = cifar_learner(cifar_dataloaders(recipe), recipe)
+    learner = cifar_learner(image_dataloaders(images or load_recipe_images(recipe), recipe), recipe)
     check_memory(learner)
     if path: learner.resolved = learner.resolved.with_rate(about['resolved']['lr'])
     now = about_run(learner)
@@ -260,6 +262,7 @@ def train_session(
     keep_checkpoint:bool=False, # Leave the last one in the folder of a finished run
     cbs:Sequence[Callback]=(), # More callbacks for the fit
     drawn:bool=True, # Draw samples of the images and the curves of the training
+    images:ImageData|None=None, # The recipe's images, where they are at hand
 )->Run:
     "Train by a recipe and leave a run folder"
     path = run_to_resume(resume, recipe or Recipe(), out, name)
@@ -272,7 +275,7 @@ def train_session(
             held.enter_context(lock_folder(path))
             if is_finished(path) and not is_extension(path, recipe): return load_finished(path, say, after)
         again = path is not None
-        learner, path, about = start_run(recipe, out, name, path)
+        learner, path, about = start_run(recipe, out, name, path, images)
         (path/MANIFEST).unlink(missing_ok=True)
         if again: write_json(path/'recipe.json', about)
         if not again: held.enter_context(lock_folder(path))

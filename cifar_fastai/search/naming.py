@@ -81,9 +81,10 @@ def repeat_best(
     rows = best_trials(table, search.space)
     if not rows: raise BadInput(f'of {len(table)} trials none came to its end: {table.why.iloc[-1]}\nTake a narrower space, or --pruner none')
     if not repeats: return Named({name: rows[0][name] for name in search.space}, rows[0]['trial'], None)
-    plan = grid_plan(candidates(search, rows, repeats), folder/'repeats', {data_place(search.recipe): data})
+    images = {data_place(search.recipe): data}
+    plan = grid_plan(candidates(search, rows, repeats), folder/'repeats', images)
     say(f'\nrepeats  {plan.summary()}')
-    train_missing(plan, folder/'repeats', say)
+    train_missing(plan, folder/'repeats', say, images)
     paths, failed = [run.path for run in plan.runs if run.path], [run for run in plan.runs if run.failure]
     if len(paths) < 2: raise BadInput(f'{len(failed)} of the repeats failed: {failed[0].failure.splitlines()[0]}')
     found = compare_runs(paths, failed, command=command)

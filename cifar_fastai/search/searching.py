@@ -59,7 +59,7 @@ def search_recipes(
     def each(line):
         say(line)
         if time.monotonic() - shown[0] > 60: show(); shown[0] = time.monotonic()
-    run_trials(study, search, folder, trials, each)
+    run_trials(study, search, folder, trials, data, each)
     return name_best(study, search, data, folder, repeats, test, after, command, show, say)
 
 def name_best(study, search, data, folder, repeats, test, after, command, show, say):

@@ -177,11 +177,11 @@ class ReportEpochs(RunCallback):
 def quiet(line):
     if line.startswith('resume'): say(f'         {line}')
 
-def train_trial(trial, recipe, folder):
+def train_trial(trial, recipe, folder, data):
     "What became of a trial: its accuracy or None, Optuna's name of its state, and why"
     name = f'{trial.number:04}'
     if run_status(folder/name) == 'pruned': return None, 'PRUNED', read_json(folder/name/'metrics.json').get('message', '')
-    try: run = train_session(recipe, folder, name, say=quiet, explained=False, drawn=False, resume='auto', cbs=[ReportEpochs(trial)])
+    try: run = train_session(recipe, folder, name, say=quiet, explained=False, drawn=False, resume='auto', cbs=[ReportEpochs(trial)], images=data)
     except GaveUp as error: return None, 'PRUNED', str(error)
     except Diverged as error: return None, 'PRUNED', str(error).splitlines()[0]
     except OSError: raise
@@ -193,13 +193,14 @@ def run_trial(
     search:Search,
     trial, # From `take_trial`
     folder:Path, # Of the search
+    data:ImageData|None=None, # Its images, where they are at hand
     say=say, # Called with a line when it has ended
 )->None:
     "Train a trial, or what is left of it, and tell the study"
     from optuna.trial import TrialState
     LINE.begin(f'trial {trial.number}')
     started, fields = time.perf_counter(), fields_name(search.fields(trial.params))
-    value, state, why = train_trial(trial, search.trial_recipe(trial.params), folder/'trials')
+    value, state, why = train_trial(trial, search.trial_recipe(trial.params), folder/'trials', data)
     trial.set_user_attr('why', why)
     trial.set_user_attr('seconds', trial.user_attrs.get('seconds', 0) + time.perf_counter() - started)
     study.tell(trial, value, state=TrialState[state])
@@ -212,13 +213,14 @@ def run_trials(
     search:Search,
     folder:str|Path, # Of the search
     count:int, # Trials there shall be
+    data:ImageData|None=None, # Its images, where they are at hand
     say=say, # Called with a line for each
 )->None:
     "Take trials and run them until there are `count`"
     folder = Path(folder).resolve()
     while taken := take_trial(study, search, folder, count):
         trial, lock = taken
-        try: run_trial(study, search, trial, folder, say)
+        try: run_trial(study, search, trial, folder, data, say)
         finally: lock.release()
         found = trial_table(study, search)
         if len(found) >= 3 and (found.state == 'fail').all(): raise BadInput(f'the first {len(found)} trials failed: {found.why.iloc[-1]}')

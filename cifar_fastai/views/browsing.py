@@ -16,7 +16,8 @@ from PIL import Image
 from ..base.messages import BadInput, one_of
 from ..base.wording import percent
 from ..interpretation.predictions import SORTS, ClassifiedImages, choose_images
-from ..interpretation.marks import LABEL, VERDICTS, Mark, file_text
+from ..base.label_files import file_text
+from ..interpretation.marks import LABEL, VERDICTS, Mark
 
 # %% ../../nbs/10_views/07_browsing.ipynb #73d6c9e9
 IMAGE_ORDERS = {**SORTS, 'index': 'in their own order'}

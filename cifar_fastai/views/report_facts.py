@@ -18,7 +18,7 @@ from ..recipes.recipe import GROUPS, recipe_fields
 from ..recipes.options import option_text
 from ..interpretation.predictions import ClassifiedImages, class_table, confusion
 from ..interpretation.cautions import WIDE, Caution, check_answers_given, check_calibration, check_counts, check_course
-from ..interpretation.marks import file_text
+from ..base.label_files import file_text
 from ..runs.files import RunRecord
 from .vector_charts import Line, line_chart
 

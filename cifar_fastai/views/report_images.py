@@ -22,7 +22,8 @@ from ..interpretation.predictions import ClassifiedImages
 from ..interpretation.inference import network_inputs, true_colours
 from ..interpretation.charts import overlay
 from ..interpretation.galleries import choose_layers
-from ..interpretation.marks import class_names, file_text
+from ..base.label_files import file_text
+from ..interpretation.marks import class_names
 from ..interpretation.interpretation import CifarInterpretation
 from ..runs.files import arrays_fingerprint
 from .pages import pack_array

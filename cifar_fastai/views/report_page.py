@@ -22,7 +22,8 @@ from ..recipes.options import command_again
 from ..interpretation.predictions import ClassifiedImages, calibration_bins, class_table, confusion, expected_calibration_error
 from ..interpretation.predictions import report_text
 from ..interpretation.inference import steady_loader
-from ..interpretation.marks import VERDICTS, class_names, file_text
+from ..base.label_files import file_text
+from ..interpretation.marks import VERDICTS, class_names
 from ..interpretation.cautions import check_answers_given, check_calibration, check_counts, check_course
 from ..interpretation.interpretation import CifarInterpretation
 from ..runs.files import load_run, read_run, run_loaders
