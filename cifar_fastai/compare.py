@@ -69,7 +69,8 @@ def count_trainings(arms, choose):
 # %% ../nbs/13_doors/06_compare.ipynb #678fac1e
 def choose_arms(arms, choose, holdout, data, folder, say):
     "Arms with what was chosen for them, the choices, and the runs of arms for which every value failed"
-    from cifar_fastai.comparison.choosing import check_choices, choose_for, without_test_set, with_choice
+    from cifar_fastai.comparison.choosing import check_choices, choose_for, with_choice
+    from cifar_fastai.data.images import without_test_set
     from cifar_fastai.comparison.grid import Planned, data_place
     if not choose: return arms, [], []
     check_choices(choose, arms)

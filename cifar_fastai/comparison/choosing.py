@@ -9,12 +9,12 @@ __all__ = ['run_trial', 'find_or_run_trial', 'Choice', 'check_choices', 'choose_
 import dataclasses, hashlib, itertools, time
 from dataclasses import dataclass
 from pathlib import Path
-import numpy as np, pandas as pd
+import pandas as pd
 from ..base.messages import BadInput, one_of, say
 from ..base.files import read_json, write_json
 from ..base.randomness import seed_everything
 from ..recipes.recipe import Recipe, recipe_fields
-from ..data.images import ImageData, without_test_set
+from ..data.images import ImageData
 from ..data.loaders import image_dataloaders
 from ..interpretation.interpretation import CifarInterpretation
 from ..training.history import History
