@@ -14,13 +14,14 @@ import numpy as np, pandas as pd, torch
 from fastcore.imports import IN_NOTEBOOK
 from torch.nn import functional as F
 from ..base.messages import LINE, notice, say
+from ..base.label_files import changes_lines
 from ..base.files import whole_file, write_json, write_manifest
 from ..base.devices import device_name, environment
 from ..base.figures import plot_images, save_figure
 from ..base.steps import read_steps, step_table
 from ..recipes.recipe import recipe_to_dict
 from ..data.images import ImageData
-from ..data.overlay import changes_lines, reading_of
+from ..data.overlay import reading_of
 from ..models.networks import parameter_count
 from ..interpretation.inference import SeveralViews, run_inference, steady_loader
 from ..training.history import epoch_line
@@ -40,9 +41,9 @@ def introduction(
     changed = ''.join(f'labels   {line}\n' for line in changes_lines(data.changes))
     aside = learner.recipe.set_aside
     held = f", {len(positions['valid']):,} {'validation' if data.valid_count else 'held out'}" if learner.dls.valid_is == 'holdout' and not aside else ''
-    return (f"data     {data.name}: {len(positions['train']):,} training{held} and {len(positions['test']):,} {'set-aside' if aside else 'test'} images "
+    return (f"{changed}data     {data.name}: {len(positions['train']):,} training{held} and {len(positions['test']):,} {'set-aside' if aside else 'test'} images "
             f"of {data.image_size}×{data.image_size} in {len(data.classes)} classes\n"
-            f"{changed}network  {learner.recipe.arch}: {parameter_count(learner.model):,} parameters\n"
+            f"network  {learner.recipe.arch}: {parameter_count(learner.model):,} parameters\n"
             f"device   {device_name(learner.dls.device)}, {learner.resolved.precision}\n"
             f"run      {path}")
 

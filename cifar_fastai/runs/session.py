@@ -18,6 +18,7 @@ from fastcore.imports import IN_NOTEBOOK
 from fastprogress.fastprogress import format_time
 from ..base.messages import LINE, BadInput, notice, say, show_moving
 from ..base.files import LOST, MANIFEST, clear_partial, faults, lock_folder, read_json, write_json
+from ..base.label_files import changes_lines
 from ..base.randomness import seed_everything
 from ..base.devices import choose_device, choose_precision, compute_deterministically
 from ..recipes.recipe import Recipe, recipe_from_dict, recipe_to_dict
@@ -148,7 +149,8 @@ def summary(
     views = metrics.get('tta')
     copies = f"copies   {copies_line(metrics)}\n" if metrics.get('copies', {}).get('test_images') else ''
     several = f"tta      {views['test_accuracy']:.2%} with test-time augmentation ({views['kind']}), which the figure above is without\n" if views else ''
-    return (f"{until}test     {metrics['test_accuracy']:.2%} ({right}/{metrics['test_images']}), loss {metrics['test_loss']:.4f}; "
+    changed = f"labels   {changes_lines({'test_labels': metrics['test_labels']})[0]}\n" if metrics.get('test_labels') else ''
+    return (f"{changed}{until}test     {metrics['test_accuracy']:.2%} ({right}/{metrics['test_images']}), loss {metrics['test_loss']:.4f}; "
             f"{format_time(metrics['train_seconds'])} of training{rate}{compiling}\n{copies}{differs}{several}"
             f"worst    {', '.join(f'{name} {share:.1%}' for name, share in worst.items())}\n"
             f"confused {', '.join(confused) or 'nothing'}\n"
