@@ -39,8 +39,9 @@ def introduction(
     "What a run says before it trains"
     data, positions = learner.dls.data, learner.dls.positions
     changed = ''.join(f'labels   {line}\n' for line in changes_lines(data.changes))
-    held = f", {len(positions['valid']):,} {'validation' if data.valid_count else 'held out'}" if learner.dls.valid_is == 'holdout' else ''
-    return (f"{changed}data     {data.name}: {len(positions['train']):,} training{held} and {len(positions['test']):,} test images "
+    aside = learner.recipe.set_aside
+    held = f", {len(positions['valid']):,} {'validation' if data.valid_count else 'held out'}" if learner.dls.valid_is == 'holdout' and not aside else ''
+    return (f"{changed}data     {data.name}: {len(positions['train']):,} training{held} and {len(positions['test']):,} {'set-aside' if aside else 'test'} images "
             f"of {data.image_size}×{data.image_size} in {len(data.classes)} classes\n"
             f"network  {learner.recipe.arch}: {parameter_count(learner.model):,} parameters\n"
             f"device   {device_name(learner.dls.device)}, {learner.resolved.precision}\n"
