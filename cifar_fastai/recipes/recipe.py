@@ -6,8 +6,8 @@
 __all__ = ['NETWORKS', 'NORMS', 'SCHEDULES', 'FITS', 'LIBRARIES', 'COMPILES', 'OPTIMIZERS', 'AUGMENTATIONS', 'CLASS_WEIGHTS',
            'SAMPLERS', 'TEST_AUGMENTATIONS', 'SHARE', 'POSITIVE', 'WHOLE', 'BATCH_SIZE', 'LIBRARY_BATCH_SIZE',
            'TABLE_ONLY', 'LIBRARY_ONLY', 'LIBRARY_WHY', 'TABLE_WHY', 'PLAIN_VALUES', 'GROUPS', 'NetworkChoice',
-           'OptimizerChoice', 'Augmentation', 'augmentation', 'WithCutout', 'Architecture', 'is_library', 'Recipe',
-           'RecipeField', 'recipe_fields', 'recipe_from_dict', 'recipe_to_dict']
+           'OptimizerChoice', 'Augmentation', 'augmentation', 'WithCutout', 'Architecture', 'is_library', 'Fold',
+           'Recipe', 'RecipeField', 'recipe_fields', 'recipe_from_dict', 'recipe_to_dict']
 
 # %% ../../nbs/01_recipes/00_recipe.ipynb #ifef125e
 import dataclasses, re
@@ -157,6 +157,16 @@ def is_library(
     "Whether a library builds this network, and not our table"
     return ':' in arch
 
+@dataclass(frozen=True)
+class Fold(Text):
+    "A part out of several, such as `2/5`; empty: none"
+    def __call__(self, value, name):
+        if value == '': return value
+        part, _, parts = str(value).partition('/')
+        if not (re.fullmatch('[0-9]{1,3}/[0-9]{1,3}', str(value)) and 1 <= int(part) <= int(parts) and int(parts) >= 2):
+            raise BadInput(f"{name} {str(value)!r} is no part of several\nWrite 1/5 for the first of five, up to 5/5")
+        return f'{int(part)}/{int(parts)}'
+
 SHARE = Number(low=0, high=1)
 POSITIVE = Number(above=0)
 WHOLE = Number(int, low=0)
@@ -178,6 +188,7 @@ class Recipe:
     test_share:Annotated[float, 'share of each class that is drawn for testing, where there is no test set', Number(low=0, below=1)] = 0.
     limit:Annotated[int, 'train on at most this many images, class-balanced; 0: all', WHOLE] = 0
     holdout:Annotated[int, 'class-balanced training images held out, for choosing', WHOLE] = 0
+    fold:Annotated[str, 'leave this part of the training images out, such as 1/5: what the network says of it is kept in out_of_fold.npz', Fold(empty=True, word='I/K')] = ''
     arch:Annotated[str, 'the network; timm:NAME and torchvision:NAME are those of these libraries', Architecture(NETWORKS, 'network')] = 'resnet9'
     pretrained:Annotated[bool, "start from the library's trained weights, which are downloaded once", Switch()] = False
     weights:Annotated[str, 'start from the trained weights in this file instead: safetensors, or .pth', Text(empty=True, word='FILE')] = ''
@@ -225,6 +236,7 @@ class Recipe:
     early_stopping:Annotated[int, 'stop after this many epochs without a better hold-out loss; 0: never', WHOLE] = 0
     until_accuracy:Annotated[float, 'stop with the first epoch whose hold-out accuracy reaches this share of 1; 0: never', SHARE] = 0.
     tta:Annotated[str, 'test-time augmentation, stated beside the accuracy without it', Name(TEST_AUGMENTATIONS, 'test-time augmentation')] = 'none'
+    track_images:Annotated[bool, 'keep loss and margin of each training image in each epoch, in image_dynamics.npz', Switch()] = False
     seed:Annotated[int, 'decides every random draw', Number(int, low=0, high=2**32-1)] = 0
     device:Annotated[str, 'where to train', Device()] = 'auto'
     deterministic:Annotated[bool, 'on a GPU, only algorithms that give the same numbers each time; a CPU does anyway', Switch()] = False
@@ -238,6 +250,8 @@ class Recipe:
             raise BadInput(f'lr_start {self.lr_start:g} must lie below lr_end {self.lr_end:g}')
         if self.ema and self.lookahead:
             raise BadInput(f'ema {self.ema:g} and lookahead {self.lookahead} both smooth the weights\nTake one of them: --ema 0 or --lookahead 0')
+        if self.track_images and (self.mixup or self.cutmix):
+            raise BadInput('track_images follows single images, and mixup and cutmix mix them\nTake --mixup 0 --cutmix 0')
         closed = TABLE_ONLY if is_library(self.arch) else LIBRARY_ONLY
         if wrong := next((name for name in closed if getattr(self, name) != getattr(type(self), name)), None):
             why, other = LIBRARY_WHY if is_library(self.arch) else TABLE_WHY
@@ -278,10 +292,10 @@ def recipe_to_dict(
 
 # %% ../../nbs/01_recipes/00_recipe.ipynb #b0000007
 GROUPS = {
-    'data': ('data', 'image_size', 'fit', 'labels', 'label_column', 'test_share', 'limit', 'holdout'),
+    'data': ('data', 'image_size', 'fit', 'labels', 'label_column', 'test_share', 'limit', 'holdout', 'fold'),
     'network': ('arch', 'pretrained', 'weights', 'width', 'norm', 'norm_weights', 'norm_momentum', 'whiten', 'whiten_eps', 'dirac'),
     'training': ('epochs', 'freeze_epochs', 'body_lr', 'batch_size', 'optimizer', 'muon_steps', 'momentum', 'momentum_low', 'weight_decay', 'decay_norms', 'bias_lr',
-                 'head_lr', 'label_smoothing', 'class_weights', 'sampler', 'clip_norm', 'clip_value', 'ema', 'lookahead', 'freeze', 'progressive', 'early_stopping', 'until_accuracy'),
+                 'head_lr', 'label_smoothing', 'class_weights', 'sampler', 'clip_norm', 'clip_value', 'ema', 'lookahead', 'freeze', 'progressive', 'early_stopping', 'until_accuracy', 'track_images'),
     'schedule': ('schedule', 'anneal', 'pct_start', 'div', 'div_final', 'lr', 'lr_start', 'lr_end', 'lr_steps', 'lr_suggestion'),
     'augmentation': ('augment', 'mixup', 'cutmix', 'tta'),
     'machine': ('seed', 'device', 'deterministic', 'precision', 'compile')}

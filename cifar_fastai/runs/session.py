@@ -171,7 +171,7 @@ def load_finished(
         folder = RunFolder(path, run.learner, say)
         folder.metrics = read_json(path/'metrics.json')
         for name in (MANIFEST, *wrong): (path/name).unlink(missing_ok=True)
-        if 'predictions.npz' in wrong: folder.predictions()
+        if wrong.keys() & {'predictions.npz', 'out_of_fold.npz'}: folder.predictions()
         training_figures(run.learner, path)
         explain(run, folder)
         for step in after: step(run)

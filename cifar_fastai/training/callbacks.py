@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ClassificationLoss', 'balanced_weights', 'LossMode', 'Autocast', 'precision_callback', 'EpochNumber', 'MixImages',
-           'frozen_parts', 'FreezeParts', 'HeadFirst', 'GradientValueClip']
+           'frozen_parts', 'FreezeParts', 'HeadFirst', 'GradientValueClip', 'TrackImages']
 
 # %% ../../nbs/07_training/03_callbacks.ipynb #i387fbf5
 import numpy as np, torch
@@ -201,3 +201,44 @@ class GradientValueClip(RunCallback):
     ):
         self.limit = limit
     def before_step(self): nn.utils.clip_grad_value_(self.model.parameters(), self.limit)
+
+# %% ../../nbs/07_training/03_callbacks.ipynb #c20trk01
+class TrackImages(RunCallback):
+    "Keeps loss and margin of each training image in each epoch"
+    order, in_sweep, run_valid = ORDERS['TrackImages'], False, False
+    def __init__(self): self.kept = None
+
+    def before_fit(self):
+        loaders = self.dls
+        self.labels, train = torch.from_numpy(loaders.data.labels), torch.from_numpy(loaders.positions['train'])
+        self.rows = torch.full((len(self.labels),), -1).index_put_((train,), torch.arange(len(train)))
+        if self.kept is None: self.kept = torch.full((self.n_epoch, len(train), 2), float('nan'), dtype=torch.float16)
+
+    def before_train(self):
+        device = next(self.model.parameters()).device
+        self.now = self.kept[self.epoch].to(device, torch.float32)
+
+    def after_loss(self):
+        positions = self.dl.random.positions
+        logits, target = self.pred.detach().float().as_subclass(torch.Tensor), self.labels[positions].to(self.pred.device)
+        given = logits.gather(1, target[:, None])
+        others = logits.scatter(1, target[:, None], -torch.inf).amax(1)
+        found = torch.stack([F.cross_entropy(logits, target, reduction='none'), given[:, 0] - others], 1)
+        self.now[self.rows[positions].to(self.now.device)] = found
+
+    def after_train(self): self.kept[self.epoch] = self.now.cpu().half()
+
+    def arrays(self): # {'loss': float16 (epochs, images), 'margin': the same}
+        "What was kept of the epochs that there were"
+        there = ~self.kept.isnan().all((1, 2))
+        return {name: self.kept[there, :, place].numpy() for place, name in enumerate(('loss', 'margin'))}
+
+    def checkpoint_state(self):
+        if self.kept is None: return None
+        kept = self.kept.clone()
+        if self.history.inside: kept[self.epoch] = self.now.cpu().half()
+        return {'kept': kept}
+
+    def resume_state(self, state):
+        kept = state['kept'].cpu()
+        self.kept[:len(kept)] = kept[:len(self.kept)]

@@ -20,6 +20,7 @@ ORDERS = {
     'ShrinkImages': 16,  # after the mixing: the boxes of cutmix are in pixels of the full size
     'FreezeParts': 17,  # before compiling, which asks what is frozen
     'CompileModel': 18,  # when the images have their size
+    'TrackImages': 30,  # when the logits are there
     'History': 40,  # before all that read its rows
     'ProgressLine': 41,  # after History counted the images
     'EarlyStopping': 45,  # after History has the loss, while averaged weights are in place
