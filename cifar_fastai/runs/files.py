@@ -181,6 +181,7 @@ class Dynamics:
     "How each training image fared in each epoch"
     loss:np.ndarray # Cross-entropy of the logits in the training batch, float16 (epochs, N); NaN where it was in none
     margin:np.ndarray # Logit of the given class less the largest other, float16 (epochs, N)
+    probabilities:np.ndarray # Of the classes, mean over the epochs, float16 (N, C); C is 0 where there were too many
     target:np.ndarray # Given class, int64 (N,)
     name:np.ndarray # Each image's name, str (N,)
 
@@ -190,7 +191,7 @@ def read_dynamics(
     "Read dynamics; raises `BadInput` where the file is missing, not whole, or not what the run wrote"
     found = read_arrays(path, Dynamics, 'dynamics')
     if (found.loss.ndim != 2 or found.loss.shape != found.margin.shape or not found.target.shape == found.name.shape == found.loss.shape[1:]
-            or [value.dtype.kind for value in vars(found).values()] != ['f', 'f', 'i', 'U']):
+            or found.probabilities.ndim != 2 or len(found.probabilities) != len(found.target) or [value.dtype.kind for value in vars(found).values()] != ['f', 'f', 'f', 'i', 'U']):
         raise BadInput(f"the dynamics '{path}' hold arrays that don't match")
     return found
 
