@@ -30,10 +30,11 @@ def without_test_set(
     holdout:int, # How many of them are held out; 0: a tenth
 )->ImageData: # Training images alone: those to train on first, the hold-out in the test images' place
     "Images for trials; every arm and every value gets the same"
-    count = holdout or max(len(data.classes), (min(limit, data.train_count) or data.train_count)//10)
+    count = holdout or max(len(data.classes), (min(limit, len(data.train_positions)) or len(data.train_positions))//10)
     train, held = split(data, limit=limit, holdout=count)
     places = np.concatenate([train, held])
-    return image_data(data.images[places], data.labels[places], data.classes, data.names[places], len(train), name=data.name)
+    cut = image_data(data.images[places], data.labels[places], data.classes, data.names[places], len(train), name=data.name)
+    return cut if data.soft is None else dataclasses.replace(cut, soft=(data.soft[0][places], data.soft[1]), fingerprints={**cut.fingerprints, 'soft': data.fingerprints['train']})
 
 # %% ../../nbs/11_comparison/02_choosing.ipynb #09637350
 def run_trial(

@@ -42,21 +42,28 @@ class ImageData:
     folder:Path|None=None # Where its arrays are kept, if they are mapped from there
     valid_count:int=0 # How many images, behind those for training, are a validation set of their own
     read:dict|None=None # What was read: `reading.describe`
+    dropped:np.ndarray|None=None # int64, ascending: places of images that a label file leaves out
+    soft:tuple|None=None # Of soft labels: each image's row in them or -1, int64 (N,); shares of the classes, float32 (k, classes)
+    changes:dict|None=None # What label files changed: `overlay.change_labels`
 
     def __deepcopy__(self, memo): return self  # nothing writes into it, and the images may be large
 
     @property
-    def train_positions(self)->np.ndarray: return np.arange(self.train_count)
+    def train_positions(self)->np.ndarray: return self.left(0, self.train_count)
     @property
-    def valid_positions(self)->np.ndarray: return np.arange(self.train_count, self.train_count+self.valid_count)
+    def valid_positions(self)->np.ndarray: return self.left(self.train_count, self.train_count+self.valid_count)
     @property
-    def test_positions(self)->np.ndarray: return np.arange(self.train_count+self.valid_count, len(self.labels))
+    def test_positions(self)->np.ndarray: return self.left(self.train_count+self.valid_count, len(self.labels))
+    def left(self, start, stop):
+        places = np.arange(start, stop)
+        return places if self.dropped is None else np.setdiff1d(places, self.dropped, assume_unique=True)
+
     @property
     def image_size(self)->int: return self.images.shape[1]
 
     def _repr_markdown_(self):
-        train, test = self.train_count, len(self.test_positions)
-        valid = f", {self.valid_count:,} validation" if self.valid_count else ''
+        train, test = len(self.train_positions), len(self.test_positions)
+        valid = f", {len(self.valid_positions):,} validation" if self.valid_count else ''
         return (f"**{self.name}**: {train:,} training{valid} and {test:,} test images of {self.image_size}×{self.image_size}, "
                 f"{len(self.classes)} classes ({', '.join(self.classes[:10])}{', …' if len(self.classes)>10 else ''})")
 
@@ -111,14 +118,15 @@ def split(
     left_out:np.ndarray|None=None, # Positions that are in neither; none if left out
 )->tuple[np.ndarray,np.ndarray]: # Positions to train on and positions held out, both ascending
     "Class-balanced, disjoint positions among the training images"
-    labels, classes = data.labels[:data.train_count], len(np.unique(data.labels[:data.train_count]))
+    where = data.train_positions
+    labels, classes = data.labels[where], len(np.unique(data.labels[where]))
     for value, name in ((limit, 'limit'), (holdout, 'holdout')):
         if value < 0: raise BadInput(f"--{name} {value}: a number of images, 0 or more")
         if 0 < value < classes and not (about and name == 'holdout'): raise BadInput(f"--{name} {value}: there are {classes} classes, so name at least {classes}, or 0")
     kept = balanced_sample(labels, limit, seed) if 0 < limit < len(labels) else np.arange(len(labels))
     if len(np.unique(labels[kept])) < classes:
         raise BadInput(f"--limit {limit} leaves a class without an image, of {classes} classes: name more")
-    if left_out is not None: kept = np.setdiff1d(kept, left_out)
+    if left_out is not None: kept = np.setdiff1d(kept, np.searchsorted(where, left_out))
     held = derived_holdout(labels, kept, holdout, seed+1) if about else kept[balanced_sample(labels[kept], holdout, seed+1)] if 0 < holdout < len(kept) else kept[:holdout]
     taken = np.zeros(len(labels), bool)
     taken[held] = True
@@ -126,7 +134,7 @@ def split(
     if len(np.unique(labels[train])) < classes:
         raise BadInput(f"--holdout {holdout} leaves a class without an image to train on, of {len(kept):,} training images\n"
                        "Hold out fewer, or raise --limit.")
-    return train, held
+    return where[train], where[held]
 
 def derived_holdout(labels, kept, count, seed):
     "Positions of about `count` of `kept`, at least one of each class that has two"
@@ -229,11 +237,11 @@ def fold_positions(
 )->np.ndarray: # Positions of the part, ascending
     "The training images of one part; raises `BadInput` where a part would be empty"
     part, folds = map(int, fold.split('/'))
-    labels = data.labels[:data.train_count]
-    kept = balanced_sample(labels, limit, seed) if 0 < limit < len(labels) else np.arange(len(labels))
+    where = data.train_positions
+    kept = where[balanced_sample(data.labels[where], limit, seed)] if 0 < limit < len(where) else where
     if folds > len(kept): raise BadInput(f'--fold {fold}: there are {len(kept)} training images for {folds} parts\nTake fewer parts')
     images = data.images[:data.train_count] if len(kept) == data.train_count else data.images[kept]  # a slice is no copy
-    numbers = fold_numbers(labels[kept], find_near_copies(images), folds, seed)
+    numbers = fold_numbers(data.labels[kept], find_near_copies(images), folds, seed)
     return kept[numbers == part]
 
 

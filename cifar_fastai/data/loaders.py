@@ -21,7 +21,7 @@ from fasttransform import Pipeline, Transform
 from ..base.messages import BadInput, notice
 from ..base.randomness import BatchRandom
 from ..base.devices import choose_device, free_memory
-from ..recipes.recipe import BATCH_SIZE, LIBRARY_BATCH_SIZE, Recipe, is_library
+from ..recipes.recipe import BATCH_SIZE, DATA_FIELDS, LIBRARY_BATCH_SIZE, Recipe, is_library
 from ..recipes.libraries import uses_weights, weights_statistics
 from .images import ImageData, balanced_order, fold_positions, split, uneven_notes
 from .formats import open_picture, to_rgb
@@ -233,7 +233,7 @@ def image_dataloaders(
     "The loaders of a recipe over images already read"
     if data.valid_count and recipe.holdout: notice(f'{data.name} has {data.valid_count:,} validation images of its own: they are held out, and --holdout {recipe.holdout} is not needed')
     left_out = fold_positions(data, recipe.fold, recipe.limit, recipe.seed) if recipe.fold else None
-    train, holdout = split(data, limit=recipe.limit, holdout=0 if data.valid_count else (count := holdout_count(recipe, data.train_count)),
+    train, holdout = split(data, limit=recipe.limit, holdout=0 if data.valid_count else (count := holdout_count(recipe, len(data.train_positions))),
                            seed=recipe.seed, about=not data.valid_count and count > 0 and not recipe.holdout, left_out=left_out)
     if data.valid_count: holdout = data.valid_positions
     test = data.test_positions
@@ -257,7 +257,7 @@ def load_recipe_images(
     recipe:Recipe,
 )->ImageData:
     "The images that a recipe names, fitted as it says"
-    return load_images(recipe.data, recipe.image_size, True, recipe.fit, recipe.labels, recipe.label_column, recipe.test_share)
+    return load_images(**{name: getattr(recipe, name) for name in DATA_FIELDS})
 
 def cifar_dataloaders(
     recipe:Recipe|None=None, # What to load and how; the default recipe if left out

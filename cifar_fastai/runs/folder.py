@@ -21,6 +21,7 @@ from ..base.steps import read_steps, step_table
 from ..recipes.recipe import recipe_to_dict
 from ..data.images import ImageData
 from ..data.loaders import Positions
+from ..data.overlay import changes_lines, reading_of
 from ..models.networks import parameter_count
 from ..interpretation.inference import SeveralViews, run_inference, steady_loader
 from ..training.history import epoch_line
@@ -34,13 +35,14 @@ from .files import write_weights
 def introduction(
     learner:CifarLearner,
     path:Path, # The run folder
-)->str: # Four lines
+)->str: # Four lines, and one for each label file
     "What a run says before it trains"
     data, positions = learner.dls.data, learner.dls.positions
+    changed = ''.join(f'labels   {line}\n' for line in changes_lines(data.changes))
     held = f", {len(positions['valid']):,} {'validation' if data.valid_count else 'held out'}" if learner.dls.valid_is == 'holdout' else ''
     return (f"data     {data.name}: {len(positions['train']):,} training{held} and {len(positions['test']):,} test images "
             f"of {data.image_size}×{data.image_size} in {len(data.classes)} classes\n"
-            f"network  {learner.recipe.arch}: {parameter_count(learner.model):,} parameters\n"
+            f"{changed}network  {learner.recipe.arch}: {parameter_count(learner.model):,} parameters\n"
             f"device   {device_name(learner.dls.device)}, {learner.resolved.precision}\n"
             f"run      {path}")
 
@@ -54,14 +56,15 @@ def about_run(
             'environment': environment(loaders.device, learner.resolved.precision),
             'data': {'name': data.name, 'fingerprints': data.fingerprints, 'classes': list(data.classes),
                      'counts': {name: len(where) for name, where in loaders.positions.items()}, 'valid_is': loaders.valid_is,
-                     'mean': loaders.statistics[0], 'deviation': loaders.statistics[1], 'notes': [*data.notes, *getattr(loaders, 'notes', ())], 'ranges': (data.read or {}).get('ranges', {})}}
+                     'mean': loaders.statistics[0], 'deviation': loaders.statistics[1], 'notes': [*data.notes, *getattr(loaders, 'notes', ())], 'ranges': (data.read or {}).get('ranges', {}),
+                     **({'labels': data.changes} if data.changes else {})}}
 
 # %% ../../nbs/09_runs/03_folder.ipynb #c0f9863b
 SAMPLES = ('samples_train.png', 'samples_augmented.png', 'samples_test.png')
 
-def write_reading(learner, path): # data.json, where the images came from files
-    "What was read, class by class"
-    if learner.dls.data.read: write_json(path/'data.json', learner.dls.data.read)
+def write_reading(learner, path): # data.json, where the images came from files, or labels did
+    "What was read, class by class, and which labels were changed"
+    if reading := reading_of(learner.dls.data): write_json(path/'data.json', reading)
 
 def count_copies(
     data:ImageData, # The images
@@ -69,7 +72,8 @@ def count_copies(
 )->dict|None: # For metrics.json; None where there are no copies
     "How many test images were trained on, what the accuracy is without them, and how many pictures lie in two classes"
     read = data.read or {}
-    copied, pairs = read.get('copied_test_images', []), {what: found for what, found in read.get('copies', {}).items() if found}
+    tests = data.test_positions - data.train_count - data.valid_count
+    copied, pairs = np.flatnonzero(np.isin(tests, read.get('copied_test_images', []))), {what: found for what, found in read.get('copies', {}).items() if found}
     if not pairs: return None
     without = float(np.delete(right, copied).mean()) if len(copied) < len(right) else None
     return {'test_images': len(copied), 'test_accuracy_without': without, 'in_two_classes': sum(row['found'].get('in two classes', 0) for row in read['rows']),
@@ -124,6 +128,7 @@ class RunFolder:
         self.metrics = {
             'schema': SCHEMA, 'status': 'running', 'test_accuracy': None, 'test_loss': None, 'epochs': 0, 'seed': learner.recipe.seed,
             'test_images': len(loaders.positions['test']), 'parameters': parameter_count(learner.model), 'train_images_per_second': None,
+            **({'test_labels': learner.dls.data.changes['test_labels']} if 'test_labels' in (learner.dls.data.changes or {}) else {}),
             'train_seconds': 0., 'compile_seconds': 0., 'selected': 'best_on_holdout' if learner.recipe.early_stopping else 'last', 'valid_is': loaders.valid_is}
 
     def update(self, **values):

@@ -13,9 +13,11 @@ ORDERS = {
     'LossMode': -9,  # after fastai's TrainEvalCallback (-10), which switches the model's mode
     'AtShare': -8,  # sets the share of the run, before all that ask for it
     'HeadFirst': -7,  # before the first batch of an epoch
+    'KeepSmallLosses': -6,  # before the first batch of an epoch
     'EpochNumber': 0,  # before the loader begins its batches
     'Autocast': 10,  # in the place of fastai's MixedPrecision (10)
     'GradientValueClip': 12,  # after MixedPrecision took the scale out of the gradients, and after GradientClip (11)
+    'SoftTargets': 14,  # before the labels are mixed
     'MixImages': 15,  # while the images have their full size
     'ShrinkImages': 16,  # after the mixing: the boxes of cutmix are in pixels of the full size
     'FreezeParts': 17,  # before compiling, which asks what is frozen
