@@ -1,0 +1,107 @@
+"Wrong labels: confident learning against cleanlab's, scores by their definitions, planted flips found by the command"
+import csv
+
+import numpy as np
+import pytest
+from scipy.special import softmax
+
+from cifar_fastai.base.label_files import LabelRow, read_labels, write_labels
+from cifar_fastai.base.messages import BadInput, BadWords
+from cifar_fastai.cli import dispatch
+from cifar_fastai.data.loaders import load_recipe_images
+from cifar_fastai.labels.confident import confident_joint, count_wrong, flag_wrong
+from cifar_fastai.labels.issues import find_issues
+from cifar_fastai.labels.neighbours import conflicting_groups, far_images, near_copies, nearest_images, nearest_of_class
+from cifar_fastai.labels.scores import SCORES, area_under_margin, class_thresholds, label_quality, logit_margin
+from cifar_fastai.recipes.recipe import Recipe
+
+
+def noisy(count, classes, share, seed, sharpness=3.):
+    "Labels of which a share was moved to other classes, and probabilities that know the truth, more or less"
+    draw = np.random.default_rng(seed)
+    truth = draw.integers(0, classes, count)
+    labels = np.where(draw.random(count) < share, (truth + draw.integers(1, classes, count))%classes, truth)
+    return truth, labels, softmax(sharpness*np.eye(classes)[truth] + draw.normal(size=(count, classes)), axis=1)
+
+
+@pytest.mark.parametrize('classes, sharpness', [(2, 3.), (3, 1.), (10, 3.), (10, 6.)])
+def test_confident_learning_is_cleanlab_s(classes, sharpness):
+    counting, ranking, thresholds = (pytest.importorskip(f'cleanlab.{name}') for name in ('count', 'rank', 'internal.label_quality_utils'))
+    _, labels, probabilities = noisy(2000, classes, 0.15, classes, sharpness)
+    assert np.allclose(class_thresholds(probabilities, labels), counting.get_confident_thresholds(labels, probabilities))
+    assert np.array_equal(confident_joint(probabilities, labels, calibrated=False), counting.compute_confident_joint(labels, probabilities, calibrate=False))
+    ours, theirs = confident_joint(probabilities, labels), counting.compute_confident_joint(labels, probabilities, calibrate=True)
+    assert np.abs(ours - theirs).max() <= 1  # theirs is in whole images
+    names = {'self_confidence': 'self_confidence', 'margin': 'normalized_margin', 'entropy': 'confidence_weighted_entropy'}
+    for score in SCORES:
+        for adjusted in (False, True) if score != 'entropy' else (False,):
+            assert np.allclose(label_quality(probabilities, labels, score, adjusted), ranking.get_label_quality_scores(labels, probabilities, method=names[score], adjust_pred_probs=adjusted), atol=1e-6), (score, adjusted)
+
+
+def test_the_number_of_wrong_labels_and_which_they_are():
+    truth, labels, probabilities = noisy(4000, 5, 0.12, 0, sharpness=7.)
+    found, wrong = count_wrong(probabilities, labels), labels != truth
+    assert found.low < wrong.sum() < found.high and found.low < found.count < found.high and found == count_wrong(probabilities, labels)
+    flagged = flag_wrong(confident_joint(probabilities, labels), labels, probabilities.argmax(1), label_quality(probabilities, labels))
+    assert wrong[flagged].mean() > 0.95 and flagged[wrong].mean() > 0.95
+    kept = flag_wrong(np.diag(np.bincount(labels)).astype(float), labels, probabilities.argmax(1), label_quality(probabilities, labels))
+    assert not kept.any()
+
+
+def test_margins_over_epochs_by_their_definition():
+    logits = np.random.default_rng(0).normal(size=(50, 4))
+    labels = np.arange(50)%4
+    by_hand = [row[label] - max(value for place, value in enumerate(row) if place != label) for row, label in zip(logits, labels)]
+    assert np.allclose(logit_margin(logits, labels), by_hand)
+    margins = np.array([[1., np.nan], [3., -1.], [np.nan, -4.]])
+    assert np.allclose(area_under_margin(margins), [2., -2.5])
+
+
+def test_neighbours_outliers_and_copies_are_those_of_scikit_learn_and_of_sight():
+    from sklearn.neighbors import NearestNeighbors
+    draw = np.random.default_rng(0)
+    embeddings = np.concatenate([draw.normal(size=(100, 6)) + centre for centre in (0, 8, [8]*3 + [-8]*3)] + [np.r_[np.zeros(5), 60][None]])
+    near, distances = nearest_images(embeddings, 4)
+    moved = embeddings - embeddings.mean(0)
+    theirs, which = NearestNeighbors(n_neighbors=5, metric='cosine').fit(moved).kneighbors(moved)
+    assert np.allclose(distances, theirs[:, 1:], atol=1e-5) and (near == which[:, 1:]).mean() > 0.99
+    assert np.flatnonzero(far_images(distances)).tolist() == [300]
+    labels = np.r_[np.repeat([0, 1, 2], 100), 0]
+    assert set(nearest_of_class(embeddings, labels, 0, 0)) <= set(range(1, 100)) and nearest_of_class(embeddings, labels, 0, 1)[0] in range(100, 200)
+    pictures = draw.random((301, 30))
+    pictures[near[7, 0]] = pictures[7] + 0.02
+    assert near_copies(near, pictures).tolist() == [sorted([7, int(near[7, 0])])]
+    assert conflicting_groups(np.array([5, 5, 7, 8, 8, 8]), np.array([1, 1, 0, 2, 2, 0])).tolist() == [False]*3 + [True]*3
+
+
+def test_each_image_has_one_kind_and_the_rows_are_those_of_the_file(tmp_path):
+    truth, labels, probabilities = noisy(500, 3, 0.05, 1, 6.)
+    far, copied = np.zeros(500, bool), np.zeros(500, bool)
+    right = np.flatnonzero(labels == truth)
+    far[right[:3]], copied[right[2:5]] = True, True
+    issues = find_issues(probabilities, labels, [f'{place}.png' for place in range(500)], ('a', 'b', 'c'), far=far, copied=copied)
+    assert issues.kinds[right[:5]].tolist() == ['outlier']*2 + ['duplicate']*3
+    write_labels(tmp_path/'labels.csv', issues.rows())
+    with open(tmp_path/'labels.csv', newline='') as file: rows = list(csv.DictReader(file))
+    assert [int(row['index']) for row in rows] == issues.order().tolist() and all(row['suggested'] != row['given'] for row in rows if row['kind'] == 'wrong')
+    assert all(row['label'] == '' for row in rows) and [float(row['quality']) for row in rows] == sorted(float(row['quality']) for row in rows)
+
+
+FLIPS = ['--image-size', '16', '--precision', 'fp32', '--device', 'cpu']
+
+
+@pytest.mark.parametrize('words, says', [
+    (['shapes', '--accept', 'quality>0.2'], "'quality>0.2' is no condition"), (['shapes', '--accept', 'quality<7'], 'no condition'), (['shapes', '--folds', '1'], 'at least 2'),
+    (['shapes', '--test'], 'holds no run'), (['shapes', '--method', 'dynamics', '--folds', '3'], 'is for --method folds'), (['shapes', '--method', 'fold'], "did you mean 'folds'"),
+    (['shapes', '--data', 'cifar10'], 'named first'), (['shapes', '--score', 'margins'], "did you mean 'margin'"), (['shapes', '--mixup', '0.4', '--track-images'], 'mixup and cutmix mix them'),
+    ([], 'RUN|DATA')])
+def test_wrong_words_are_refused_before_anything_is_trained(words, says, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(BadWords) as caught: dispatch(['labels', *words])
+    assert says in str(caught.value) and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize('what', ['nowhere', 'nowhere.tgz'])
+def test_data_that_is_not_there_is_said(what, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(BadInput, match=what): dispatch(['labels', what])
