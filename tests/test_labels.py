@@ -1,19 +1,19 @@
 "Wrong labels: confident learning against cleanlab's, scores by their definitions, planted flips found by the command"
 import csv
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from scipy.special import softmax
 
-from cifar_fastai.base.label_files import LabelRow, read_labels, write_labels
+from cifar_fastai.base.label_files import read_labels, write_labels
 from cifar_fastai.base.messages import BadInput, BadWords
 from cifar_fastai.cli import dispatch
-from cifar_fastai.data.loaders import load_recipe_images
+from cifar_fastai.data.shapes import draw_shapes
 from cifar_fastai.labels.confident import confident_joint, count_wrong, flag_wrong
 from cifar_fastai.labels.issues import find_issues
 from cifar_fastai.labels.neighbours import conflicting_groups, far_images, near_copies, nearest_images, nearest_of_class
 from cifar_fastai.labels.scores import SCORES, area_under_margin, class_thresholds, label_quality, logit_margin
-from cifar_fastai.recipes.recipe import Recipe
 
 
 def noisy(count, classes, share, seed, sharpness=3.):
@@ -26,7 +26,7 @@ def noisy(count, classes, share, seed, sharpness=3.):
 
 @pytest.mark.parametrize('classes, sharpness', [(2, 3.), (3, 1.), (10, 3.), (10, 6.)])
 def test_confident_learning_is_cleanlab_s(classes, sharpness):
-    counting, ranking, thresholds = (pytest.importorskip(f'cleanlab.{name}') for name in ('count', 'rank', 'internal.label_quality_utils'))
+    counting, ranking = (pytest.importorskip(f'cleanlab.{name}') for name in ('count', 'rank'))
     _, labels, probabilities = noisy(2000, classes, 0.15, classes, sharpness)
     assert np.allclose(class_thresholds(probabilities, labels), counting.get_confident_thresholds(labels, probabilities))
     assert np.array_equal(confident_joint(probabilities, labels, calibrated=False), counting.compute_confident_joint(labels, probabilities, calibrate=False))
@@ -87,7 +87,67 @@ def test_each_image_has_one_kind_and_the_rows_are_those_of_the_file(tmp_path):
     assert all(row['label'] == '' for row in rows) and [float(row['quality']) for row in rows] == sorted(float(row['quality']) for row in rows)
 
 
-FLIPS = ['--image-size', '16', '--precision', 'fp32', '--device', 'cpu']
+KEPT = ('circle', 'cross', 'triangle')
+WORDS = ['--folds', '2', '--recipe', 'speed', '--image-size', '16', '--width', '16', '--epochs', '10', '--batch-size', '32', '--augment', 'shapes', '--progressive', '0', '--precision', 'fp32', '--device', 'cpu']
+
+
+@pytest.fixture(scope='module')
+def flipped(tmp_path_factory):
+    "Three classes of the drawn shapes in the official form, every twentieth training label another; and which"
+    images, labels, _, classes = draw_shapes(4500, 300)
+    kept, draw = np.isin(labels, [classes.index(name) for name in KEPT]), np.random.default_rng(0)
+    images, labels, train = images[kept], np.array([KEPT.index(classes[label]) for label in labels[kept]]), int(kept[:4500].sum())
+    wrong = np.zeros(train, bool)
+    wrong[draw.permutation(train)[:train//20]] = True
+    labels[:train][wrong] = (labels[:train][wrong] + draw.integers(1, 3, wrong.sum()))%3
+    folder = tmp_path_factory.mktemp('flipped')
+    rows = np.concatenate([labels.astype(np.uint8)[:, None], images.transpose(0, 3, 1, 2).reshape(len(images), -1)], 1)
+    (folder/'cifar-10-batches-bin').mkdir()
+    rows[:train].tofile(folder/'cifar-10-batches-bin'/'data_batch_1.bin')
+    rows[train:].tofile(folder/'cifar-10-batches-bin'/'test_batch.bin')
+    (folder/'cifar-10-batches-bin'/'batches.meta.txt').write_text('\n'.join(KEPT) + '\n')
+    dispatch(['labels', str(folder), '--out', str(folder/'found'), *WORDS])
+    return folder, wrong
+
+
+def test_planted_flips_are_found(flipped):
+    folder, wrong = flipped
+    rows = sorted(read_labels(folder/'found'/'labels.csv', KEPT), key=lambda row: row.index)
+    flagged = np.array([row.kind == 'wrong' for row in rows])
+    assert len(rows) == len(wrong) and all(row.label == '' for row in rows)
+    assert wrong[flagged].mean() >= 0.9 and flagged[wrong].mean() >= 0.9
+
+
+def test_again_nothing_is_trained_and_what_a_person_decided_stays(flipped, capsys, monkeypatch):
+    (folder, wrong), path = flipped, flipped[0]/'found'/'labels.csv'
+    before = read_labels(path, KEPT)
+    write_labels(path, [replace(row, label=row.given if row is before[0] else '') for row in before])
+    monkeypatch.setattr('cifar_fastai.comparison.grid.train_session', None)
+    dispatch(['labels', str(folder), '--out', str(folder/'found'), *WORDS, '--accept', 'quality<0.02'])
+    after, said = {row.name: row for row in read_labels(path, KEPT)}, capsys.readouterr().out
+    assert after[before[0].name].label == before[0].given
+    taken = [row for row in before[1:] if row.quality < 0.02 and row.suggested != row.given]
+    assert taken and all(after[row.name].label == row.suggested for row in taken) and sum(bool(row.label) for row in after.values()) == 1 + len(taken)
+    assert f'accepted {len(taken)} suggestions with quality<0.02: nobody has looked at them' in said and 'kept     1 decisions' in said
+    text = path.read_text()
+    path.write_text(text.replace(before[0].name, 'other'))
+    with pytest.raises(BadInput, match="no image named 'other'"): dispatch(['labels', str(folder), '--out', str(folder/'found'), *WORDS])
+    assert path.read_text() == text.replace(before[0].name, 'other')
+
+
+def test_one_run_says_so_by_its_dynamics_and_of_its_test_images(flipped, capsys, tmp_path):
+    folder, wrong = flipped
+    run = sorted((folder/'found'/'folds').glob('*/recipe.json'))[0].parent
+    dispatch(['labels', str(run), '--out', str(tmp_path)])
+    rows, said = read_labels(tmp_path/'labels.csv', KEPT), capsys.readouterr().out
+    assert 'dynamics 10 epochs of' in said and len(rows) <= len(wrong)//2 + 1
+    order = [wrong[row.index] for row in rows]
+    assert sum(order[:sum(order)]) >= 0.8*sum(order)
+    dispatch(['labels', str(run), '--test', '--out', str(tmp_path)])
+    assert sorted(row.index for row in read_labels(tmp_path/'test_labels.csv', KEPT)) == list(range(90)) and 'was not trained on its 90 test images' in capsys.readouterr().out
+    (run/'image_dynamics.npz').rename(tmp_path/'kept.npz')
+    with pytest.raises(BadInput, match='--track-images yes'): dispatch(['labels', str(run), '--method', 'dynamics'])
+    (tmp_path/'kept.npz').rename(run/'image_dynamics.npz')
 
 
 @pytest.mark.parametrize('words, says', [

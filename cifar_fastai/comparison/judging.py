@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from scipy.special import softmax
 from torch import nn
-from ..base.label_files import LabelRow, accept_suggestions, read_labels, write_labels
+from ..base.label_files import LabelRow, accept_suggestions, file_text, read_labels, write_labels
 from ..base.messages import LINE, BadInput, one_of, say
 from ..recipes.recipe import Recipe
 from ..data.images import ImageData, find_near_copies, join_pairs, small_pictures
@@ -131,8 +131,10 @@ def keep_decisions(
 )->list[LabelRow]: # With what was decided in the file
     "The rows with earlier decisions"
     if not Path(path).exists(): return rows
-    names, labels = [row.name for row in rows], [classes.index(row.given) for row in rows]
-    decided = {row.name: row.label for row in read_labels(path, classes, names, labels) if row.label}
+    classes = [file_text(name) for name in classes]
+    try: found = read_labels(path, classes, [row.name for row in rows], [classes.index(row.given) for row in rows])
+    except BadInput as error: raise BadInput(f'{error}\nIt would be written over: take another --out, or put it away') from error
+    decided = {row.name: row.label for row in found if row.label}
     return [replace(row, label=decided.get(row.name, '')) for row in rows]
 
 def save_issues(

@@ -183,7 +183,7 @@ class TrackImages(RunCallback):
 
     def before_fit(self):
         loaders, device = self.dls, next(self.model.parameters()).device
-        self.labels, train = torch.from_numpy(loaders.data.labels), torch.from_numpy(loaders.positions['train'])
+        self.labels, train = torch.tensor(loaders.data.labels), torch.tensor(loaders.positions['train'])
         self.rows = torch.full((len(self.labels),), -1).index_put_((train,), torch.arange(len(train)))
         if self.kept is not None: return
         self.kept = torch.full((self.n_epoch, len(train), 2), float('nan'), dtype=torch.float16)
