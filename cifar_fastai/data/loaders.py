@@ -93,7 +93,7 @@ class ImageLoader(TfmdDL):
     def __init__(self, dataset=None, array=None, random=None, num_workers=0, balanced=None, **kwargs):
         self.array, self.random, self.balanced = array, random or BatchRandom(), balanced
         self.epoch, self.looks, self.order, self.skipped = None, 0, 0, 0
-        self.held, self.places = None, None
+        self.held, self.places, self.share = None, None, None  # share: which of a batch's images are read, where processes share it
         super().__init__(dataset, num_workers=num_workers, **kwargs)
         self.fake_l.generator = torch.Generator()  # else torch's loader draws a seed from the global one
 
@@ -134,7 +134,7 @@ class ImageLoader(TfmdDL):
         if self.held is None: yield from super().create_batches(samps); return
         labelled = len(self.dataset.tls) > 1
         for places, coming in self.batches_of_places(samps):
-            pixels, labels = self.array.batch(places, coming)
+            pixels, labels = self.array.batch(places, coming, self.share)
             yield (TensorImage(pixels), TensorCategory(labels)) if labelled else (TensorImage(pixels),)
 
     def batches_of_places(self, samps):
@@ -153,7 +153,7 @@ class ImageLoader(TfmdDL):
 
     def before_each(self, number):
         places = None if self.places is None else torch.as_tensor(self.places[number*self.bs:(number + 1)*self.bs])
-        self.random.start(self.order, number, places)
+        self.random.start(self.order, number, places, None if places is None or not self.share else self.share(len(places)))
 
 # %% ../../nbs/03_data/18_loaders.ipynb #cbc353e9
 class CifarDataLoaders(DataLoaders):

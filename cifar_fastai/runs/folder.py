@@ -4,17 +4,17 @@
 
 # %% auto #0
 __all__ = ['SAMPLES', 'SLOW', 'introduction', 'about_run', 'write_reading', 'count_copies', 'write_samples', 'training_figures',
-           'RunFolder', 'note_refusals']
+           'RunFolder', 'FollowedFolder', 'note_interrupted', 'note_refusals']
 
 # %% ../../nbs/09_runs/03_folder.ipynb #ib3fd5fa
 import shutil
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 import numpy as np, pandas as pd, torch
 from fastcore.imports import IN_NOTEBOOK
 from torch.nn import functional as F
-from ..base.messages import LINE, notice, say
-from ..base.files import whole_file, write_json, write_manifest
+from ..base.messages import LINE, BadInput, notice, say
+from ..base.files import read_json, whole_file, write_json, write_manifest
 from ..base.devices import device_name, environment
 from ..base.figures import plot_images, save_figure
 from ..base.steps import read_steps, step_table
@@ -145,9 +145,16 @@ class RunFolder:
         self.say(f'time     {text}')
         if seconds > SLOW and self.learner.recipe.data == 'cifar10': self.say('         --recipe quick takes a fraction of that')
 
+    def samples(self):
+        "The first pictures, and what was read"
+        with note_refusals(self.path):
+            write_reading(self.learner, self.path)
+            write_samples(self.learner, self.path/'figures')
+
     def found(self, found):
-        "The finder has run: its curve and its figure"
+        "The finder has run: its curve, and recipe.json says what it found"
         with whole_file(self.path/'lr_find.csv') as beside: found.curve.to_csv(beside, index=False)
+        write_json(self.path/'recipe.json', about_run(self.learner))
         self.say(f'lr       {found.lr:.3g}, the {found.taken} of the learning-rate finder')
 
     def result(self, history):
@@ -185,6 +192,24 @@ class RunFolder:
         "The last of all: what the files are is written down, and what resume needed goes"
         write_manifest(self.path)
         if not keep_checkpoint: shutil.rmtree(self.path/'checkpoint', ignore_errors=True)
+
+class FollowedFolder(RunFolder):
+    "What the other processes of a training have in its place: the first one writes and speaks, unless it is gone"
+    def update(self, **values):
+        if values.get('status') == 'interrupted': note_interrupted(self.path)
+
+    def samples(self): pass
+    def epoch(self, history): pass
+    def found(self, found): pass
+    def estimate(self, text, seconds): pass
+
+def note_interrupted(
+    path:Path, # A run folder whose first process may be gone
+)->None:
+    "Have metrics.json say so, where it says that the run goes on"
+    with suppress(OSError, BadInput):
+        metrics = read_json(path/'metrics.json')
+        if metrics.get('status') == 'running': write_json(path/'metrics.json', {**metrics, 'status': 'interrupted'})
 
 @contextmanager
 def note_refusals(
