@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from torch.nn import functional as F
 
-from cifar_fastai.training.callbacks import ClassificationLoss
+from cifar_fastai.training.losses import ClassificationLoss
 from cifar_fastai.base.intervals import wilson_interval
 from cifar_fastai.base.commands import run_command
 from cifar_fastai.base.devices import keep_freed_memory

@@ -11,7 +11,7 @@ from pathlib import Path
 from .base.commands import Parser, add_option, add_out, make_folder, run_command
 from .base.messages import BadInput
 from .recipes.options import metavar, option_text
-from .recipes.recipe import recipe_fields
+from .recipes.recipe import DATA_FIELDS, recipe_fields
 
 # %% ../nbs/13_doors/05_look.ipynb #4df995db
 MOST_CLASSES, SAMPLES = 30, 8
@@ -45,6 +45,8 @@ def look_by_options(options):
     "What the command does"
     from cifar_fastai.base.files import write_json
     from cifar_fastai.base.figures import save_figure
+    from cifar_fastai.base.label_files import changes_lines
+    from cifar_fastai.data.overlay import reading_of
     from cifar_fastai.data.sources import load_images
     place = Path(options.out or 'looks')/(Path(options.data).name.split('.')[0] or 'images')
     asked = {name: getattr(options, name) for name in FIELDS if hasattr(options, name)}
@@ -55,13 +57,13 @@ def look_by_options(options):
             write_json(make_folder(place)/'data.json', error.read)
         raise
     make_folder(place)
-    if data.read:
-        print_reading(data.read)
-        write_json(place/'data.json', data.read)
+    if data.read: print_reading(data.read)
+    for line in changes_lines(data.changes): print(f'labels    {line}')
+    if reading := reading_of(data): write_json(place/'data.json', reading)
     save_figure(plot_classes(data), place/'samples.png')
     print(f"{data._repr_markdown_().replace('**', '')}\nfiles: {place}")
 
-FIELDS = ('image_size', 'fit', 'labels', 'label_column', 'test_share') # of a recipe, that say how data are read
+FIELDS = DATA_FIELDS[1:] # of a recipe, that say how data are read
 
 def look_parser(
     program:str='python -m cifar_fastai.look', # What was typed

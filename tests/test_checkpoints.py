@@ -57,7 +57,7 @@ def same(one, two):
 @pytest.mark.parametrize('fields', [
     dict(optimizer='muon'), dict(optimizer='sgd', schedule='constant'), dict(optimizer='adamw', clip_norm=1.), dict(optimizer='lamb', schedule='cosine'),
     dict(optimizer='rmsprop', schedule='flat_cos'), dict(ema=0.9, early_stopping=1, mixup=0.4, cutmix=1.), dict(progressive=0.6, augment='crop_alternating_cutout8'),
-    dict(augment='trivial', precision='bf16')], ids=lambda fields: ' '.join(map(str, fields.values())))
+    dict(augment='trivial', precision='bf16'), dict(loss='generalized', keep_share=0.6, keep_warmup=2, cutmix=1., class_weights='balanced')], ids=lambda fields: ' '.join(map(str, fields.values())))
 @pytest.mark.parametrize('place', [(1, 2, True), (1, 4, True), (1, 0, False)], ids=['in an epoch', 'after its last step', 'in its evaluation'])
 def test_stopped_and_gone_on_is_not_stopped(tiny_data, tiny_recipe, tmp_path, fields, place):
     recipe = dataclasses.replace(tiny_recipe, epochs=3, batch_size=20 if 'early_stopping' in fields else 24, **fields)

@@ -23,7 +23,7 @@ from cifar_fastai.recipes.named import named_recipe
 from cifar_fastai.recipes.recipe import Recipe
 from cifar_fastai.recipes.resolved import resolve
 from cifar_fastai.runs.files import load_run, weights_fingerprint
-from cifar_fastai.training.callbacks import ClassificationLoss, balanced_weights
+from cifar_fastai.training.losses import ClassificationLoss, balanced_weights
 from cifar_fastai.training.learner import cifar_learner, fit_recipe
 from cifar_fastai.training.schedules import schedule
 

@@ -14,7 +14,7 @@ from fastai.optimizer import SGD
 from torch import nn
 from torch.nn import functional as F
 
-from cifar_fastai.training.callbacks import ClassificationLoss
+from cifar_fastai.training.losses import ClassificationLoss
 from cifar_fastai.training.averaging import AverageWeights
 from cifar_fastai.data.loaders import image_dataloaders
 from cifar_fastai.training.history import History

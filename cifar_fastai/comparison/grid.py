@@ -17,7 +17,7 @@ import pandas as pd
 from fastprogress.fastprogress import format_time
 from ..base.messages import BadInput, one_of, say
 from ..base.files import lock_folder
-from ..recipes.recipe import Recipe, recipe_fields, recipe_to_dict
+from ..recipes.recipe import DATA_FIELDS, ORIGINAL, Recipe, recipe_fields, recipe_to_dict
 from ..recipes.resolved import resolve
 from ..data.images import ImageData
 from ..data.loaders import image_dataloaders, load_recipe_images
@@ -32,7 +32,7 @@ def fields_name(fields:dict)->str: # Such as `resnet9, one_cycle, lr 0.01`
     "Field values as a name: what a table knows by name stands for itself"
     return ', '.join(value if isinstance(value, str) and name in ('arch', 'schedule', 'optimizer', 'augment', 'data')
                      else f"{name.replace('_', ' ')} {value:g}" if isinstance(value, (int, float)) and not isinstance(value, bool)
-                     else f"{name.replace('_', ' ')} {value}" for name, value in fields.items()) or 'the recipe'
+                     else f"{name.replace('_', ' ')} {value or ORIGINAL if name == 'labels' else value}" for name, value in fields.items()) or 'the recipe'
 
 @dataclass(frozen=True)
 class Arm:
@@ -149,7 +149,7 @@ def check_count(
     "Refuse a grid that somebody may have typed by accident"
     if runs > MOST_RUNS and not yes: raise BadInput(f'{runs:,} runs are more than {MOST_RUNS}\nVary fewer fields, or say --yes')
 
-def data_place(recipe): return recipe.data, recipe.image_size, recipe.fit, recipe.labels, recipe.label_column, recipe.test_share
+def data_place(recipe): return tuple(getattr(recipe, name) for name in DATA_FIELDS) + (recipe.set_aside, recipe.limit if recipe.set_aside else 0)
 
 def grid_data(
     arms:list[Arm],
@@ -198,12 +198,13 @@ def train_missing(
     plan:Plan, # Its runs get their paths, or the reason why there is none
     runs:str|Path='runs', # Folder of runs
     say=say, # Called with each line for the person
+    data:dict|None=None, # From `grid_data`
 )->Plan:
     "Train what a plan lacks"
     missing = plan.missing
     for number, run in enumerate(missing, 1):
         say(f'\n[{number}/{len(missing)}] {run.arm.name}, seed {run.recipe.seed}')
-        try: run.path = train_session(run.recipe, runs, say=say, explained=False, resume=run.begun).path
+        try: run.path = train_session(run.recipe, runs, say=say, explained=False, resume=run.begun, images=data and data[data_place(run.recipe)]).path
         except Exception as error:
             run.failure = error_reason(error)
             say(f'failed   {run.failure.splitlines()[0][:300]}')

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['UNEVEN', 'fingerprint', 'ImageData', 'image_data', 'shares', 'balanced_sample', 'split', 'derived_holdout',
-           'balanced_order', 'uneven_notes']
+           'without_test_set', 'balanced_order', 'uneven_notes']
 
 # %% ../../nbs/03_data/01_images.ipynb #i568c15b
-import hashlib
+import dataclasses, hashlib
 from dataclasses import dataclass
 from pathlib import Path
 import numpy as np
@@ -41,21 +41,28 @@ class ImageData:
     folder:Path|None=None # Where its arrays are kept, if they are mapped from there
     valid_count:int=0 # How many images, behind those for training, are a validation set of their own
     read:dict|None=None # What was read: `reading.describe`
+    dropped:np.ndarray|None=None # int64, ascending: places of images that a label file leaves out
+    soft:tuple|None=None # Of soft labels: each image's row in them or -1, int64 (N,); shares of the classes, float32 (k, classes)
+    changes:dict|None=None # What label files changed: `overlay.change_labels`
 
     def __deepcopy__(self, memo): return self  # nothing writes into it, and the images may be large
 
     @property
-    def train_positions(self)->np.ndarray: return np.arange(self.train_count)
+    def train_positions(self)->np.ndarray: return self.left(0, self.train_count)
     @property
-    def valid_positions(self)->np.ndarray: return np.arange(self.train_count, self.train_count+self.valid_count)
+    def valid_positions(self)->np.ndarray: return self.left(self.train_count, self.train_count+self.valid_count)
     @property
-    def test_positions(self)->np.ndarray: return np.arange(self.train_count+self.valid_count, len(self.labels))
+    def test_positions(self)->np.ndarray: return self.left(self.train_count+self.valid_count, len(self.labels))
+    def left(self, start, stop):
+        places = np.arange(start, stop)
+        return places if self.dropped is None else np.setdiff1d(places, self.dropped, assume_unique=True)
+
     @property
     def image_size(self)->int: return self.images.shape[1]
 
     def _repr_markdown_(self):
-        train, test = self.train_count, len(self.test_positions)
-        valid = f", {self.valid_count:,} validation" if self.valid_count else ''
+        train, test = len(self.train_positions), len(self.test_positions)
+        valid = f", {len(self.valid_positions):,} validation" if self.valid_count else ''
         return (f"**{self.name}**: {train:,} training{valid} and {test:,} test images of {self.image_size}×{self.image_size}, "
                 f"{len(self.classes)} classes ({', '.join(self.classes[:10])}{', …' if len(self.classes)>10 else ''})")
 
@@ -109,7 +116,8 @@ def split(
     about:bool=False, # About so many are held out, as far as each class keeps an image
 )->tuple[np.ndarray,np.ndarray]: # Positions to train on and positions held out, both ascending
     "Class-balanced, disjoint positions among the training images"
-    labels, classes = data.labels[:data.train_count], len(np.unique(data.labels[:data.train_count]))
+    where = data.train_positions
+    labels, classes = data.labels[where], len(np.unique(data.labels[where]))
     for value, name in ((limit, 'limit'), (holdout, 'holdout')):
         if value < 0: raise BadInput(f"--{name} {value}: a number of images, 0 or more")
         if 0 < value < classes and not (about and name == 'holdout'): raise BadInput(f"--{name} {value}: there are {classes} classes, so name at least {classes}, or 0")
@@ -123,7 +131,7 @@ def split(
     if len(np.unique(labels[train])) < classes:
         raise BadInput(f"--holdout {holdout} leaves a class without an image to train on, of {len(kept):,} training images\n"
                        "Hold out fewer, or raise --limit.")
-    return train, held
+    return where[train], where[held]
 
 def derived_holdout(labels, kept, count, seed):
     "Positions of about `count` of `kept`, at least one of each class that has two"
@@ -134,6 +142,20 @@ def derived_holdout(labels, kept, count, seed):
     if not classes: raise BadInput(f'stopping early takes images to hold out, and none of the {len(kept):,} training images can be spared: no class has two\nTrain without it, or give each class more images')
     if count >= classes and len(kept) >= 20*len(np.unique(labels)): return kept[balanced_sample(labels, count, seed)]
     return kept[np.flatnonzero(spare)[balanced_sample(labels[spare], min(max(count, classes), int(spare.sum())), seed)]]
+
+# %% ../../nbs/03_data/01_images.ipynb #setaside2
+def without_test_set(
+    data:ImageData, # All images
+    limit:int, # At most this many training images, the hold-out included; 0: all
+    holdout:int, # How many of them are held out; 0: a tenth
+)->ImageData: # Those to train on first, the hold-out in the test images' place
+    "Images for trials; every recipe and every seed gets the same"
+    count = holdout or max(len(data.classes), (min(limit, len(data.train_positions)) or len(data.train_positions))//10)
+    train, held = split(data, limit=limit, holdout=0 if data.valid_count else count)
+    if data.valid_count: held = data.valid_positions
+    places, note = np.concatenate([train, held]), f"{len(held):,} {'validation' if data.valid_count else 'training'} images are in the place of the test set, which is not read"
+    cut = image_data(data.images[places], data.labels[places], data.classes, data.names[places], len(train), name=data.name, notes=(*data.notes, note))
+    return cut if data.soft is None else dataclasses.replace(cut, soft=(data.soft[0][places], data.soft[1]), fingerprints={**cut.fingerprints, 'soft': data.fingerprints['train']})
 
 # %% ../../nbs/03_data/01_images.ipynb #c20d0002
 def balanced_order(

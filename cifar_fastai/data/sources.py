@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['CIFAR10', 'USUAL', 'NO_DATA', 'PUBLISHED', 'find_placement', 'read_files', 'cifar10_path', 'download',
-           'differs_from_published', 'read_whole', 'load_images', 'check_cifar10', 'shapes_data']
+           'differs_from_published', 'read_whole', 'has_classes', 'is_label_file', 'divide_labels', 'load_images',
+           'check_cifar10', 'shapes_data']
 
 # %% ../../nbs/03_data/12_sources.ipynb #ic785215
 import os, re, sys
@@ -17,16 +18,19 @@ from pathlib import Path
 import numpy as np
 from ..base.messages import BadInput, notice
 from ..base.files import checksum, whole_file
+from ..base.label_files import LARGEST_FILE, numbered_rows, read_text
+from ..recipes.recipe import NAMES
 from .archives import EXPECTED, Files, open_files, refuse_unreadable
 from .layouts import Placement, place_by_folder, place_without_splits, safe_text, settle_splits, shallowest, split_roots
 from .formats import is_image
-from .tables import NAMES, lying_tables, named_table, place_by_name, place_by_table
+from .tables import lying_tables, named_table, place_by_name, place_by_table, table_split
 from .folders import read_placed
 from .images import ImageData, image_data
 from .pictures import SIZES, auto_size, empty_images
 from .readers import official_roots, read_official
 from .shapes import draw_shapes
 from .cache import read_once, fastai_folder, remember_digest
+from .overlay import change_labels
 
 # %% ../../nbs/03_data/12_sources.ipynb #9987787f
 def find_placement(
@@ -46,7 +50,7 @@ def find_placement(
     if tables := lying_tables(files, metadata=True): return place_by_table(files, tables, label_column)
     if roots: return place_by_folder(files, roots[0])
     tables = lying_tables(files, metadata=False)
-    if len(tables) > 1: raise BadInput(f"--data {files.path} has several tables of labels: {', '.join(map(safe_text, tables))}\nName one: --labels {next(iter(tables))}")
+    if len(tables) > 1 and not len({*map(table_split, tables)} - {''}) == len(tables): raise BadInput(f"--data {files.path} has several tables of labels: {', '.join(map(safe_text, tables))}\nName one: --labels {next(iter(tables))}")
     if tables: return place_by_table(files, tables, label_column)
     if test_share: return place_without_splits(files)
     if flat := shallowest(split_roots(names, deep=False)): return place_by_folder(files, flat[0])
@@ -139,22 +143,59 @@ def read_whole(
         if other: error.text += f'\n{other}'
         raise
 
+# %% ../../nbs/03_data/12_sources.ipynb #cover010
+def has_classes(
+    path:Path, # A folder or an archive
+    test_share:float, # What is drawn for testing
+)->bool:
+    "Whether a source says the classes of its images without a table that somebody names"
+    try: found = find_placement(open_files(path), test_share=test_share)
+    except BadInput: return False
+    return isinstance(found, tuple) or len({title for _, title in found.placed.values()}) > 1
+
+def is_label_file(
+    path:Path, # A table
+)->bool:
+    "Whether a table is a `labels.csv`, which knows the labels that the images had"
+    try: return 'given' in next(numbered_rows(read_text(path, LARGEST_FILE, 'the labels')), (1, []))[1]
+    except BadInput: return False
+
+def divide_labels(
+    path:Path, # A folder or an archive
+    labels:str, # What was typed
+    label_column:str, # The table's column of classes, where one was typed
+    test_share:float, # What is drawn for testing
+)->tuple[str,str]: # The table that gives the images their classes, or `names`; the file that changes labels
+    "What a file of labels is for"
+    if not labels or labels == NAMES: return labels, ''
+    if '+' in labels and not Path(labels).is_file(): return labels.rpartition('+')[::2]
+    file = Path(labels).expanduser()
+    if file.is_file() and is_label_file(file): return '', str(file)
+    within = not file.is_file() or path.is_dir() and file.resolve().is_relative_to(path.resolve())
+    return (labels, '') if label_column or within or not has_classes(path, test_share) else ('', str(file))
+
 # %% ../../nbs/03_data/12_sources.ipynb #ade5e66f
 def load_images(
     data:str|Path='cifar10', # `cifar10`, `shapes`, or the path of a folder or an archive
     image_size:str|int='auto', # Side in pixels; `auto`: the median shorter side, at most 128; `photo`: the same from 96 to 224
     cache:bool=True, # Keep what was decoded beside fastai's data
     fit:str='crop', # How a picture becomes a square: `crop` its middle, or `squish` all of it
-    labels:str='', # A table of labels, or `names` for classes in the names of the pictures
+    labels:str='', # A file of labels: `divide_labels` says how it is taken; or `names` for classes in the names of the pictures
     label_column:str='', # The table's column of classes; found by its name if left out
     test_share:float=0., # Share of each class that is drawn for testing, where there is no test set
+    soft_labels:str='', # A file with a column for each class
+    test_labels:str='', # A file that changes labels of test images; `yes`: `labels` may
 )->ImageData: # In memory, or mapped from the cache
     "The images of a data set, from wherever they come"
     if image_size not in SIZES and not (isinstance(image_size, int) and 8 <= image_size <= 1024):
         raise BadInput(f"--image-size {image_size}: 'auto', 'photo', or a number of pixels from 8 to 1024")
-    if data == 'shapes': return shapes_data(auto_size([32], image_size) if image_size in SIZES else image_size)
+    if data == 'shapes':
+        if labels == NAMES: raise BadInput('--labels names: shapes are drawn, and have their labels\nLeave the option out')
+        return change_labels(shapes_data(auto_size([32], image_size) if image_size in SIZES else image_size), labels, soft_labels, test_labels)
     path = cifar10_path() if data == 'cifar10' else Path(data).expanduser()
     if not path.exists(): open_files(path) # says so
+    labels, overlay = divide_labels(path, labels, label_column, test_share)
+    if test_labels == 'yes' and not overlay: raise BadInput(f'--test-labels yes: --labels {labels} gives all images their classes, and changes none\nName a file: --test-labels FILE')
     asked = dict(fit=fit, labels=labels, label_column=label_column, test_share=test_share)
     table = checksum(labels) if labels and Path(labels).is_file() else ''
     found = read_once(path, (image_size, asked, table), partial(read_whole, path, image_size, **asked), cache)
@@ -162,7 +203,7 @@ def load_images(
     if data == 'cifar10': check_cifar10(found, path)
     for note in found.notes: notice(f'{found.name}: {note}')
     if other := differs_from_published(path): notice(other)
-    return found
+    return change_labels(found, overlay, soft_labels, test_labels)
 
 # %% ../../nbs/03_data/12_sources.ipynb #67e6aed3
 def check_cifar10(

@@ -13,7 +13,7 @@ import numpy as np, torch
 from torch import nn
 from ..base.messages import BadInput, need_module
 from ..base.files import read_json
-from ..base.devices import choose_device, memory_format
+from ..base.devices import choose_device, exact_fp32, memory_format
 from ..data.pictures import quiet_pillow
 from ..recipes.recipe import recipe_from_dict
 from ..models.libraries import recipe_network
@@ -113,7 +113,7 @@ class Classifier:
             from cifar_fastai.interpretation.inference import SeveralViews
             model = SeveralViews(model, tta)
         if not len(pixels): return np.zeros((0, len(self.classes)), np.float32)
-        with torch.inference_mode(): return model(self.inputs(pixels)).float().cpu().numpy()
+        with torch.inference_mode(), exact_fp32(): return model(self.inputs(pixels)).float().cpu().numpy()
 
     def probabilities(self,
         logits:np.ndarray, # float32 (N, C)

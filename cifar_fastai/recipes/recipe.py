@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['NETWORKS', 'NORMS', 'SCHEDULES', 'FITS', 'LIBRARIES', 'COMPILES', 'OPTIMIZERS', 'AUGMENTATIONS', 'CLASS_WEIGHTS',
-           'SAMPLERS', 'TEST_AUGMENTATIONS', 'SHARE', 'POSITIVE', 'WHOLE', 'BATCH_SIZE', 'LIBRARY_BATCH_SIZE',
-           'TABLE_ONLY', 'LIBRARY_ONLY', 'LIBRARY_WHY', 'TABLE_WHY', 'PLAIN_VALUES', 'GROUPS', 'NetworkChoice',
-           'OptimizerChoice', 'Augmentation', 'augmentation', 'WithCutout', 'Architecture', 'is_library', 'Recipe',
-           'RecipeField', 'recipe_fields', 'recipe_from_dict', 'recipe_to_dict']
+           'SAMPLERS', 'LOSSES', 'ORIGINAL', 'TEST_AUGMENTATIONS', 'DATA_FIELDS', 'NAMES', 'SHARE', 'POSITIVE', 'WHOLE',
+           'BATCH_SIZE', 'LIBRARY_BATCH_SIZE', 'TABLE_ONLY', 'LIBRARY_ONLY', 'LIBRARY_WHY', 'TABLE_WHY', 'PLAIN_VALUES',
+           'GROUPS', 'NetworkChoice', 'OptimizerChoice', 'Augmentation', 'augmentation', 'WithCutout', 'LossChoice',
+           'Architecture', 'is_library', 'Recipe', 'RecipeField', 'recipe_fields', 'recipe_from_dict', 'recipe_to_dict']
 
 # %% ../../nbs/01_recipes/00_recipe.ipynb #ifef125e
 import dataclasses, re
@@ -134,6 +134,21 @@ SAMPLERS = {
     'plain': 'every image once an epoch',
     'balanced': 'every class as often as the others: some images several times an epoch, some never'}
 
+@dataclass(frozen=True)
+class LossChoice:
+    "A training loss's line, and its own parameter"
+    line:str # What it is
+    parameter:float|None = None # What `auto` means; None: it has none
+    rule:Any = None # What the parameter must keep
+
+LOSSES = {
+    'ce': LossChoice('cross-entropy'),
+    'symmetric': LossChoice('cross-entropy and its reverse; the parameter is the weight alpha of the first', 0.1, Number(low=0)),
+    'generalized': LossChoice('between cross-entropy and mean absolute error; the parameter is q, from 0 to 1', 0.7, Number(above=0, high=1)),
+    'bootstrapped': LossChoice("the label and the network's own answer; the parameter is the share beta of the label", 0.8, Number(low=0, high=1))}
+
+ORIGINAL = 'original' # the word for labels as the source has them
+
 TEST_AUGMENTATIONS = {
     'none': 'each image once',
     'mirror': 'the image and its mirror image',
@@ -157,6 +172,8 @@ def is_library(
     "Whether a library builds this network, and not our table"
     return ':' in arch
 
+DATA_FIELDS = ('data', 'image_size', 'fit', 'labels', 'label_column', 'test_share', 'soft_labels', 'test_labels') # that say which images and labels are read
+NAMES = 'names' # the word for labels in the names of the pictures
 SHARE = Number(low=0, high=1)
 POSITIVE = Number(above=0)
 WHOLE = Number(int, low=0)
@@ -173,11 +190,14 @@ class Recipe:
     data:Annotated[str, 'cifar10, shapes, or a path: a folder, an archive, the official files', Text()] = 'cifar10'
     image_size:Annotated[int|str, "side of the images in pixels; auto: the size they share, at most 128; photo: from 96 to 224", Number(int, low=8, high=1024, words=('auto', 'photo'))] = 'auto'
     fit:Annotated[str, 'how a picture becomes a square', Name(FITS, 'fit')] = 'crop'
-    labels:Annotated[str, 'a table with the class of each picture, or names: the classes are in the names of the pictures', Text(empty=True, word='FILE|names')] = ''
+    labels:Annotated[str, "a file that changes labels of training images by name, or gives all pictures a class; names: the classes are in the pictures' names; original: the labels as they are", Text(empty=True, word='FILE|names|original')] = ''
     label_column:Annotated[str, "the table's column of classes; found by its name if left out", Text(empty=True, word='COLUMN')] = ''
     test_share:Annotated[float, 'share of each class that is drawn for testing, where there is no test set', Number(low=0, below=1)] = 0.
+    soft_labels:Annotated[str, 'a file with a column a class: shares of the classes, which training images are trained towards', Text(empty=True, word='FILE')] = ''
+    test_labels:Annotated[str, 'a file that changes labels of test images; yes: --labels may change them too', Text(empty=True, word='FILE|yes')] = ''
     limit:Annotated[int, 'train on at most this many images, class-balanced; 0: all', WHOLE] = 0
     holdout:Annotated[int, 'class-balanced training images held out, for choosing', WHOLE] = 0
+    set_aside:Annotated[int, "this many training images, the same for every seed, take the test set's place, which is not read; 0: none", WHOLE] = 0
     arch:Annotated[str, 'the network; timm:NAME and torchvision:NAME are those of these libraries', Architecture(NETWORKS, 'network')] = 'resnet9'
     pretrained:Annotated[bool, "start from the library's trained weights, which are downloaded once", Switch()] = False
     weights:Annotated[str, 'start from the trained weights in this file instead: safetensors, or .pth', Text(empty=True, word='FILE')] = ''
@@ -200,6 +220,10 @@ class Recipe:
     decay_norms:Annotated[bool, 'decay norms and biases too', Switch()] = True
     bias_lr:Annotated[float, 'times the learning rate that biases of norms and convolutions have', POSITIVE] = 1.
     head_lr:Annotated[float, "times the learning rate that the classifier's weights have", POSITIVE] = 1.
+    loss:Annotated[str, 'the training loss; all but ce bear wrong labels', Name(LOSSES, 'loss')] = 'ce'
+    loss_parameter:Annotated[float|str, "the loss's own parameter; auto: as its authors have it", Number(low=0, words=('auto',))] = 'auto'
+    keep_share:Annotated[float, 'share of each batch that is trained on, the images with the smallest losses; 1: all', Number(above=0, high=1)] = 1.
+    keep_warmup:Annotated[int, 'epochs in which that share comes down from 1', WHOLE] = 5
     label_smoothing:Annotated[float, 'label smoothing', Number(low=0, below=1)] = 0.1
     class_weights:Annotated[str, 'what a class counts in the training loss', Name(CLASS_WEIGHTS, 'kind of class weights')] = 'none'
     sampler:Annotated[str, 'how often an image is trained on', Name(SAMPLERS, 'sampler')] = 'plain'
@@ -234,6 +258,11 @@ class Recipe:
     def __post_init__(self):
         for field in recipe_fields():
             object.__setattr__(self, field.name, field.rule(getattr(self, field.name), field.name))
+        if self.labels == ORIGINAL: object.__setattr__(self, 'labels', '')
+        if self.test_labels == 'yes' and self.labels in ('', NAMES): raise BadInput('test_labels yes takes the file of --labels, and there is none\nName one: --labels FILE, or --test-labels FILE')
+        if self.loss_parameter != 'auto':
+            if self.loss == 'ce': raise BadInput(f'loss_parameter {self.loss_parameter:g} is for a loss that has one, and cross-entropy has none\nOne of: {", ".join(list(LOSSES)[1:])}')
+            LOSSES[self.loss].rule(self.loss_parameter, f'loss_parameter of {self.loss}')
         if self.lr_start >= self.lr_end:
             raise BadInput(f'lr_start {self.lr_start:g} must lie below lr_end {self.lr_end:g}')
         if self.ema and self.lookahead:
@@ -278,10 +307,10 @@ def recipe_to_dict(
 
 # %% ../../nbs/01_recipes/00_recipe.ipynb #b0000007
 GROUPS = {
-    'data': ('data', 'image_size', 'fit', 'labels', 'label_column', 'test_share', 'limit', 'holdout'),
+    'data': (*DATA_FIELDS, 'limit', 'holdout', 'set_aside'),
     'network': ('arch', 'pretrained', 'weights', 'width', 'norm', 'norm_weights', 'norm_momentum', 'whiten', 'whiten_eps', 'dirac'),
     'training': ('epochs', 'freeze_epochs', 'body_lr', 'batch_size', 'optimizer', 'muon_steps', 'momentum', 'momentum_low', 'weight_decay', 'decay_norms', 'bias_lr',
-                 'head_lr', 'label_smoothing', 'class_weights', 'sampler', 'clip_norm', 'clip_value', 'ema', 'lookahead', 'freeze', 'progressive', 'early_stopping', 'until_accuracy'),
+                 'head_lr', 'loss', 'loss_parameter', 'keep_share', 'keep_warmup', 'label_smoothing', 'class_weights', 'sampler', 'clip_norm', 'clip_value', 'ema', 'lookahead', 'freeze', 'progressive', 'early_stopping', 'until_accuracy'),
     'schedule': ('schedule', 'anneal', 'pct_start', 'div', 'div_final', 'lr', 'lr_start', 'lr_end', 'lr_steps', 'lr_suggestion'),
     'augmentation': ('augment', 'mixup', 'cutmix', 'tta'),
     'machine': ('seed', 'device', 'deterministic', 'precision', 'compile')}

@@ -9,7 +9,7 @@ __all__ = ['AUTO_IMAGES', 'AUTO_EPOCHS', 'Resolved', 'auto_epochs', 'resolve']
 import dataclasses
 from dataclasses import dataclass
 from ..base.messages import BadInput
-from .recipe import OPTIMIZERS, Recipe
+from .recipe import LOSSES, OPTIMIZERS, Recipe
 
 # %% ../../nbs/01_recipes/03_resolved.ipynb #c1000006
 @dataclass(frozen=True)
@@ -35,6 +35,10 @@ class Resolved:
     def momentum_low(self)->float: # Momentum at the peak of one_cycle's learning rate
         return self.momentum if self.recipe.momentum_low == 'auto' else self.recipe.momentum_low
 
+    @property
+    def loss_parameter(self)->float|None: # None: the loss has none
+        return LOSSES[self.recipe.loss].parameter if self.recipe.loss_parameter == 'auto' else self.recipe.loss_parameter
+
     def with_rate(self,
         lr:float|None, # Peak learning rate
         **found, # `suggestions` and `suggestion`, where the finder ran
@@ -51,6 +55,7 @@ class Resolved:
     def to_dict(self)->dict: # As recipe.json holds it
         "All but the recipe, as plain values; without what nobody asked for"
         values = {name: value for name, value in vars(self).items() if name != 'recipe'}
+        if self.loss_parameter is not None: values['loss_parameter'] = self.loss_parameter
         for name in ('epochs', 'freeze_epochs'):
             if getattr(self.recipe, name) != 'auto': del values[name]
         return {name: value for name, value in values.items() if value is not None or name not in ('processes', 'weights', 'suggestions', 'suggestion')}

@@ -14,12 +14,14 @@ import numpy as np, pandas as pd, torch
 from fastcore.imports import IN_NOTEBOOK
 from torch.nn import functional as F
 from ..base.messages import LINE, BadInput, notice, say
+from ..base.label_files import changes_lines
 from ..base.files import read_json, whole_file, write_json, write_manifest
 from ..base.devices import device_name, environment
 from ..base.figures import plot_images, save_figure
 from ..base.steps import read_steps, step_table
 from ..recipes.recipe import recipe_to_dict
 from ..data.images import ImageData
+from ..data.overlay import reading_of
 from ..models.networks import parameter_count
 from ..interpretation.inference import SeveralViews, run_inference, steady_loader
 from ..training.history import epoch_line
@@ -33,11 +35,13 @@ from .files import write_weights
 def introduction(
     learner:CifarLearner,
     path:Path, # The run folder
-)->str: # Four lines
+)->str: # Four lines, and one for each label file
     "What a run says before it trains"
     data, positions = learner.dls.data, learner.dls.positions
-    held = f", {len(positions['valid']):,} {'validation' if data.valid_count else 'held out'}" if learner.dls.valid_is == 'holdout' else ''
-    return (f"data     {data.name}: {len(positions['train']):,} training{held} and {len(positions['test']):,} test images "
+    changed = ''.join(f'labels   {line}\n' for line in changes_lines(data.changes))
+    aside = learner.recipe.set_aside
+    held = f", {len(positions['valid']):,} {'validation' if data.valid_count else 'held out'}" if learner.dls.valid_is == 'holdout' and not aside else ''
+    return (f"{changed}data     {data.name}: {len(positions['train']):,} training{held} and {len(positions['test']):,} {'set-aside' if aside else 'test'} images "
             f"of {data.image_size}×{data.image_size} in {len(data.classes)} classes\n"
             f"network  {learner.recipe.arch}: {parameter_count(learner.model):,} parameters\n"
             f"device   {device_name(learner.dls.device)}, {learner.resolved.precision}\n"
@@ -53,14 +57,15 @@ def about_run(
             'environment': environment(loaders.device, learner.resolved.precision),
             'data': {'name': data.name, 'fingerprints': data.fingerprints, 'classes': list(data.classes),
                      'counts': {name: len(where) for name, where in loaders.positions.items()}, 'valid_is': loaders.valid_is,
-                     'mean': loaders.statistics[0], 'deviation': loaders.statistics[1], 'notes': [*data.notes, *getattr(loaders, 'notes', ())], 'ranges': (data.read or {}).get('ranges', {})}}
+                     'mean': loaders.statistics[0], 'deviation': loaders.statistics[1], 'notes': [*data.notes, *getattr(loaders, 'notes', ())], 'ranges': (data.read or {}).get('ranges', {}),
+                     **({'labels': data.changes} if data.changes else {})}}
 
 # %% ../../nbs/09_runs/03_folder.ipynb #c0f9863b
 SAMPLES = ('samples_train.png', 'samples_augmented.png', 'samples_test.png')
 
-def write_reading(learner, path): # data.json, where the images came from files
-    "What was read, class by class"
-    if learner.dls.data.read: write_json(path/'data.json', learner.dls.data.read)
+def write_reading(learner, path): # data.json, where the images came from files, or labels did
+    "What was read, class by class, and which labels were changed"
+    if reading := reading_of(learner.dls.data): write_json(path/'data.json', reading)
 
 def count_copies(
     data:ImageData, # The images
@@ -68,7 +73,8 @@ def count_copies(
 )->dict|None: # For metrics.json; None where there are no copies
     "How many test images were trained on, what the accuracy is without them, and how many pictures lie in two classes"
     read = data.read or {}
-    copied, pairs = read.get('copied_test_images', []), {what: found for what, found in read.get('copies', {}).items() if found}
+    tests = data.test_positions - data.train_count - data.valid_count
+    copied, pairs = np.flatnonzero(np.isin(tests, read.get('copied_test_images', []))), {what: found for what, found in read.get('copies', {}).items() if found}
     if not pairs: return None
     without = float(np.delete(right, copied).mean()) if len(copied) < len(right) else None
     return {'test_images': len(copied), 'test_accuracy_without': without, 'in_two_classes': sum(row['found'].get('in two classes', 0) for row in read['rows']),
@@ -123,6 +129,7 @@ class RunFolder:
         self.metrics = {
             'schema': SCHEMA, 'status': 'running', 'test_accuracy': None, 'test_loss': None, 'epochs': 0, 'seed': learner.recipe.seed,
             'test_images': len(loaders.positions['test']), 'parameters': parameter_count(learner.model), 'train_images_per_second': None,
+            **({'test_labels': learner.dls.data.changes['test_labels']} if 'test_labels' in (learner.dls.data.changes or {}) else {}),
             'train_seconds': 0., 'compile_seconds': 0., 'selected': 'best_on_holdout' if learner.recipe.early_stopping else 'last', 'valid_is': loaders.valid_is}
 
     def update(self, **values):
@@ -145,11 +152,13 @@ class RunFolder:
         self.say(f'time     {text}')
         if seconds > SLOW and self.learner.recipe.data == 'cifar10': self.say('         --recipe quick takes a fraction of that')
 
-    def samples(self):
+    def samples(self,
+        drawn:bool=True, # The pictures too
+    ):
         "The first pictures, and what was read"
         with note_refusals(self.path):
             write_reading(self.learner, self.path)
-            write_samples(self.learner, self.path/'figures')
+            if drawn: write_samples(self.learner, self.path/'figures')
 
     def found(self, found):
         "The finder has run: its curve, and recipe.json says what it found"
@@ -198,7 +207,7 @@ class FollowedFolder(RunFolder):
     def update(self, **values):
         if values.get('status') == 'interrupted': note_interrupted(self.path)
 
-    def samples(self): pass
+    def samples(self, drawn=True): pass
     def epoch(self, history): pass
     def found(self, found): pass
     def estimate(self, text, seconds): pass

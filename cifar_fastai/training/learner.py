@@ -31,12 +31,13 @@ from ..models.libraries import recipe_network
 from .run_callback import ask_callback
 from .optimizers import optimizer_function, scale_rates
 from .schedules import ShrinkImages, schedule
-from .callbacks import Autocast, ClassificationLoss, EpochNumber, FreezeParts, GradientValueClip, HeadFirst, LossMode, MixImages
-from .callbacks import balanced_weights, precision_callback
+from .callbacks import Autocast, EpochNumber, FreezeParts, GradientValueClip, HeadFirst, LossMode, MixImages
+from .callbacks import precision_callback
 from .averaging import AverageWeights, LookaheadWeights
 from .recorder import put_on_device, avoid_waiting
 from .compiling import CompileModel
 from .lr_find import lr_find
+from .losses import ClassificationLoss, KeepSmallLosses, SoftTargets, balanced_weights
 
 # %% ../../nbs/07_training/12_learner.ipynb #bd874655
 class CifarLearner(Learner):
@@ -90,6 +91,8 @@ def recipe_callbacks(
 )->list[Callback]:
     "The callbacks that a recipe asks for"
     recipe, cbs = resolved.recipe, [LossMode(), EpochNumber(), precision_callback(resolved.precision)]
+    if recipe.labels or recipe.soft_labels: cbs.append(SoftTargets())
+    if recipe.keep_share < 1: cbs.append(KeepSmallLosses(recipe.keep_share, recipe.keep_warmup))
     if recipe.mixup or recipe.cutmix: cbs.append(MixImages(recipe.mixup, recipe.cutmix))
     if recipe.progressive: cbs.append(ShrinkImages(recipe.progressive))
     if recipe.clip_norm: cbs.append(GradientClip(recipe.clip_norm))
@@ -151,7 +154,7 @@ def cifar_learner(
     resolved = dataclasses.replace(resolved, weights=getattr(model, 'origin', None))
     balanced = balanced_weights(loaders.data.labels[loaders.positions['train']], len(loaders.vocab)) if recipe.class_weights == 'balanced' and len(loaders.positions['train']) else None
     by_recipe = dict(
-        loss_func=ClassificationLoss(recipe.label_smoothing, class_weights=balanced), splitter=getattr(model, 'splitter', trainable_params), opt_func=optimizer_function(resolved), lr=resolved.lr or OPTIMIZERS[recipe.optimizer].lr,
+        loss_func=ClassificationLoss(recipe.label_smoothing, class_weights=balanced, loss=recipe.loss, parameter=resolved.loss_parameter), splitter=getattr(model, 'splitter', trainable_params), opt_func=optimizer_function(resolved), lr=resolved.lr or OPTIMIZERS[recipe.optimizer].lr,
         metrics=accuracy, wd=resolved.weight_decay, wd_bn_bias=recipe.decay_norms, moms=(resolved.momentum, resolved.momentum_low, resolved.momentum))
     learner = CifarLearner(loaders, model.to(device, memory_format=memory_format(device)), **{**by_recipe, **kwargs},
                            cbs=[*recipe_callbacks(resolved), *L(cbs)])

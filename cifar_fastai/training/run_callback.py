@@ -13,9 +13,11 @@ ORDERS = {
     'LossMode': -9,  # after fastai's TrainEvalCallback (-10), which switches the model's mode
     'AtShare': -8,  # sets the share of the run, before all that ask for it
     'HeadFirst': -7,  # before the first batch of an epoch
+    'KeepSmallLosses': -6,  # before the first batch of an epoch
     'EpochNumber': 0,  # before the loader begins its batches
     'Autocast': 10,  # in the place of fastai's MixedPrecision (10)
     'GradientValueClip': 12,  # after MixedPrecision took the scale out of the gradients, and after GradientClip (11)
+    'SoftTargets': 14,  # before the labels are mixed
     'MixImages': 15,  # while the images have their full size
     'ShareBatch': 16,  # after the mixing, which needs the whole batch
     'ShrinkImages': 17,  # after the mixing: the boxes of cutmix are in pixels of the full size
@@ -26,6 +28,7 @@ ORDERS = {
     'ProgressLine': 41,  # after History counted the images
     'EarlyStopping': 45,  # after History has the loss, while averaged weights are in place
     'UntilAccuracy': 45,  # after History has the accuracy
+    'ReportEpochs': 46,  # after History has the accuracy
     'LookaheadWeights': 49,  # before weights are averaged
     'AverageWeights': 50,  # after the step is as it stays
     'RateSweep': 60,  # in the place of fastai's ParamScheduler (60)

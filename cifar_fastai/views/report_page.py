@@ -6,7 +6,7 @@
 __all__ = ['MOST_CELLS', 'LEVELS', 'LIMIT', 'FIRST', 'class_rows', 'matrix_cells', 'confused_pairs', 'classes_values',
            'number_interval', 'check_tables', 'trust_values', 'first_tiles', 'attempt', 'answer_values',
            'pictures_values', 'render', 'shared_values', 'name_of_set', 'write_report', 'history_table', 'finder_of',
-           'lazy_interpretation', 'run_values', 'write_run_report']
+           'lazy_interpretation', 'first_line', 'run_values', 'write_run_report']
 
 # %% ../../nbs/10_views/06_report_page.ipynb #i78a5651
 import cifar_fastai
@@ -22,7 +22,7 @@ from ..recipes.options import command_again
 from ..interpretation.predictions import ClassifiedImages, calibration_bins, class_table, confusion, expected_calibration_error
 from ..interpretation.predictions import report_text
 from ..interpretation.inference import steady_loader
-from ..base.label_files import file_text
+from ..base.label_files import changes_lines, file_text
 from ..interpretation.marks import VERDICTS, class_names
 from ..interpretation.cautions import check_answers_given, check_calibration, check_counts, check_course
 from ..interpretation.interpretation import CifarInterpretation
@@ -178,7 +178,7 @@ def write_report(
     numbers = [(f'{measured.removesuffix(" set")} loss', f'{kept.losses.mean():.4f}'), ('wrong', thousands(interpretation.misclassified)),
                ('calibration error', percentage(interpretation.expected_calibration_error())), *([('epochs', str(len(history)))] if len(history) else [])]
     samples, no_samples = attempt('samples', lambda: sample_grids(learner.dls, interpretation.dl, measured.removesuffix(' set')))
-    values = dict(heading=file_text(title or f'{facts[0][1][0][1]} on {Path(learner.dls.path).resolve().name}'), lead=lead or f'a fastai Learner, looked at over its {measured}', numbers=numbers,
+    values = dict(first=first_line((getattr(getattr(learner.dls, 'data', None), 'changes', None) or {}).get('test_labels')), heading=file_text(title or f'{facts[0][1][0][1]} on {Path(learner.dls.path).resolve().name}'), lead=lead or f'a fastai Learner, looked at over its {measured}', numbers=numbers,
                   warnings=check_answers_given(kept) + check_course(history, MEASURED[valid_is], len(kept)) + check_calibration(kept) + check_counts(kept, measured), groups=[], command='', facts=facts, charts=curve_charts(history, valid_is, step_table(learner)), history=history_table(history),
                   finder=None, samples=samples or [], no_samples=no_samples, missing='', reading=reading_values(getattr(getattr(learner.dls, 'data', None), 'read', None)), **shared_values(interpretation, checks, measured))
     write_page(path, render(values, interpretation))
@@ -202,11 +202,15 @@ def lazy_interpretation(record, loaders):
     "The interpretation of a run, over data that are read once and only when a picture is wanted"
     return CifarInterpretation(run_predictions(record.path), lambda: load_run(record.path, loaders()), lambda: steady_loader(loaders().test))
 
+def first_line(about):
+    "What stands above all where test labels were changed"
+    return f"Test labels were changed, so the accuracy is not comparable with others: {changes_lines({'test_labels': about})[0]}." if about else ''
+
 def run_values(record, interpretation):
     "What the head of the page says of a run"
     recipe, name = record.recipe, (record.about.get('data') or {}).get('name') or record.recipe.data
     known = {} if interpretation is None else dict(misclassified=interpretation.misclassified, ece=interpretation.expected_calibration_error())
-    return dict(heading=file_text(record.path.resolve().name), lead=f"{recipe.arch} on {name}, {record.about['resolved'].get('epochs', recipe.epochs)} epochs, {recipe.schedule.replace('_', '-')}",
+    return dict(first=first_line(record.metrics.get('test_labels')), heading=file_text(record.path.resolve().name), lead=f"{recipe.arch} on {name}, {record.about['resolved'].get('epochs', recipe.epochs)} epochs, {recipe.schedule.replace('_', '-')}",
                 numbers=run_numbers({**record.metrics, **known}), groups=recipe_groups(record), command=command_again(recipe), facts=run_facts(record))
 
 def write_run_report(
