@@ -24,6 +24,7 @@ from ..data.images import ImageData
 from ..data.overlay import reading_of
 from ..models.networks import parameter_count
 from ..interpretation.inference import SeveralViews, run_inference, steady_loader
+from ..interpretation.predictions import fit_temperature
 from ..training.history import epoch_line
 from ..training.curves import plot_curves, plot_lr_find
 from ..training.stopping import until_reached
@@ -189,6 +190,13 @@ class RunFolder:
         copies = count_copies(self.learner.dls.data, kept.right)
         if copies: self.update(copies=copies)
         if self.learner.recipe.tta != 'none': self.several_views()
+        if self.learner.dls.valid_is == 'holdout': self.temperature()
+
+    def temperature(self):
+        "What logits are divided by for probabilities, by the hold-out alone"
+        logits, targets = run_inference(self.learner.model, steady_loader(self.learner.dls.valid))
+        found = fit_temperature(logits, targets)
+        if found: self.update(temperature=found, temperature_images=len(targets))
 
     def several_views(self):
         "The accuracy under test-time augmentation, beside the network's own"
