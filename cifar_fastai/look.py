@@ -45,7 +45,8 @@ def look_by_options(options):
     "What the command does"
     from cifar_fastai.base.files import write_json
     from cifar_fastai.base.figures import save_figure
-    from cifar_fastai.data.overlay import changes_lines, reading_of
+    from cifar_fastai.base.label_files import changes_lines
+    from cifar_fastai.data.overlay import reading_of
     from cifar_fastai.data.sources import load_images
     place = Path(options.out or 'looks')/(Path(options.data).name.split('.')[0] or 'images')
     asked = {name: getattr(options, name) for name in FIELDS if hasattr(options, name)}

@@ -15,10 +15,12 @@ from cifar_fastai.base.messages import BadInput
 from cifar_fastai.data.images import split
 from cifar_fastai.data.loaders import image_dataloaders
 from cifar_fastai.data.overlay import change_labels
+from cifar_fastai.comparison.grid import grid_arms, grid_data, grid_plan
 from cifar_fastai.data.sources import load_images, shapes_data
 from cifar_fastai.recipes.recipe import Recipe
 from cifar_fastai.runs.folder import count_copies
 from cifar_fastai.runs.session import train_session
+from cifar_fastai.views.report_page import write_run_report
 
 
 def class_of(data): return {str(name): data.classes[label] for name, label in zip(data.names, data.labels)}
@@ -171,6 +173,21 @@ def test_a_run_says_which_labels_it_had_and_goes_on_only_with_them(sources, tiny
     assert '1 of 60 training images have another label, 1 are left out (labels.csv)' in said and '1 of 15 test images have another label (tests.csv)' in said
     assert about['recipe']['labels'] == str(file) and about['data']['labels'] == json.loads((run.path/'data.json').read_text())['labels']
     assert metrics['test_labels']['relabelled'] == 1 and about['data']['counts']['train'] == 59
+    assert said.index('test images have another label') < said.index('data     ')
+    page = write_run_report(run.path).read_text()
+    assert page.index('<p class="first">') < page.index('<h1>') and 'Test labels were changed' in page and '1 are left out (labels.csv)' in page
     (run.path/'manifest.json').unlink()
     write_labels(file, [LabelRow(0, plain.names[0], 'ant', 'bee', 0.1, 'wrong', 'bee')])
     with pytest.raises(BadInput, match='cannot go on here'): train_session(recipe, resume=run.path, explained=False)
+
+
+def test_labels_are_compared_as_any_field(sources, tiny_recipe, tmp_path):
+    plain = load_images(sources['folder'])
+    file = written(tmp_path/'labels.csv', 'name,label', f'{plain.names[0]},cat')
+    arms = grid_arms(dataclasses.replace(tiny_recipe, data=sources['folder']), {'labels': ['original', file]}, seeds=2)
+    assert [arm.name for arm in arms] == ['labels original', f'labels {file}'] and [arm.recipe.labels for arm in arms] == ['', file]
+    found = list(grid_data(arms).values())
+    assert found[0].folder == found[1].folder and found[0].fingerprints['test'] == found[1].fingerprints['test']
+    assert len({str(data.fingerprints) for data in found}) == 2 and len(grid_plan(arms, tmp_path/'none').missing) == 4
+    tests = grid_arms(dataclasses.replace(tiny_recipe, data=sources['folder']), {'test_labels': ['', written(tmp_path/'t.csv', 'name,label', f'{plain.names[-1]},ant')]})
+    with pytest.raises(BadInput, match='different test sets'): grid_data(tests)

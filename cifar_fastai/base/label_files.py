@@ -6,7 +6,7 @@
 __all__ = ['ISSUES', 'DROP', 'UNSURE', 'DECISIONS', 'LABEL_COLUMNS', 'LARGEST_FILE', 'CONDITIONS', 'LabelRow', 'file_text',
            'labels_text', 'write_labels', 'quote', 'check_known', 'numbered_rows', 'read_text', 'parse_share',
            'parse_label_row', 'parse_shares', 'label_columns', 'label_rows', 'check_label_rows', 'read_label_rows',
-           'read_labels', 'parse_condition', 'accept_suggestions']
+           'read_labels', 'parse_condition', 'accept_suggestions', 'changes_text', 'changes_lines']
 
 # %% ../../nbs/00_base/10_label_files.ipynb #ilabfile
 import csv, io, re
@@ -225,3 +225,21 @@ def accept_suggestions(
     sign, limit = parse_condition(condition)
     def taken(row): return not row.label and row.suggested not in ('', row.given) and CONDITIONS[sign](row.quality, limit)
     return [replace(row, label=row.suggested) if taken(row) else row for row in rows]
+
+# %% ../../nbs/00_base/10_label_files.ipynb #clabchan
+def changes_text(
+    about:dict, # file, images, relabelled, dropped, soft, undecided
+    kind:str='training', # Or `test`
+)->str: # Such as `12 of 4,000 training images have another label, 3 are left out (labels.csv)`
+    "What a label file changed, in words"
+    said = [f"{about['relabelled']:,} of {about['images']:,} {kind} images have another label"]
+    if about['dropped']: said.append(f"{about['dropped']:,} are left out")
+    if about['soft']: said.append(f"{about['soft']:,} have soft labels")
+    if about['undecided']: said.append(f"{about['undecided']:,} rows are undecided and change nothing")
+    return f"{', '.join(said)} ({about['file']})"
+
+def changes_lines(
+    changes:dict|None, # What is said of each file, by its option
+)->list[str]: # None, or a line for each file
+    "What label files changed, that of test labels first"
+    return [changes_text(about, 'test' if option == 'test_labels' else 'training') for option, about in sorted((changes or {}).items(), key=lambda pair: pair[0] != 'test_labels')]

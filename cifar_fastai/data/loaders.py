@@ -23,7 +23,7 @@ from ..base.randomness import BatchRandom
 from ..base.devices import choose_device, free_memory
 from ..recipes.recipe import BATCH_SIZE, DATA_FIELDS, LIBRARY_BATCH_SIZE, Recipe, is_library
 from ..recipes.libraries import uses_weights, weights_statistics
-from .images import ImageData, balanced_order, fold_positions, split, uneven_notes
+from .images import ImageData, balanced_order, fold_positions, split, uneven_notes, without_test_set
 from .formats import open_picture, to_rgb
 from .pictures import to_square
 from .sources import load_images
@@ -93,7 +93,7 @@ class ImageLoader(TfmdDL):
     def __init__(self, dataset=None, array=None, random=None, num_workers=0, balanced=None, **kwargs):
         self.array, self.random, self.balanced = array, random or BatchRandom(), balanced
         self.epoch, self.looks, self.order, self.skipped = None, 0, 0, 0
-        self.held, self.places = None, None
+        self.held, self.places, self.share = None, None, None  # share: which of a batch's images are read, where processes share it
         super().__init__(dataset, num_workers=num_workers, **kwargs)
         self.fake_l.generator = torch.Generator()  # else torch's loader draws a seed from the global one
 
@@ -134,7 +134,7 @@ class ImageLoader(TfmdDL):
         if self.held is None: yield from super().create_batches(samps); return
         labelled = len(self.dataset.tls) > 1
         for places, coming in self.batches_of_places(samps):
-            pixels, labels = self.array.batch(places, coming)
+            pixels, labels = self.array.batch(places, coming, self.share)
             yield (TensorImage(pixels), TensorCategory(labels)) if labelled else (TensorImage(pixels),)
 
     def batches_of_places(self, samps):
@@ -153,7 +153,7 @@ class ImageLoader(TfmdDL):
 
     def before_each(self, number):
         places = None if self.places is None else torch.as_tensor(self.places[number*self.bs:(number + 1)*self.bs])
-        self.random.start(self.order, number, places)
+        self.random.start(self.order, number, places, None if places is None or not self.share else self.share(len(places)))
 
 # %% ../../nbs/03_data/18_loaders.ipynb #cbc353e9
 class CifarDataLoaders(DataLoaders):
@@ -245,7 +245,7 @@ def image_dataloaders(
         items.view(Positions), path=path, bs=size, val_bs=evaluation_batch_size(size, data, device), device=device, array=Places(data, device, place), random=random,
         balanced=data.labels[train] if recipe.sampler == 'balanced' else None)
     loaders = CifarDataLoaders(both.train, both.valid, both.test_dl(test.view(Positions), with_labels=True), path=path, device=device)
-    loaders.data, loaders.valid_is = data, 'holdout' if len(holdout) else 'test'
+    loaders.data, loaders.valid_is = data, 'holdout' if len(holdout) or recipe.set_aside else 'test'
     loaders.notes = uneven_notes(data.labels[train], data.classes, recipe)
     for note in loaders.notes: notice(note)
     loaders.positions = {'train': train, 'valid': valid, 'test': test, **({} if left_out is None else {'fold': left_out})}
@@ -257,7 +257,8 @@ def load_recipe_images(
     recipe:Recipe,
 )->ImageData:
     "The images that a recipe names, fitted as it says"
-    return load_images(**{name: getattr(recipe, name) for name in DATA_FIELDS})
+    found = load_images(**{name: getattr(recipe, name) for name in DATA_FIELDS})
+    return without_test_set(found, recipe.limit, recipe.set_aside) if recipe.set_aside else found
 
 def cifar_dataloaders(
     recipe:Recipe|None=None, # What to load and how; the default recipe if left out

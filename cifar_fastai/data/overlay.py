@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ELSEWHERE', 'Changes', 'parts_of', 'Places', 'note_row', 'read_changes', 'change_digest', 'is_changing', 'account',
-           'change_labels', 'apply_changes', 'check_left', 'changes_text', 'reading_of', 'changes_lines']
+           'change_labels', 'apply_changes', 'check_left', 'reading_of']
 
 # %% ../../nbs/03_data/11_overlay.ipynb #iover001
 import hashlib
@@ -158,26 +158,9 @@ def check_left(before, after):
     if not len(after.test_positions): raise BadInput(f"{after.changes['test_labels']['file']} leaves no test image\nKeep some of them")
 
 # %% ../../nbs/03_data/11_overlay.ipynb #cover004
-def changes_text(
-    about:dict, # What is said of a file, as in `ImageData.changes`
-    kind:str='training', # Or `test`
-)->str: # Such as `12 of 4,000 training images have another label, 3 are left out (labels.csv)`
-    "What a label file changed, in words"
-    said = [f"{about['relabelled']:,} of {about['images']:,} {kind} images have another label"]
-    if about['dropped']: said.append(f"{about['dropped']:,} are left out")
-    if about['soft']: said.append(f"{about['soft']:,} have soft labels")
-    if about['undecided']: said.append(f"{about['undecided']:,} rows are undecided and change nothing")
-    return f"{', '.join(said)} ({about['file']})"
-
 def reading_of(
     data:ImageData,
 )->dict|None: # data.json; None where nothing is known
     "What was read, and which labels were changed"
     if not data.changes: return data.read
     return {**(data.read or describe(Placement(), {}, {}, {})), 'labels': data.changes}
-
-def changes_lines(
-    changes:dict|None, # Of `ImageData`
-)->list[str]: # None, or a line for each file
-    "What label files changed, in lines"
-    return [changes_text(about, 'test' if option == 'test_labels' else 'training') for option, about in (changes or {}).items()]

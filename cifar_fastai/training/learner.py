@@ -49,6 +49,7 @@ class CifarLearner(Learner):
     before_batches = None # Called once, when the next pass over the batches begins
 
     def add_cb(self, cb): return super().add_cb(avoid_waiting(cb))
+    def to_detach(self, b, cpu=True, gather=False): return super().to_detach(b, cpu, False)  # each process has the whole batch's answers already
     def no_bar(self): return self.removed_cbs(self._grab_cbs(ProgressCallback))  # fastai's puts another bar back
 
     @property

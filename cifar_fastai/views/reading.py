@@ -8,6 +8,7 @@ __all__ = ['reading_values', 'run_reading', 'reading_warnings']
 # %% ../../nbs/10_views/04_reading.ipynb #8eaa05e1
 from pathlib import Path
 from ..base.files import read_json
+from ..base.label_files import changes_lines
 from ..base.wording import percentage, thousands
 
 # %% ../../nbs/10_views/04_reading.ipynb #8bb83cae
@@ -23,7 +24,7 @@ def reading_values(
             (*(row['left_out'].get(why, 0) for why in reasons), *(row['found'].get(what, 0) for what in found)))] for row in read['rows']]
     left = [dict(why=why, files=thousands(about['files']), such_as=about['such_as'][:2]) for why, about in read['left_out'].items()]
     copies = [dict(what=what, pairs=pairs[:10]) for what, pairs in read['copies'].items() if pairs]
-    return dict(heads=heads, rows=rows, left=left, copies=copies, how=read['how'])
+    return dict(heads=heads, rows=rows, left=left, copies=copies, how=[*read['how'], *changes_lines(read.get('labels'))])
 
 def run_reading(
     path:Path, # A run folder
