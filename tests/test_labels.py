@@ -123,12 +123,12 @@ def test_again_nothing_is_trained_and_what_a_person_decided_stays(flipped, capsy
     before = read_labels(path, KEPT)
     write_labels(path, [replace(row, label=row.given if row is before[0] else '') for row in before])
     monkeypatch.setattr('cifar_fastai.comparison.grid.train_session', None)
-    dispatch(['labels', str(folder), '--out', str(folder/'found'), *WORDS, '--accept', 'quality<0.02'])
+    dispatch(['labels', str(folder), '--out', str(folder/'found'), *WORDS, '--accept', 'quality<0.2'])
     after, said = {row.name: row for row in read_labels(path, KEPT)}, capsys.readouterr().out
     assert after[before[0].name].label == before[0].given
-    taken = [row for row in before[1:] if row.quality < 0.02 and row.suggested != row.given]
+    taken = [row for row in before[1:] if row.quality < 0.2 and row.suggested != row.given]
     assert taken and all(after[row.name].label == row.suggested for row in taken) and sum(bool(row.label) for row in after.values()) == 1 + len(taken)
-    assert f'accepted {len(taken)} suggestions with quality<0.02: nobody has looked at them' in said and 'kept     1 decisions' in said
+    assert f'accepted {len(taken)} suggestions with quality<0.2: nobody has looked at them' in said and 'kept     1 decision that was in the file' in said
     text = path.read_text()
     path.write_text(text.replace(before[0].name, 'other'))
     with pytest.raises(BadInput, match="no image named 'other'"): dispatch(['labels', str(folder), '--out', str(folder/'found'), *WORDS])

@@ -148,6 +148,6 @@ def save_issues(
     accepted = accept_suggestions(rows, accept) if accept else rows
     write_labels(path, accepted)
     taken = sum(bool(row.label) for row in accepted) - decided
-    kept = f'kept     {decided:,} decisions that were in the file\n' if decided else ''
+    kept = f"kept     {decided:,} decision{'s that were' if decided > 1 else ' that was'} in the file\n" if decided else ''
     said = f'accepted {taken:,} suggestions with {accept}: nobody has looked at them\n' if accept else ''
     return f'{issues.summary()}\n{kept}{said}labels   {path}'

@@ -7,15 +7,14 @@ __all__ = ['NETWORKS', 'NORMS', 'SCHEDULES', 'FITS', 'LIBRARIES', 'COMPILES', 'O
            'SAMPLERS', 'LOSSES', 'ORIGINAL', 'TEST_AUGMENTATIONS', 'DATA_FIELDS', 'NAMES', 'SHARE', 'POSITIVE', 'WHOLE',
            'BATCH_SIZE', 'LIBRARY_BATCH_SIZE', 'TABLE_ONLY', 'LIBRARY_ONLY', 'LIBRARY_WHY', 'TABLE_WHY', 'PLAIN_VALUES',
            'GROUPS', 'NetworkChoice', 'OptimizerChoice', 'Augmentation', 'augmentation', 'WithCutout', 'LossChoice',
-           'Architecture', 'is_library', 'Fold', 'Recipe', 'RecipeField', 'recipe_fields', 'recipe_from_dict',
-           'recipe_to_dict']
+           'Architecture', 'is_library', 'Recipe', 'RecipeField', 'recipe_fields', 'recipe_from_dict', 'recipe_to_dict']
 
 # %% ../../nbs/01_recipes/00_recipe.ipynb #ifef125e
 import dataclasses, re
 from dataclasses import dataclass, field
 from typing import Annotated, Any, get_args, get_type_hints
 from ..base.messages import BadInput, one_of
-from ..base.rules import Device, Name, Number, Switch, Text
+from ..base.rules import Device, Fold, Name, Number, Switch, Text
 
 # %% ../../nbs/01_recipes/00_recipe.ipynb #9ada6bfd
 @dataclass(frozen=True)
@@ -173,16 +172,6 @@ def is_library(
     "Whether a library builds this network, and not our table"
     return ':' in arch
 
-@dataclass(frozen=True)
-class Fold(Text):
-    "A part out of several, such as `2/5`; empty: none"
-    def __call__(self, value, name):
-        if value == '': return value
-        part, _, parts = str(value).partition('/')
-        if not (re.fullmatch('[0-9]{1,3}/[0-9]{1,3}', str(value)) and 1 <= int(part) <= int(parts) and int(parts) >= 2):
-            raise BadInput(f"{name} {str(value)!r} is no part of several\nWrite 1/5 for the first of five, up to 5/5")
-        return f'{int(part)}/{int(parts)}'
-
 DATA_FIELDS = ('data', 'image_size', 'fit', 'labels', 'label_column', 'test_share', 'soft_labels', 'test_labels') # that say which images and labels are read
 NAMES = 'names' # the word for labels in the names of the pictures
 SHARE = Number(low=0, high=1)
@@ -280,8 +269,7 @@ class Recipe:
             raise BadInput(f'lr_start {self.lr_start:g} must lie below lr_end {self.lr_end:g}')
         if self.ema and self.lookahead:
             raise BadInput(f'ema {self.ema:g} and lookahead {self.lookahead} both smooth the weights\nTake one of them: --ema 0 or --lookahead 0')
-        if self.track_images and (self.mixup or self.cutmix):
-            raise BadInput('track_images follows single images, and mixup and cutmix mix them\nTake --mixup 0 --cutmix 0')
+        if self.track_images and (self.mixup or self.cutmix): raise BadInput('track_images follows single images, and mixup and cutmix mix them\nTake --mixup 0 --cutmix 0')
         closed = TABLE_ONLY if is_library(self.arch) else LIBRARY_ONLY
         if wrong := next((name for name in closed if getattr(self, name) != getattr(type(self), name)), None):
             why, other = LIBRARY_WHY if is_library(self.arch) else TABLE_WHY
