@@ -63,6 +63,17 @@ def test_more_parts_than_images_and_mixed_images_are_refused(tiny_data):
     with pytest.raises(BadInput, match='mixup and cutmix mix them'): dataclasses.replace(TINY, mixup=0.4)
 
 
+def test_a_part_with_all_of_a_class_is_said(tiny_data):
+    images = tiny_data.images[:12].copy()
+    images[9:] = images[9]
+    data = image_data(images, np.r_[np.repeat([0, 1], [5, 4]), 2, 2, 2], ('a', 'b', 'c'), np.arange(12), 12)
+    refused = 0
+    for part in (1, 2):
+        try: image_dataloaders(data, dataclasses.replace(TINY, fold=f'{part}/2', batch_size=2))
+        except BadInput as error: refused += 'has all images of a class' in str(error)
+    assert refused == 1
+
+
 class Follows(Callback):
     "Loss, margin and probabilities of each image, written down in another way"
     order = 31
