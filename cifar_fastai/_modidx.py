@@ -448,6 +448,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                        'cifar_fastai/comparison/comparison.py')},
             'cifar_fastai.comparison.folds': { 'cifar_fastai.comparison.folds.OutOfFold': ( '11_comparison/folds.html#outoffold',
                                                                                             'cifar_fastai/comparison/folds.py'),
+                                               'cifar_fastai.comparison.folds.agreeing_margins': ( '11_comparison/folds.html#agreeing_margins',
+                                                                                                   'cifar_fastai/comparison/folds.py'),
                                                'cifar_fastai.comparison.folds.fold_plan': ( '11_comparison/folds.html#fold_plan',
                                                                                             'cifar_fastai/comparison/folds.py'),
                                                'cifar_fastai.comparison.folds.gather_folds': ( '11_comparison/folds.html#gather_folds',
