@@ -12,6 +12,7 @@ this folder on `sys.path`, in a test. An arm runs in a fresh process, which is t
 Ratios are taken within a round, for a machine that others use too is not as fast in every round.
 """
 import json
+import os
 import resource
 import statistics
 import subprocess
@@ -48,10 +49,11 @@ def say(result):
     print(json.dumps({**result, 'memory': peak_memory(), 'cpu_seconds': time.process_time()}), flush=True)
 
 
-def fresh(script, words):
-    "Run `script` with `words` in a process of its own; what it said, with `wall_seconds`, imports and all"
+def fresh(script, words, preload=None):
+    "Run `script` with `words` in a process of its own, before all a library where one is named; what it said, with `wall_seconds`, imports and all"
     started = time.perf_counter()
-    done = subprocess.run([sys.executable, str(script), *map(str, words)], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, str(script), *map(str, words)], capture_output=True, text=True,
+                          env={**os.environ, 'LD_PRELOAD': str(preload)} if preload else None)
     if done.returncode: sys.exit(f"{' '.join(map(str, words))} failed:\n{done.stderr}")
     return {**json.loads(done.stdout.splitlines()[-1]), 'wall_seconds': time.perf_counter() - started}
 

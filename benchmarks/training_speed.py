@@ -1,6 +1,7 @@
 """Images a second while training: the usual fastai way, ours, and the leanest PyTorch loop.
 
-    python benchmarks/training_speed.py                                        # four networks and the loaders alone
+    python benchmarks/training_speed.py                                        # five networks and the loaders alone
+    python benchmarks/training_speed.py --arch resnet9:16 --only ours,lean     # some arms of one network
     python benchmarks/training_speed.py --arch resnet18,resnet9:16 --layers    # NETWORK:WIDTH; layer by layer too
 
 The arms take turns, each round in a fresh process, on the same network, batch size and machine:
@@ -8,9 +9,13 @@ The arms take turns, each round in a fresh process, on the same network, batch s
 usual  files from a folder, fastai's `aug_transforms` and `SGD`, fp32, the better of 0 and 2 workers
 ours   the Learner that a recipe gives: in-memory `DataBlock`, bf16 where the device has it, channels-last; as it is, and with
        `--compile yes`
-lean   a hand-written loop: data in memory, the same augmentation, bf16 where the device has it, channels-last
+lean   a hand-written loop: data in memory, the same augmentation, bf16 where the device has it, channels-last; as it is (`lean`), with
+       an allocator that keeps its memory (`memory`), by `torch.compile` (`compiled`), and with both (`both`)
 
-The first and the last train the network in the order in which it is published: `resnet9` pools after its ReLU there.
+Ours is compared with the fastest of the four lean loops, which is another one on another machine or network. The allocator is tcmalloc where
+the system has it or --tcmalloc names it, else glibc with the settings that ours has; on a GPU it plays no part, and those two are left out.
+
+The usual way and the lean loops train the network in the order in which it is published: `resnet9` pools after its ReLU there.
 Ours pools before it, which gives the same answers from a quarter of the ReLUs' work.
 
 Ratios are taken within a round; their median, lowest and highest are printed. The share of the peak is the network's
@@ -30,7 +35,9 @@ from cifar_fastai.base.commands import run_command
 from cifar_fastai.base.messages import BadInput, one_of
 from cifar_fastai.recipes.recipe import NETWORKS, Recipe
 
-MEASURED = 'resnet9,resnet18,wrn16_4,resnet9:16'
+MEASURED = 'resnet9,resnet18,wrn16_4,resnet9:16,cifarnet:80'
+LEAN = ('lean', 'lean-memory', 'lean-compiled', 'lean-both')
+KINDS = ('usual', 'ours', 'lean', 'loaders')
 WARM_UP = 3  # steps that don't count
 SIDE = 32
 
@@ -62,10 +69,13 @@ def ours(recipe, folder, seconds, compile='no'):
     return timed_fit(cifar_learner(cifar_dataloaders(recipe), recipe), seconds)
 
 
-def lean(recipe, folder, seconds):
-    "A loop by hand: nothing but what training needs"
+def lean(recipe, folder, seconds, kind='', preloaded=False):
+    "A loop by hand: nothing but what training needs; `kind` is one of memory, compiled and both"
     import torch
     from torch.nn import functional as F
+    if kind in ('memory', 'both') and not preloaded:
+        from cifar_fastai.base.devices import keep_freed_memory
+        keep_freed_memory(recipe.device)
     from cifar_fastai.data.loaders import cifar_dataloaders
     from cifar_fastai.base.devices import choose_precision
     loaders, where = cifar_dataloaders(recipe), device(recipe)
@@ -75,6 +85,7 @@ def lean(recipe, folder, seconds):
     padded = F.pad((pixels/255 - mean)/deviation, (4,)*4, mode='reflect').permute(0, 2, 3, 1).contiguous()
     labels = torch.from_numpy(source.labels[:source.train_count]).to(where)
     model = published(recipe).to(where, memory_format=torch.channels_last).train()
+    if kind in ('compiled', 'both'): model.compile()
     stepper = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, nesterov=True, weight_decay=5e-4)
     bf16 = choose_precision('auto', where) == 'bf16'
     side, size = torch.arange(SIDE, device=where), recipe.batch_size
@@ -180,7 +191,7 @@ def one(options):
                     augment='crop_flip_cutout8', progressive=0, device=options.device)
     arm, _, choice = options.arm.partition('-')
     if arm == 'layers': return say({'table': layer_table(recipe)})
-    more = {'compile': choice} if arm == 'ours' else {'workers': int(choice)} if choice else {}
+    more = {'compile': choice} if arm == 'ours' else {'kind': choice, 'preloaded': bool(options.tcmalloc)} if arm == 'lean' else {'workers': int(choice)} if choice else {}
     rate = {'usual': usual, 'ours': ours, 'lean': lean, 'loader': loader, 'files': files}[arm](recipe, options.folder, options.seconds, **more)
     say({'rate': rate, **(machine_and_network(recipe) if arm in ('ours', 'lean') else {})})
 
@@ -197,21 +208,45 @@ def write_files(data, folder, count=6000):
         Image.fromarray(source.images[position]).save(place)
 
 
+def find_tcmalloc():
+    "The name by which the system finds tcmalloc; none where it has none"
+    from ctypes.util import find_library
+    return find_library('tcmalloc_minimal') or find_library('tcmalloc') or ''
+
+
+def rates_of(results, arm): return [done[arm]['rate'] for done in results]
+
+
+def strongest(results, name):
+    "The lean loop of a network that was the fastest, by the median of the rounds"
+    arms = [f'{name} {which}' for which in LEAN if f'{name} {which}' in results[0]]
+    return max(arms, key=lambda arm: statistics.median(rates_of(results, arm))) if arms else None
+
+
 def network_row(name, compiled, results):
-    "What the rounds say of a network, as it is or compiled, as cells of a table"
-    ours = f'ours-{compiled}'
-    arm = lambda which: f'{name} {which}'
-    best = [{**done, 'usual': max(done[arm('usual-0')], done[arm('usual-2')], key=lambda result: result['rate'])} for done in results]
-    peaks = [max(done[arm(which)]['peak'] for which in (ours, 'lean')) for done in results]
-    def of_peak(which):
-        return spread([done[arm(which)]['rate']*done[arm(which)]['flops']/peak for done, peak in zip(results, peaks)], '{:.0%}')
-    memory = lambda which: f"{max(done[arm(which)]['memory'] for done in results):.2f}"
-    return (name, compiled, spread(ratios(results, arm(ours), arm('lean'))), spread(ratios(best, arm(ours), 'usual')),
-            spread([done[arm(ours)]['rate'] for done in results], '{:,.0f}'), of_peak(ours), of_peak('lean'),
-            f"{memory(ours)} / {memory('lean')}", f'{statistics.median(peaks)/1e9:,.0f}')
+    "What the rounds say of a network, as it is or compiled, as cells of a table; without the arms that were left out"
+    ours, best = f'{name} ours-{compiled}', strongest(results, name)
+    usual = [arm for arm in (f'{name} usual-0', f'{name} usual-2') if arm in results[0]]
+    fastest = [{**done, 'usual': max((done[arm] for arm in usual), key=lambda result: result['rate'])} for done in results] if usual else []
+    peaks = [max(done[arm]['peak'] for arm in (ours, best) if arm) for done in results]
+    def of_peak(arm): return spread([done[arm]['rate']*done[arm]['flops']/peak for done, peak in zip(results, peaks)], '{:.0%}') if arm else ''
+    memory = lambda arm: f"{max(done[arm]['memory'] for done in results):.2f}" if arm else ''
+    return (name, compiled, spread(ratios(results, ours, best)) if best else '', best.split()[1] if best else '', spread(ratios(fastest, ours, 'usual')) if usual else '',
+            spread(rates_of(results, ours), '{:,.0f}'), of_peak(ours), of_peak(best), f'{memory(ours)} / {memory(best)}', f'{statistics.median(peaks)/1e9:,.0f}')
 
 
-HEADER = ('network', '--compile', 'ours / lean', 'ours / usual', 'images/s, ours', 'of the peak, ours', 'of the peak, lean', 'GiB, ours / lean', 'peak, GFLOP/s')
+HEADER = ('network', '--compile', 'ours / strongest lean', 'that is', 'ours / usual', 'images/s, ours', 'of the peak, ours', 'of the peak, lean', 'GiB, ours / lean',
+          'peak, GFLOP/s')
+
+
+def lean_row(name, results):
+    "Images a second of each lean loop of a network"
+    return name, *(spread(rates_of(results, f'{name} {arm}'), '{:,.0f}') if f'{name} {arm}' in results[0] else '' for arm in LEAN)
+
+
+def lean_arms(device_type):
+    "The lean loops that differ on a device: an allocator plays no part on a GPU"
+    return LEAN if device_type == 'cpu' else ('lean', 'lean-compiled')
 
 
 def networks(text):
@@ -232,6 +267,8 @@ def main(words):
     parser.add_argument('--device', default='auto')
     parser.add_argument('--rounds', type=int, default=3)
     parser.add_argument('--seconds', type=float, default=15, help='how long each arm is timed in each round')
+    parser.add_argument('--only', default=','.join(KINDS), help=f"some kinds of arms [{','.join(KINDS)}]")
+    parser.add_argument('--tcmalloc', default=find_tcmalloc(), help='the library of tcmalloc, where the system does not find it by itself')
     parser.add_argument('--layers', action='store_true', help='layer by layer too, with the share of the peak of each')
     parser.add_argument('--traceback', action='store_true')
     parser.add_argument('--arm', help=argparse.SUPPRESS)
@@ -241,19 +278,24 @@ def main(words):
     names = networks(options.arch)
     print(machine(options.device), flush=True)
     from cifar_fastai.base.wording import Listing
-    loaders = ('loader', 'files-0', 'files-2')
-    arms = [f'{name} {arm}' for name in names for arm in ('usual-0', 'usual-2', 'ours-no', 'ours-yes', 'lean')] + list(loaders)
+    kinds = [one_of(kind, KINDS, 'kind of arm') for kind in options.only.split(',')]
+    lean, loaders = lean_arms(device(options).type), ('loader', 'files-0', 'files-2') if 'loaders' in kinds else ()
+    which = [arm for kind, arms in (('usual', ('usual-0', 'usual-2')), ('ours', ('ours-no', 'ours-yes')), ('lean', lean)) if kind in kinds for arm in arms]
+    arms = [f'{name} {arm}' for name in names for arm in which] + list(loaders)
+    if 'lean-memory' in which: print(f"the allocator that keeps its memory: {options.tcmalloc or 'glibc with the settings of ours, for there is no tcmalloc'}", flush=True)
     with tempfile.TemporaryDirectory() as folder:
-        write_files(options.data, folder)
+        if {'usual', 'loaders'} & {*kinds}: write_files(options.data, folder)
         def measure(arm):
             network, _, which = arm.rpartition(' ')
             words = ('batch-size', 'data', 'device', 'seconds')
+            preload = options.tcmalloc if which in ('lean-memory', 'lean-both') else None
             return fresh(__file__, [*(f'--{word}={getattr(options, word.replace("-", "_"))}' for word in words), f'--arch={network or names[0]}',
-                                    f'--arm={which}', f'--folder={folder}'])
+                                    f'--arm={which}', f'--folder={folder}', f"--tcmalloc={preload or ''}"], preload)
         results = in_turn(arms, options.rounds, measure)
         title = f'Images a second while training, batches of {options.batch_size}: median (lowest…highest, rounds)'
-        rows = tuple(network_row(name, compiled, results) for name in names for compiled in ('no', 'yes'))
-        print(f'\n{Listing(title, HEADER, rows)}\n')
+        rows = tuple(network_row(name, compiled, results) for name in names for compiled in ('no', 'yes') if 'ours' in kinds)
+        if rows: print(f'\n{Listing(title, HEADER, rows)}\n')
+        if 'lean' in kinds: print(f"{Listing('The lean loops', ('network', *LEAN), tuple(lean_row(name, results) for name in names))}\n")
         for arm in loaders: print(f"{arm:8} {spread([done[arm]['rate'] for done in results], '{:,.0f}')} images/s alone")
         for name in names if options.layers else (): print(f"\n{measure(f'{name} layers')['table']}")
 

@@ -18,10 +18,11 @@ COMMANDS = {
     'interpret': "make a run's tables, galleries and heatmaps again",
     'report': "make a run's page again",
     'compare': 'compare runs, training those that are missing',
+    'search': "search the best values of a recipe's fields",
     'predict': 'classify pictures by a run',
     'profile': 'say where the time of a training step goes',
     'export': 'take a run elsewhere: ONNX, PyTorch, a page'}
-PACKAGES = 'export',  # doors that are the `__main__` of a wing of that name
+PACKAGES = 'export', 'search'  # doors that are the `__main__` of a wing of that name
 
 def console_parser(
     program:str='cifar-fastai', # What was typed

@@ -10,12 +10,12 @@ __all__ = ['compare', 'train_grid', 'count_trainings', 'choose_arms', 'compare_p
 import argparse, dataclasses, sys
 from collections.abc import Sequence
 from pathlib import Path
-from .base.messages import LINE, BadInput, BadWords, one_of, say
+from .base.messages import LINE, BadInput, BadWords, say
 from .base.commands import SWITCHES, Keeping, Parser, add_flag, add_option, add_out, run_command
 from .base.rules import Number
 from .recipes.recipe import Recipe, recipe_fields
 from .recipes.named import GRIDS, named_recipe
-from .recipes.options import add_recipe_options
+from .recipes.options import add_recipe_options, split_field
 
 # %% ../nbs/13_doors/06_compare.ipynb #07e13a84
 def compare(
@@ -54,7 +54,7 @@ def train_grid(recipe, fields, seeds, choose, holdout, out, folder, levels, yes,
     arms, choices, failed = choose_arms(arms, choose, holdout, data, out/'trials', say)
     plan = grid_plan(arms, folder, data)
     say(plan.summary())
-    train_missing(plan, folder, say)
+    train_missing(plan, folder, say, data)
     failed += [run for run in plan.runs if run.failure]
     paths = [run.path for run in plan.runs if run.path]
     if len(paths) < 2 and failed: raise BadInput(f"{len(failed)} runs failed, and {len(paths)} cannot be compared: {failed[0].failure.splitlines()[0]}")
@@ -69,7 +69,8 @@ def count_trainings(arms, choose):
 # %% ../nbs/13_doors/06_compare.ipynb #678fac1e
 def choose_arms(arms, choose, holdout, data, folder, say):
     "Arms with what was chosen for them, the choices, and the runs of arms for which every value failed"
-    from cifar_fastai.comparison.choosing import check_choices, choose_for, without_test_set, with_choice
+    from cifar_fastai.comparison.choosing import check_choices, choose_for, with_choice
+    from cifar_fastai.data.images import without_test_set
     from cifar_fastai.comparison.grid import Planned, data_place
     if not choose: return arms, [], []
     check_choices(choose, arms)
@@ -113,13 +114,8 @@ def compare_parser(
 # %% ../nbs/13_doors/06_compare.ipynb #fbeb83e5
 def field_to_choose(text):
     "A field and the values to try, from `FIELD=VALUES`; an argparse `type`"
-    name, equals, values = text.partition('=')
-    name = name.strip().replace('-', '_')
-    known = {field.name: field for field in recipe_fields()}
-    if not equals: raise argparse.ArgumentError(None, f"--choose '{text}' names no values\nSay it as --choose lr=0.003,0.01,0.03 or --choose lr=find")
-    try: one_of(name, known, 'recipe field')
-    except BadInput as error: raise argparse.ArgumentError(None, f'--choose: {error}') from error
-    return name, Keeping(known[name].rule, f'--choose {name}', several=True)(values)
+    field, values = split_field(text, '--choose', 'lr=0.003,0.01,0.03 or --choose lr=find')
+    return field.name, Keeping(field.rule, f'--choose {field.name}', several=True)(values)
 
 def grid_from_options(
     options:argparse.Namespace, # From `compare_parser`

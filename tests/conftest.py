@@ -4,7 +4,7 @@ import tempfile
 from importlib import import_module
 from pathlib import Path
 
-os.environ['FASTAI_HOME'] = tempfile.mkdtemp()  # before fastai is imported: decoded images are not kept in the person's own
+if 'PYTEST_XDIST_WORKER' not in os.environ: os.environ['FASTAI_HOME'] = tempfile.mkdtemp()  # before fastai is imported; one for all workers: decoded images are not kept in the person's own
 
 import pytest
 

@@ -17,10 +17,11 @@ from cifar_fastai.profile import profile_parser
 from cifar_fastai.recipes.options import recipe_from_options
 from cifar_fastai.recipes.recipe import Recipe, recipe_fields
 from cifar_fastai.report import report_parser
+from cifar_fastai.search.__main__ import search_parser
 from cifar_fastai.train import train_parser
 
 PARSERS = {'train': train_parser, 'interpret': interpret_parser, 'report': report_parser, 'compare': compare_parser, 'profile': profile_parser,
-           'predict': predict_parser, 'export': export_parser, 'look': look_parser}
+           'predict': predict_parser, 'export': export_parser, 'look': look_parser, 'search': search_parser}
 WORDS = {'look': ['a'], 'interpret': ['a'], 'report': ['a'], 'export': ['a'], 'predict': ['a', 'b']}  # that a command cannot do without
 HEAVY = {'torch', 'fastai', 'fastcore', 'numpy', 'pandas', 'scipy', 'matplotlib', 'PIL', 'shtab'}
 

@@ -16,6 +16,7 @@ from cifar_fastai.base.commands import run_command
 from cifar_fastai.compare import compare, main
 from cifar_fastai.comparison.arms import by_class, image_table, nobody_right
 from cifar_fastai.comparison.comparison import compare_runs
+from cifar_fastai.data.images import without_test_set
 from cifar_fastai.comparison.grid import claim_folder, grid_arms, grid_plan, known_runs
 from cifar_fastai.base.messages import BadInput
 from cifar_fastai.recipes.named import GRIDS, RECIPES, expectation
@@ -179,7 +180,7 @@ def test_the_highest_hold_out_accuracy_is_taken_of_equals_the_lower_loss(monkeyp
     given = {0.1: (0.5, 0.1), 0.2: (0.8, 0.9), 0.3: (0.8, 0.4), 0.4: (0.7, 0.2)}
     def trial(recipe, data, folder): return dict(accuracy=given[recipe.lr][0], loss=given[recipe.lr][1], failed='', images=30)
     monkeypatch.setattr(choosing, 'find_or_run_trial', trial)
-    data = choosing.without_test_set(small_shapes(60, 20), 0, 30)
+    data = without_test_set(small_shapes(60, 20), 0, 30)
     arm, = grid_arms(Recipe(data='shapes'), {})
     found = choosing.choose_for(arm, {'lr': list(given)}, data, tmp_path, say=lambda line: None)
     assert found.taken == {'lr': 0.3} and choosing.with_choice(arm, found).recipe.lr == 0.3 and found.images == 30
@@ -289,8 +290,8 @@ def test_the_test_set_is_not_read_before_the_last_step(tmp_path, monkeypatch, ca
     from cifar_fastai.data.loaders import ImageLoader
     data, seen, stage = small_shapes(), [], ['']
     tests = {image.tobytes() for image in data.images[data.test_positions]}
-    monkeypatch.setattr('cifar_fastai.data.loaders.load_images', lambda *words: data)
-    monkeypatch.setattr('cifar_fastai.data.sources.load_images', lambda *words: data)
+    monkeypatch.setattr('cifar_fastai.data.loaders.load_images', lambda *words, **fields: data)
+    monkeypatch.setattr('cifar_fastai.data.sources.load_images', lambda *words, **fields: data)
     fetch = ImageLoader.create_batches
     def noted(self, samples):
         for batch in fetch(self, samples):
@@ -312,12 +313,12 @@ def test_the_test_set_is_not_read_before_the_last_step(tmp_path, monkeypatch, ca
     spoilt[data.test_positions] = 255 - spoilt[data.test_positions]
     other = dataclasses.replace(data, images=spoilt, fingerprints={**data.fingerprints, 'test': '0'*64})
     arms = grid_arms(recipe, {'schedule': ['one_cycle', 'constant']})
-    again = [choosing.choose_for(arm, {'lr': [1e-6, 0.05, 'find']}, choosing.without_test_set(other, 0, 0), tmp_path/'spoilt', say=note) for arm in arms]
+    again = [choosing.choose_for(arm, {'lr': [1e-6, 0.05, 'find']}, without_test_set(other, 0, 0), tmp_path/'spoilt', say=note) for arm in arms]
     for one, two in zip(found.choices, again): pd.testing.assert_frame_equal(one.tried, two.tried)
 
 
 def test_trials_are_kept_and_a_failed_value_is_not_taken(tmp_path, monkeypatch):
-    data = choosing.without_test_set(small_shapes(), 0, 30)
+    data = without_test_set(small_shapes(), 0, 30)
     arm, = grid_arms(Recipe(data='shapes', width=4, epochs=1, batch_size=64, progressive=0, optimizer='sgd', device='cpu', precision='fp32'), {})
     choose = {'lr': [1e30, 0.05]}
     first = choosing.choose_for(arm, choose, data, tmp_path, say=lambda line: None)

@@ -60,6 +60,7 @@ BELOW = {  # which wings a wing may import; a door, alone at the root, may impor
     'runs': 'base recipes heatmaps data models interpretation training profiling',
     'views': 'base recipes heatmaps interpretation runs',
     'comparison': 'base recipes heatmaps data models interpretation training profiling runs views',
+    'search': 'base recipes heatmaps data models interpretation training profiling runs views comparison',
     'export': 'base recipes heatmaps data models interpretation training runs views'}
 DOORS = {'look', 'train', 'interpret', 'report', 'compare', 'profile', 'explore', 'predict', 'cli', 'all', '__main__'}
 

@@ -320,6 +320,53 @@ def test_a_table_may_say_the_splits_and_is_refused_where_it_is_not_plain(tmp_pat
     with pytest.raises(BadInput, match='no such file'): read(tmp_path, labels='nowhere.csv')
 
 
+def lines_of(*titles, form='{name},{title}'): return '\n'.join(form.format(name=f'{number}.png', title=title) for number, title in enumerate(titles))
+
+
+@pytest.mark.parametrize('text, wanted', [
+    (lines_of(*'abab', 'a b', 'b', form='{name} {title}').replace('a b', 'a'), 'ababab'), # a list with spaces
+    ('image,mel,nevus\n' + lines_of(*['1.0,0.0', '0,1']*3), ['mel', 'nevus']*3), # a column for each class
+    ('\n'.join(f'{number}.png\tn{number % 2}\t0\t{number}\t62' for number in range(6)), ['n0', 'n1']*3), # boxes beside the class, no head
+    ('path,class,fold\n' + lines_of(*[f"{'ab'[number % 2]},{number}" for number in range(6)]), 'ababab'), # folds are not splits
+    ('image,finding\n' + lines_of(*['"tench, Tinca"', 'missile']*2, *['"projectile, missile"']*2), ['tench, Tinca', 'missile']*2 + ['projectile, missile']*2)])
+def test_tables_as_people_write_them(tmp_path, text, wanted):
+    for number in range(6): picture(number).save(tmp_path/f'{number}.png')
+    (tmp_path/'t.txt').write_text(text)
+    data = read(tmp_path, labels='t.txt', test_share=0.3)
+    assert {name: data.classes[label] for name, label in zip(data.names, data.labels)} == {f'{number}.png': title for number, title in enumerate(wanted)}
+
+
+@pytest.mark.parametrize('text, said', [
+    ('image,finding\n' + lines_of('cat', 'dog', '"cat,dog"', 'cat', 'dog', 'cat'), 'several classes'), ('image,labels\n' + lines_of('cat', 'dog', 'dog cat', 'cat', 'dog', 'cat'), 'several classes'),
+    ('image,age\n' + lines_of(*[number + 0.5 for number in range(12)]), 'measured numbers'), ('image,label,split\n' + lines_of(*['a,train', 'b,holdout']*3), "split 'holdout'")])
+def test_what_is_no_class_is_refused(tmp_path, text, said):
+    for number in range(12): picture(number).save(tmp_path/f'{number}.png')
+    (tmp_path/'t.csv').write_text(text)
+    refused(tmp_path, said, labels='t.csv', test_share=0.3)
+
+
+@pytest.mark.parametrize('names', [('train.csv', 'test.csv'), ('train_labels.txt', 'test_labels.txt'), ('train/_classes.csv', 'test/_classes.csv')])
+@pytest.mark.parametrize('labels', [True, False])
+def test_a_table_for_each_split(tmp_path, names, labels):
+    for part, name in zip(('train', 'test'), names):
+        (tmp_path/name).parent.mkdir(exist_ok=True)
+        place = (tmp_path/name).parent if '/' in name else tmp_path/'images'
+        place.mkdir(exist_ok=True)
+        for number in range(4): picture(part == 'train', number).save(place/f'{part}{number}.png')
+        (tmp_path/name).write_text('file,label\n' + lines_of(*'abab').replace('\n', f'\n{part}').join([part, '']))
+    data = read(tmp_path, **({'labels': names[0]} if labels else {}))
+    assert (data.labels.tolist(), data.train_count) == ([0, 0, 1, 1]*2, 4)
+    assert all(('train' in name) == (at < 4) for at, name in enumerate(data.names))
+
+
+def test_a_list_without_classes_beside_a_table_gives_none(tmp_path):
+    for number in range(6): picture(number).save(tmp_path/f'{number}.png')
+    (tmp_path/'train.csv').write_text('file,label\n' + lines_of(*'abab'))
+    (tmp_path/'test.csv').write_text('file\n4.png\n5.png')
+    data = read(tmp_path, labels='train.csv', test_share=0.5)
+    assert len(data.labels) == 4 and data.read['left_out']['without a row in train.csv']['files'] == 2
+
+
 def test_hugging_face_and_labels_in_names(tmp_path):
     for part in ('train', 'test'):
         (tmp_path/'hub'/part).mkdir(parents=True)

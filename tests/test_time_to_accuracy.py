@@ -28,21 +28,25 @@ def test_a_seed_is_a_run_to_its_end(benchmark, recipe_file, capsys):
 
 
 def test_both_arms_in_turn_and_the_table(benchmark, recipe_file, monkeypatch, capsys, tmp_path):
-    "Two seeds of made-up results: a lean loop of 250 and 500 images a second, so that its epoch takes 50,000 / 375 s"
+    "Two seeds of made-up results: the fastest lean loop at 250 and 500 images a second, so that its epoch takes 50,000 / 375 s"
     called = []
-    def fresh(script, words):
+    monkeypatch.setattr(benchmark, 'find_tcmalloc', lambda: 'libtcmalloc_minimal.so.4')
+    def fresh(script, words, preload=None):
         called.append((str(script).rpartition('/')[2], [word for word in words if word.startswith(('--arm', '--arch', '--seed=', '--epochs'))]))
         number = sum('--arm=run' in words for _, words in called) - 1
-        if '--arm=lean' in words: return {'rate': (250, 500)[number + 1], 'wall_seconds': 20.}
+        if (arm := words[0].removeprefix('--arm=')).startswith('lean'):
+            assert preload == ('libtcmalloc_minimal.so.4' if arm in ('lean-memory', 'lean-both') else '') and f'--tcmalloc={preload}' in words
+            return {'rate': {'lean': 200, 'lean-memory': (250, 500)[number + 1], 'lean-compiled': 150, 'lean-both': 240}[arm], 'wall_seconds': 20.}
         return {'test_accuracy': (0.89, 0.92)[number], 'train_seconds': (100., 300.)[number], 'wall_seconds': (200., 400.)[number],
                 'train_images_per_second': 900., 'tta': {'kind': 'mirror', 'test_accuracy': (0.9, 0.94)[number]}}
     monkeypatch.setattr(benchmark, 'fresh', fresh)
     benchmark.main([f'--recipe={recipe_file}', '--seeds=2', '--device=cpu', '--accuracy=0.905', f'--out={tmp_path/"out.json"}'])
     told = capsys.readouterr().out
-    lean, run = ('training_speed.py', ['--arm=lean', '--arch=resnet9']), 'time_to_accuracy.py'
-    assert called == [lean, (run, ['--arm=run', '--seed=0']), lean, (run, ['--arm=run', '--seed=1'])]
+    lean = {arm: ('training_speed.py', [f'--arm={arm}', '--arch=resnet9']) for arm in ('lean', 'lean-memory', 'lean-compiled', 'lean-both')}
+    run = 'time_to_accuracy.py'
+    assert called == [*lean.values(), (run, ['--arm=run', '--seed=0']), lean['lean-memory'], (run, ['--arm=run', '--seed=1'])]
     for line in ('mean 90.50%, standard deviation 2.12% (89.00%…92.00%, n = 2)', 'with test-time augmentation (mirror): mean 92.00%',
-                 'takes 133.3 s: 375 (250…500, n = 2) images/s', 'training 200.0 (100.0…300.0, n = 2) s = 1.50 (0.75…2.25, n = 2) lean epochs',
+                 'ResNet-9 in the lean-memory loop takes 133.3 s: 375 (250…500, n = 2) images/s', 'training 200.0 (100.0…300.0, n = 2) s = 1.50 (0.75…2.25, n = 2) lean epochs',
                  'wall     300.0 (200.0…400.0, n = 2) s = 2.25 (1.50…3.00, n = 2) lean epochs', '90.5% as a mean of 2 seeds: reached'):
         assert line in told, told
     assert [run['test_accuracy'] for run in json.loads((tmp_path/'out.json').read_text())] == [0.89, 0.92]

@@ -4,13 +4,13 @@
 
 # %% auto #0
 __all__ = ['MALLOC_SETTINGS', 'choose_device', 'compute_deterministically', 'bf16_is_native', 'emulation_cost',
-           'choose_precision', 'memory_format', 'glibc_function', 'keep_freed_memory', 'device_name', 'environment',
-           'numbers_in', 'group_room', 'kept_memory', 'free_memory']
+           'choose_precision', 'exact_fp32', 'memory_format', 'glibc_function', 'keep_freed_memory', 'device_name',
+           'environment', 'numbers_in', 'group_room', 'kept_memory', 'free_memory']
 
 # %% ../../nbs/00_base/06_devices.ipynb #ib331a37
 import cifar_fastai
 import ctypes, math, os, platform
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -78,6 +78,18 @@ def choose_precision(
     if name != 'auto': return name
     if bf16_is_native(device): return 'bf16'
     return 'fp16' if device.type == 'cuda' and torch.cuda.get_device_capability(device) >= (7, 0) else 'fp32'
+
+# %% ../../nbs/00_base/06_devices.ipynb #60c0c2c6
+@contextmanager
+def exact_fp32():
+    "Inside, a GPU computes fp32 as fp32"
+    kinds = torch.backends.cudnn.conv, torch.backends.cuda.matmul
+    before = [kind.fp32_precision for kind in kinds]
+    try:
+        for kind in kinds: kind.fp32_precision = 'ieee'
+        yield
+    finally:
+        for kind, precision in zip(kinds, before): kind.fp32_precision = precision
 
 # %% ../../nbs/00_base/06_devices.ipynb #6af4ba91
 def memory_format(

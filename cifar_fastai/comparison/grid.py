@@ -149,7 +149,7 @@ def check_count(
     "Refuse a grid that somebody may have typed by accident"
     if runs > MOST_RUNS and not yes: raise BadInput(f'{runs:,} runs are more than {MOST_RUNS}\nVary fewer fields, or say --yes')
 
-def data_place(recipe): return tuple(getattr(recipe, name) for name in DATA_FIELDS)
+def data_place(recipe): return tuple(getattr(recipe, name) for name in DATA_FIELDS) + (recipe.set_aside, recipe.limit if recipe.set_aside else 0)
 
 def grid_data(
     arms:list[Arm],
@@ -198,12 +198,13 @@ def train_missing(
     plan:Plan, # Its runs get their paths, or the reason why there is none
     runs:str|Path='runs', # Folder of runs
     say=say, # Called with each line for the person
+    data:dict|None=None, # From `grid_data`
 )->Plan:
     "Train what a plan lacks"
     missing = plan.missing
     for number, run in enumerate(missing, 1):
         say(f'\n[{number}/{len(missing)}] {run.arm.name}, seed {run.recipe.seed}')
-        try: run.path = train_session(run.recipe, runs, say=say, explained=False, resume=run.begun).path
+        try: run.path = train_session(run.recipe, runs, say=say, explained=False, resume=run.begun, images=data and data[data_place(run.recipe)]).path
         except Exception as error:
             run.failure = error_reason(error)
             say(f'failed   {run.failure.splitlines()[0][:300]}')

@@ -110,7 +110,7 @@ class Cutout(BatchAugment):
 
     def augment(self, images):
         rows, columns = (self.random.integers(0, size, len(images), images.device) for size in images.shape[2:])
-        self.fill = self.fill.to(images)
+        self.fill = self.fill.to(images.device, images.dtype)
         return cut_out(images, rows, columns, self.side, self.fill)
 
 # %% ../../nbs/03_data/16_augment.ipynb #6f0a11c1

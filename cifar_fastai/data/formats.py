@@ -190,6 +190,8 @@ def other_kind(
     if not data: return 'empty'
     if data[4:8] == b'ftyp' and data[8:12] in (b'heic', b'heix', b'hevc', b'heim', b'heis', b'mif1', b'msf1'): return 'HEIC pictures, which are not read: save them as JPEG'
     if data[4:8] == b'ftyp' and data[8:12] in (b'avif', b'avis'): return 'AVIF pictures, which this Pillow does not read'
+    if data.startswith(b'version https://git-lfs'): return 'pointers of Git LFS, not the pictures: git lfs pull fetches these'
+    if data[:200].lstrip(b'\xef\xbb\xbf \r\n\t')[:5].lower() in (b'<!doc', b'<html'): return 'web pages, not pictures'
     ending = PurePosixPath(name).suffix.lower()
     return f'not pictures ({ending})' if ending else 'not pictures'
 

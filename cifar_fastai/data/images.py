@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['UNEVEN', 'fingerprint', 'ImageData', 'image_data', 'shares', 'balanced_sample', 'split', 'derived_holdout',
-           'balanced_order', 'uneven_notes']
+           'without_test_set', 'balanced_order', 'uneven_notes']
 
 # %% ../../nbs/03_data/01_images.ipynb #i568c15b
-import hashlib
+import dataclasses, hashlib
 from dataclasses import dataclass
 from pathlib import Path
 import numpy as np
@@ -142,6 +142,20 @@ def derived_holdout(labels, kept, count, seed):
     if not classes: raise BadInput(f'stopping early takes images to hold out, and none of the {len(kept):,} training images can be spared: no class has two\nTrain without it, or give each class more images')
     if count >= classes and len(kept) >= 20*len(np.unique(labels)): return kept[balanced_sample(labels, count, seed)]
     return kept[np.flatnonzero(spare)[balanced_sample(labels[spare], min(max(count, classes), int(spare.sum())), seed)]]
+
+# %% ../../nbs/03_data/01_images.ipynb #setaside2
+def without_test_set(
+    data:ImageData, # All images
+    limit:int, # At most this many training images, the hold-out included; 0: all
+    holdout:int, # How many of them are held out; 0: a tenth
+)->ImageData: # Those to train on first, the hold-out in the test images' place
+    "Images for trials; every recipe and every seed gets the same"
+    count = holdout or max(len(data.classes), (min(limit, len(data.train_positions)) or len(data.train_positions))//10)
+    train, held = split(data, limit=limit, holdout=0 if data.valid_count else count)
+    if data.valid_count: held = data.valid_positions
+    places, note = np.concatenate([train, held]), f"{len(held):,} {'validation' if data.valid_count else 'training'} images are in the place of the test set, which is not read"
+    cut = image_data(data.images[places], data.labels[places], data.classes, data.names[places], len(train), name=data.name, notes=(*data.notes, note))
+    return cut if data.soft is None else dataclasses.replace(cut, soft=(data.soft[0][places], data.soft[1]), fingerprints={**cut.fingerprints, 'soft': data.fingerprints['train']})
 
 # %% ../../nbs/03_data/01_images.ipynb #c20d0002
 def balanced_order(

@@ -23,7 +23,7 @@ from ..base.randomness import BatchRandom
 from ..base.devices import choose_device, free_memory
 from ..recipes.recipe import BATCH_SIZE, DATA_FIELDS, LIBRARY_BATCH_SIZE, Recipe, is_library
 from ..recipes.libraries import uses_weights, weights_statistics
-from .images import ImageData, balanced_order, split, uneven_notes
+from .images import ImageData, balanced_order, split, uneven_notes, without_test_set
 from .formats import open_picture, to_rgb
 from .pictures import to_square
 from .sources import load_images
@@ -244,7 +244,7 @@ def image_dataloaders(
         items.view(Positions), path=path, bs=size, val_bs=evaluation_batch_size(size, data, device), device=device, array=Places(data, device, place), random=random,
         balanced=data.labels[train] if recipe.sampler == 'balanced' else None)
     loaders = CifarDataLoaders(both.train, both.valid, both.test_dl(test.view(Positions), with_labels=True), path=path, device=device)
-    loaders.data, loaders.valid_is = data, 'holdout' if len(holdout) else 'test'
+    loaders.data, loaders.valid_is = data, 'holdout' if len(holdout) or recipe.set_aside else 'test'
     loaders.notes = uneven_notes(data.labels[train], data.classes, recipe)
     for note in loaders.notes: notice(note)
     loaders.positions = {'train': train, 'valid': valid, 'test': test}
@@ -256,7 +256,8 @@ def load_recipe_images(
     recipe:Recipe,
 )->ImageData:
     "The images that a recipe names, fitted as it says"
-    return load_images(**{name: getattr(recipe, name) for name in DATA_FIELDS})
+    found = load_images(**{name: getattr(recipe, name) for name in DATA_FIELDS})
+    return without_test_set(found, recipe.limit, recipe.set_aside) if recipe.set_aside else found
 
 def cifar_dataloaders(
     recipe:Recipe|None=None, # What to load and how; the default recipe if left out

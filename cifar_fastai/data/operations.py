@@ -66,7 +66,7 @@ def cut_out(
     rows = (rows[:, None] + reach).clamp(0, height-1) + torch.arange(count, device=device)[:, None]*height
     columns = (columns[:, None] + reach).clamp(0, width-1)
     pixels = images.permute(0, 2, 3, 1).clone(memory_format=torch.contiguous_format).view(-1, channels)
-    pixels[((rows*width)[:, :, None] + columns[:, None]).flatten()] = fill.to(images)
+    pixels[((rows*width)[:, :, None] + columns[:, None]).flatten()] = fill.to(images.device, images.dtype)
     return pixels.view(count, height, width, channels).permute(0, 3, 1, 2)
 
 # %% ../../nbs/03_data/14_operations.ipynb #d8256d5b
@@ -91,7 +91,7 @@ def affine(
     smooth:bool=True, # Blend and mirror; otherwise nearest and black
 )->Tensor: # (N, C, H, W)
     "Fetch each image through its own affine map"
-    half = torch.tensor([images.shape[3], images.shape[2]], device=images.device) / 2
+    half = torch.cat([torch.full((1,), side/2, device=images.device) for side in (images.shape[3], images.shape[2])])  # a list of numbers would have a GPU wait
     shares = torch.cat([matrix * (half / half[:, None]), (shift / half)[..., None]], dim=2)
     grid = F.affine_grid(shares, images.shape, align_corners=False)  # the whole picture is -1…1
     if smooth:
@@ -166,7 +166,7 @@ def sharpness(
 )->Tensor: # (N, 3, H, W)
     "Blend with the image smoothed by a 3×3 kernel of ones around a five; the outermost pixels stay"
     kernel = images.new_ones(3, 3)
-    kernel[1, 1] = 5
+    kernel[1, 1].fill_(5)
     kernel = (kernel / kernel.sum()).expand(images.shape[1], 1, 3, 3)
     smooth = images.clone()
     smooth[:, :, 1:-1, 1:-1] = F.conv2d(images, kernel, groups=images.shape[1])

@@ -23,7 +23,7 @@ from ..recipes.recipe import NAMES
 from .archives import EXPECTED, Files, open_files, refuse_unreadable
 from .layouts import Placement, place_by_folder, place_without_splits, safe_text, settle_splits, shallowest, split_roots
 from .formats import is_image
-from .tables import lying_tables, named_table, place_by_name, place_by_table
+from .tables import lying_tables, named_table, place_by_name, place_by_table, table_split
 from .folders import read_placed
 from .images import ImageData, image_data
 from .pictures import SIZES, auto_size, empty_images
@@ -50,7 +50,7 @@ def find_placement(
     if tables := lying_tables(files, metadata=True): return place_by_table(files, tables, label_column)
     if roots: return place_by_folder(files, roots[0])
     tables = lying_tables(files, metadata=False)
-    if len(tables) > 1: raise BadInput(f"--data {files.path} has several tables of labels: {', '.join(map(safe_text, tables))}\nName one: --labels {next(iter(tables))}")
+    if len(tables) > 1 and not len({*map(table_split, tables)} - {''}) == len(tables): raise BadInput(f"--data {files.path} has several tables of labels: {', '.join(map(safe_text, tables))}\nName one: --labels {next(iter(tables))}")
     if tables: return place_by_table(files, tables, label_column)
     if test_share: return place_without_splits(files)
     if flat := shallowest(split_roots(names, deep=False)): return place_by_folder(files, flat[0])

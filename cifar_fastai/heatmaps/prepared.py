@@ -14,6 +14,7 @@ from contextlib import ExitStack, contextmanager
 import torch
 from torch import nn
 from torch.func import functional_call
+from ..base.devices import exact_fp32
 from ..base.messages import BadInput
 from ..base.randomness import keep_random_states
 
@@ -90,6 +91,7 @@ def prepare(
         enter(keep_modules(model))
         enter(torch.inference_mode(False))
         enter(torch.enable_grad())
+        enter(exact_fp32())
         ready = Prepared(model)
         for kind in {'cpu', ready.device.type}: enter(torch.autocast(kind, enabled=False))
         enter(keep_random_states(ready.device))

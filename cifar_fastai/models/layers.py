@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['NORM_LAYERS', 'group_count', 'Add', 'apply_in_order', 'Layers', 'is_hooked', 'convolution', 'conv_norm_relu',
-           'HalvePool', 'Residual', 'PadShortcut', 'shortcut', 'BasicBlock', 'BottleneckBlock', 'PreactBlock']
+           'HalvePool', 'MaxOfMap', 'Residual', 'PadShortcut', 'shortcut', 'BasicBlock', 'BottleneckBlock',
+           'PreactBlock']
 
 # %% ../../nbs/04_models/00_layers.ipynb #i2b7f03a
 from collections.abc import Callable
@@ -90,6 +91,12 @@ class HalvePool(nn.MaxPool2d):
         self.least = least
 
     def forward(self, x): return super().forward(x) if min(x.shape[-2:]) >= self.least else x
+
+# %% ../../nbs/04_models/00_layers.ipynb #57cad4ba
+class MaxOfMap(nn.AdaptiveMaxPool2d):
+    "The greatest value of each map; on a GPU by a kernel whose gradient is the same each time"
+    def __init__(self): super().__init__(1)
+    def forward(self, x): return F.max_pool2d(x, x.shape[-2:]) if x.device.type == 'cuda' else super().forward(x)
 
 # %% ../../nbs/04_models/00_layers.ipynb #522d0bc5
 class Residual(nn.Module):

@@ -17,8 +17,8 @@ from torch import nn
 from ..base.messages import BadInput, one_of
 from ..base.wording import Listing
 from ..recipes.recipe import NETWORKS
-from .layers import NORM_LAYERS, BasicBlock, BottleneckBlock, HalvePool, Layers, PreactBlock, Residual, conv_norm_relu
-from .layers import convolution
+from .layers import NORM_LAYERS, BasicBlock, BottleneckBlock, HalvePool, Layers, MaxOfMap, PreactBlock, Residual
+from .layers import conv_norm_relu, convolution
 from .weights import initialize
 
 # %% ../../nbs/04_models/03_networks.ipynb #54172af7
@@ -62,7 +62,7 @@ def custom_resnet(
         'stage1': nn.Sequential(layer(width, 2*width, pool=True), residual(2*width)),
         'stage2': layer(2*width, 4*width, pool=True),
         'stage3': nn.Sequential(layer(4*width, 8*width, pool=True), residual(8*width))}
-    return join_parts(body, nn.AdaptiveMaxPool2d(1), 8*width, classes)
+    return join_parts(body, MaxOfMap(), 8*width, classes)
 
 # %% ../../nbs/04_models/03_networks.ipynb #9e1eaacd
 PATCH = 2 # Side of the first filters, in pixels
@@ -78,7 +78,7 @@ def cifarnet(
     filters = 2*3*PATCH**2
     body = {'stem': nn.Sequential(nn.Conv2d(3, filters, PATCH), nn.ReLU(inplace=True)),
             'stage1': stage(filters, width), 'stage2': stage(width, 4*width), 'stage3': stage(4*width, 4*width)}
-    return join_parts(body, nn.AdaptiveMaxPool2d(1), 4*width, classes)
+    return join_parts(body, MaxOfMap(), 4*width, classes)
 
 # %% ../../nbs/04_models/03_networks.ipynb #dc3cef4d
 def build_stages(

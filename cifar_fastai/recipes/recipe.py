@@ -197,6 +197,7 @@ class Recipe:
     test_labels:Annotated[str, 'a file that changes labels of test images; yes: --labels may change them too', Text(empty=True, word='FILE|yes')] = ''
     limit:Annotated[int, 'train on at most this many images, class-balanced; 0: all', WHOLE] = 0
     holdout:Annotated[int, 'class-balanced training images held out, for choosing', WHOLE] = 0
+    set_aside:Annotated[int, "this many training images, the same for every seed, take the test set's place, which is not read; 0: none", WHOLE] = 0
     arch:Annotated[str, 'the network; timm:NAME and torchvision:NAME are those of these libraries', Architecture(NETWORKS, 'network')] = 'resnet9'
     pretrained:Annotated[bool, "start from the library's trained weights, which are downloaded once", Switch()] = False
     weights:Annotated[str, 'start from the trained weights in this file instead: safetensors, or .pth', Text(empty=True, word='FILE')] = ''
@@ -306,7 +307,7 @@ def recipe_to_dict(
 
 # %% ../../nbs/01_recipes/00_recipe.ipynb #b0000007
 GROUPS = {
-    'data': (*DATA_FIELDS, 'limit', 'holdout'),
+    'data': (*DATA_FIELDS, 'limit', 'holdout', 'set_aside'),
     'network': ('arch', 'pretrained', 'weights', 'width', 'norm', 'norm_weights', 'norm_momentum', 'whiten', 'whiten_eps', 'dirac'),
     'training': ('epochs', 'freeze_epochs', 'body_lr', 'batch_size', 'optimizer', 'muon_steps', 'momentum', 'momentum_low', 'weight_decay', 'decay_norms', 'bias_lr',
                  'head_lr', 'loss', 'loss_parameter', 'keep_share', 'keep_warmup', 'label_smoothing', 'class_weights', 'sampler', 'clip_norm', 'clip_value', 'ema', 'lookahead', 'freeze', 'progressive', 'early_stopping', 'until_accuracy'),

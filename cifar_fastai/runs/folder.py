@@ -24,6 +24,7 @@ from ..data.images import ImageData
 from ..data.overlay import reading_of
 from ..models.networks import parameter_count
 from ..interpretation.inference import SeveralViews, run_inference, steady_loader
+from ..interpretation.predictions import fit_temperature
 from ..training.history import epoch_line
 from ..training.curves import plot_curves, plot_lr_find
 from ..training.stopping import until_reached
@@ -39,8 +40,9 @@ def introduction(
     "What a run says before it trains"
     data, positions = learner.dls.data, learner.dls.positions
     changed = ''.join(f'labels   {line}\n' for line in changes_lines(data.changes))
-    held = f", {len(positions['valid']):,} {'validation' if data.valid_count else 'held out'}" if learner.dls.valid_is == 'holdout' else ''
-    return (f"{changed}data     {data.name}: {len(positions['train']):,} training{held} and {len(positions['test']):,} test images "
+    aside = learner.recipe.set_aside
+    held = f", {len(positions['valid']):,} {'validation' if data.valid_count else 'held out'}" if learner.dls.valid_is == 'holdout' and not aside else ''
+    return (f"{changed}data     {data.name}: {len(positions['train']):,} training{held} and {len(positions['test']):,} {'set-aside' if aside else 'test'} images "
             f"of {data.image_size}×{data.image_size} in {len(data.classes)} classes\n"
             f"network  {learner.recipe.arch}: {parameter_count(learner.model):,} parameters\n"
             f"device   {device_name(learner.dls.device)}, {learner.resolved.precision}\n"
@@ -179,6 +181,13 @@ class RunFolder:
         copies = count_copies(self.learner.dls.data, kept.right)
         if copies: self.update(copies=copies)
         if self.learner.recipe.tta != 'none': self.several_views()
+        if self.learner.dls.valid_is == 'holdout': self.temperature()
+
+    def temperature(self):
+        "What logits are divided by for probabilities, by the hold-out alone"
+        logits, targets = run_inference(self.learner.model, steady_loader(self.learner.dls.valid))
+        found = fit_temperature(logits, targets)
+        if found: self.update(temperature=found, temperature_images=len(targets))
 
     def several_views(self):
         "The accuracy under test-time augmentation, beside the network's own"

@@ -7,7 +7,7 @@ __all__ = ['Run', 'tensorboard_callback', 'find_peak', 'fit_session', 'note_fail
            'summary', 'load_finished', 'start_run', 'record_end', 'train_learner', 'train_session']
 
 # %% ../../nbs/09_runs/05_session.ipynb #i66ea3ee
-import signal, threading
+import shutil, signal, threading
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -22,9 +22,10 @@ from ..base.label_files import changes_lines
 from ..base.randomness import seed_everything
 from ..base.devices import choose_device, choose_precision, compute_deterministically
 from ..recipes.recipe import Recipe, recipe_from_dict, recipe_to_dict
-from ..data.loaders import cifar_dataloaders
+from ..data.images import ImageData
+from ..data.loaders import image_dataloaders, load_recipe_images
 from ..training.history import History, ProgressLine
-from ..training.stopping import stopping_callbacks, until_line
+from ..training.stopping import GaveUp, stopping_callbacks, until_line
 from ..training.lr_find import find_learning_rate
 from ..training.learner import CifarLearner, cifar_learner, fit_recipe
 from ..training.memory import check_memory, name_memory
@@ -187,6 +188,7 @@ def start_run(
     out:str|Path, # Folder of runs
     name:str|None, # The run's name, where one was typed
     path:Path|None, # The run to go on with
+    images:ImageData|None=None, # The recipe's images, where they are at hand
 )->tuple[CifarLearner, Path, dict]: # The Learner, the run folder and its recipe.json
     "All that comes before the first step of a run, new or not"
     about = read_about(path) if path else None
@@ -198,7 +200,7 @@ def start_run(
     choose_precision(recipe.precision, device)  # refused before the data are read
     if recipe.deterministic: compute_deterministically(device)
     seed_everything(recipe.seed)
-    learner = cifar_learner(cifar_dataloaders(recipe), recipe)
+    learner = cifar_learner(image_dataloaders(images or load_recipe_images(recipe), recipe), recipe)
     check_memory(learner)
     if path: learner.resolved = learner.resolved.with_rate(about['resolved']['lr'])
     now = about_run(learner)
@@ -218,8 +220,9 @@ def record_end(
         with ExitStack() as quiet, suppress(OSError):
             if threading.current_thread() is threading.main_thread():  # a second Ctrl-C shall not cut this short
                 for number in (signal.SIGINT, signal.SIGTERM): quiet.callback(signal.signal, number, signal.signal(number, signal.SIG_IGN))
-            interrupted = isinstance(error, KeyboardInterrupt)
-            folder.update(status='interrupted' if interrupted else 'failed', message=str(error)[:2000])
+            interrupted, pruned = isinstance(error, KeyboardInterrupt), isinstance(error, GaveUp)
+            folder.update(status='interrupted' if interrupted else 'pruned' if pruned else 'failed', message=str(error)[:2000])
+            if pruned: shutil.rmtree(folder.path/'checkpoint', ignore_errors=True); raise
             kept = ', with its last checkpoint' if any((folder.path/'checkpoint').glob('*.json')) else ''
             notice(f'Resume with: python -m cifar_fastai.train --resume {folder.path}' if interrupted else f'what the run wrote is in {folder.path}{kept}')
         raise
@@ -231,6 +234,7 @@ def train_learner(
     state:dict|None, # The checkpoint to go on from
     checkpoint_every:float, # Seconds between two inside an epoch
     cbs:list[Callback], # More callbacks for the fit
+    drawn:bool=True, # Draw samples of the images
 )->History:
     "The training, or what was left of it"
     if state:
@@ -241,7 +245,7 @@ def train_learner(
         rows = []
         with note_refusals(folder.path):
             write_reading(learner, folder.path)
-            write_samples(learner, folder.path/'figures')
+            if drawn: write_samples(learner, folder.path/'figures')
         find_peak(learner, folder)
         about = {**about, 'resolved': learner.resolved.to_dict()}
     with note_refusals(folder.path): folder.update(epochs=len(rows))
@@ -258,6 +262,9 @@ def train_session(
     resume:str|Path|None=None, # A run folder to go on with, or `auto`
     checkpoint_every:float=300., # Seconds between two checkpoints inside an epoch; 0: none there
     keep_checkpoint:bool=False, # Leave the last one in the folder of a finished run
+    cbs:Sequence[Callback]=(), # More callbacks for the fit
+    drawn:bool=True, # Draw samples of the images and the curves of the training
+    images:ImageData|None=None, # The recipe's images, where they are at hand
 )->Run:
     "Train by a recipe and leave a run folder"
     path = run_to_resume(resume, recipe or Recipe(), out, name)
@@ -270,7 +277,7 @@ def train_session(
             held.enter_context(lock_folder(path))
             if is_finished(path) and not is_extension(path, recipe): return load_finished(path, say, after)
         again = path is not None
-        learner, path, about = start_run(recipe, out, name, path)
+        learner, path, about = start_run(recipe, out, name, path, images)
         (path/MANIFEST).unlink(missing_ok=True)
         if again: write_json(path/'recipe.json', about)
         if not again: held.enter_context(lock_folder(path))
@@ -279,11 +286,11 @@ def train_session(
         say(introduction(learner, path))
         held.enter_context(record_end(folder))
         with name_memory(learner):
-            history = train_learner(learner, folder, about, state, checkpoint_every, [tensorboard_callback(path)] if tensorboard else [])
+            history = train_learner(learner, folder, about, state, checkpoint_every, [*cbs, *([tensorboard_callback(path)] if tensorboard else [])], drawn)
         folder.result(history)
         folder.predictions()
         run = Run(learner, path)
-        training_figures(learner, path)
+        if drawn: training_figures(learner, path)
         if explained: explain(run, folder)
         folder.update(status='complete')
         pages = [step(run) for step in after]

@@ -59,7 +59,8 @@ class ClassificationLoss(nn.Module):
         logits, target = logits.as_subclass(torch.Tensor).float(), target.as_subclass(torch.Tensor)  # a picture's and a category's don't mix
         reduction = kwargs.get('reduction', self.reduction)
         if not self.training: return F.cross_entropy(logits, target, reduction=reduction)
-        weights = None if self.class_weights is None else self.class_weights.to(logits.device)
+        if self.class_weights is not None: self.class_weights = self.class_weights.to(logits.device)  # kept there: a copy in each step would have a GPU wait
+        weights = self.class_weights
         if self.loss == 'ce' and self.keep is None:
             return F.cross_entropy(logits, target, weights, label_smoothing=self.label_smoothing, reduction=reduction)
         return self.chosen(logits, target if target.is_floating_point() else F.one_hot(target, logits.shape[1]).float(), weights, reduction)

@@ -26,6 +26,7 @@ ORDERS = {
     'ProgressLine': 41,  # after History counted the images
     'EarlyStopping': 45,  # after History has the loss, while averaged weights are in place
     'UntilAccuracy': 45,  # after History has the accuracy
+    'ReportEpochs': 46,  # after History has the accuracy
     'LookaheadWeights': 49,  # before weights are averaged
     'AverageWeights': 50,  # after the step is as it stays
     'RateSweep': 60,  # in the place of fastai's ParamScheduler (60)

@@ -4,12 +4,14 @@
 
 # %% auto #0
 __all__ = ['MOST_CELLS', 'LEVELS', 'LIMIT', 'FIRST', 'class_rows', 'matrix_cells', 'confused_pairs', 'classes_values',
-           'number_interval', 'check_tables', 'trust_values', 'first_tiles', 'attempt', 'answer_values',
-           'pictures_values', 'render', 'shared_values', 'name_of_set', 'write_report', 'history_table', 'finder_of',
-           'lazy_interpretation', 'first_line', 'reviews_of', 'run_values', 'write_run_report']
+           'number_interval', 'check_tables', 'scaled_values', 'trust_values', 'first_tiles', 'attempt',
+           'answer_values', 'pictures_values', 'render', 'shared_values', 'name_of_set', 'write_report',
+           'history_table', 'finder_of', 'lazy_interpretation', 'first_line', 'reviews_of', 'run_values',
+           'write_run_report']
 
 # %% ../../nbs/10_views/06_report_page.ipynb #i78a5651
 import cifar_fastai
+import dataclasses, math
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -89,12 +91,19 @@ def check_tables(
             rows=[[row['map'], number_interval(row.get('correlation'), 3), row.get('verdict', '')] for row in checks['sanity']]))
     return tables
 
-def trust_values(interpretation, checks):
+def scaled_values(kept, metrics):
+    "The temperature of a run that has one, the images it was fitted on, and the calibration error with it"
+    temperature = metrics.get('temperature')
+    if type(temperature) is not float or not 0 < temperature < math.inf: return None
+    scaled = dataclasses.replace(kept, logits=kept.logits/np.float32(temperature))
+    return dict(temperature=f'{temperature:.3g}', images=metrics.get('temperature_images'), ece=expected_calibration_error(scaled))
+
+def trust_values(interpretation, checks, metrics):
     "What the page says of calibration and of heatmaps"
     kept = interpretation.kept
     confidence = float(kept.confidence.mean())
     judged, _ = attempt('the maps that were checked', lambda: judged_maps(interpretation, checks)) if checks else (None, '')
-    return dict(judged=judged,reliability=reliability_chart(calibration_bins(kept)), ece=expected_calibration_error(kept), confidence=confidence,
+    return dict(judged=judged,reliability=reliability_chart(calibration_bins(kept)), ece=expected_calibration_error(kept), scaled=scaled_values(kept, metrics), confidence=confidence,
                 surer=confidence - float(kept.right.mean()), checks=check_tables(checks or {}), checked=checks,
                 notes=[note.replace('`', '') for note in (checks or {}).get('notes', ())])
 
@@ -148,11 +157,11 @@ def render(values, interpretation):
     text = draw(None)
     return text if interpretation is None else draw(pictures_values(interpretation, len(text.encode('utf-8', 'replace')), heat, no_heat, values['heading']))
 
-def shared_values(interpretation, checks, measured):
+def shared_values(interpretation, checks, measured, metrics={}):
     "What the page says of any interpretation"
     if interpretation is None: return dict(headline=None, classes=None, trust=None, measured=measured)
     kept = interpretation.kept
-    return dict(headline=headline(kept), classes=classes_values(kept), trust=trust_values(interpretation, checks), measured=measured)
+    return dict(headline=headline(kept), classes=classes_values(kept), trust=trust_values(interpretation, checks, metrics), measured=measured)
 
 # %% ../../nbs/10_views/06_report_page.ipynb #4f7d1c39
 def name_of_set(
@@ -237,6 +246,6 @@ def write_run_report(
     values = dict(run_values(record, interpretation), warnings=[*reading_warnings(record.metrics, reading), *run_warnings(record, None if interpretation is None else interpretation.kept, curve)],
                   reading=reading, history=history_table(record.history), finder=finder,
                   charts=curve_charts(record.history, record.metrics.get('valid_is', 'test'), record.steps), samples=samples or [], no_samples=no_samples, missing=missing,
-                  **shared_values(interpretation, checks, 'test set'))
+                  **shared_values(interpretation, checks, 'test set', record.metrics))
     write_page(path, render(values, interpretation))
     return path

@@ -18,7 +18,7 @@ import pandas as pd
 import torch
 from safetensors.torch import load_file
 
-import cifar_fastai.runs.session  # imported once, for all children
+import cifar_fastai.interpretation.analysis, cifar_fastai.runs.session, cifar_fastai.views.report_page  # imported once, for all children
 from cifar_fastai import train as train_module
 from cifar_fastai.base.commands import run_command
 

@@ -17,7 +17,7 @@ from drawn import CLASSES, coloured
 from harness import NOBODY, Row, after, alive, command, difference, forked, half_written, limit_file_size, phase
 
 HARD = dict(noise=160, tint=12)  # so that an epoch changes something
-RUN = ['--arch', 'resnet9', '--width', '16', '--schedule', 'one_cycle', '--early-stopping', '2', '--ema', '0.9', '--cutmix', '1',
+RUN = ['--arch', 'resnet9', '--width', '8', '--schedule', 'one_cycle', '--early-stopping', '2', '--ema', '0.9', '--cutmix', '1',
        '--epochs', '4', '--batch-size', '60', '--device', 'cpu', '--lr', '0.05', '--checkpoint-every', '0.05']
 
 
