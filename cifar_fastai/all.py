@@ -45,6 +45,7 @@ from .runs.files import load_run, read_predictions, read_run
 from .runs.interpreted import interpret_run, load_interpretation
 from .runs.session import Run
 from .views.report_page import write_report, write_run_report
+from .export.classifier import Classifier
 from .comparison.comparison import Comparison, compare_runs
 from .train import train
 from .profile import profile_recipe

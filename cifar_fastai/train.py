@@ -9,7 +9,7 @@ __all__ = ['last_page', 'train', 'recipe_of_words', 'train_parser', 'train_by_op
 import argparse, sys
 from collections.abc import Sequence
 from pathlib import Path
-from .base.messages import LINE, BadWords, notice, say
+from .base.messages import LINE, BadWords, is_first_process, notice, say
 from .base.commands import SWITCHES, Keeping, Parser, add_flag, add_option, add_out, open_page, run_command
 from .base.rules import Name, Number
 from .base.trackers import TRACKERS
@@ -81,7 +81,7 @@ def train_by_options(options):
     from cifar_fastai.base.devices import keep_freed_memory
     if recipe: keep_freed_memory(recipe.device)
     run = train(recipe, options.out, options.name, None, options.tracker, options.resume, options.checkpoint_every, options.keep_checkpoint)
-    if options.open: open_page(run.path/'report.html')
+    if options.open and is_first_process(): open_page(run.path/'report.html')
 
 def main(
     words:list[str], # The words of the command

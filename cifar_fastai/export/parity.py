@@ -60,7 +60,7 @@ def find_reference(
         return Reference(pictures, network_answers(portable, pictures), f'{CHECKED} drawn pictures, against the network itself')
     kept, test = run_predictions(record.path), loaders.positions['test']
     chosen = np.unique(np.linspace(0, len(test) - 1, CHECKED).round().astype(int))
-    pictures, wanted = np.ascontiguousarray(loaders.data.images[test[chosen]]), softmax(kept.logits[chosen].astype(np.float64), axis=1)
+    pictures, wanted = np.ascontiguousarray(loaders.data.images[test[chosen]]), softmax(kept.logits[chosen].astype(np.float64)/portable.classifier.temperature, axis=1)
     own = network_answers(portable, pictures)
     apart = float(abs(own - wanted).max())
     if apart <= TOLERANCE or record.about['environment'].get('device', 'cpu').startswith('cpu'):
