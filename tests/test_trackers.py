@@ -12,7 +12,7 @@ from cifar_fastai.base.trackers import TRACKERS, check_trackers
 from cifar_fastai.runs.session import train_session
 from cifar_fastai.runs.files import read_run
 
-DRAWINGS = 'explain', 'write_samples'
+DRAWINGS = 'interpreted.explain', 'folder.write_samples'
 
 
 @pytest.fixture(scope='module')
@@ -22,7 +22,7 @@ def recipe(tiny_recipe, tiny_folder):
 
 
 def trained(recipe, out, monkeypatch, trackers=(), **more):
-    for drawing in DRAWINGS: monkeypatch.setattr(f'cifar_fastai.runs.session.{drawing}', lambda *_, **__: None)
+    for drawing in DRAWINGS: monkeypatch.setattr(f'cifar_fastai.runs.{drawing}', lambda *_, **__: None)
     def page(run):
         (run.path/'report.html').write_text('<p>the page</p>')
         return run.path/'report.html'
@@ -59,7 +59,7 @@ def test_wandb_keeps_a_run_offline(recipe, plain, tmp_path, monkeypatch):
 
 def test_mlflow_keeps_a_run_in_files(recipe, plain, tmp_path, monkeypatch):
     mlflow = pytest.importorskip('mlflow', reason='the extra mlflow is not installed')
-    monkeypatch.delenv('MLFLOW_TRACKING_URI', raising=False)
+    monkeypatch.delenv('MLFLOW_TRACKING_URI', raising=False); monkeypatch.setenv('MLFLOW_ALLOW_FILE_STORE', 'true')
     run = trained(recipe, tmp_path, monkeypatch, ['mlflow'])
     assert run.metrics['fingerprints']['weights'] == plain
     client, name = mlflow.MlflowClient((tmp_path/'mlruns').resolve().as_uri()), json.loads((run.path/'trackers.json').read_text())['mlflow']

@@ -68,6 +68,7 @@ class MLflow:
         from mlflow import MlflowClient
         from mlflow.entities import Metric, Param
         self.metric = Metric
+        if not os.environ.get('MLFLOW_TRACKING_URI'): os.environ.setdefault('MLFLOW_ALLOW_FILE_STORE', 'true')  # MLflow asks whether files are meant, and they are
         self.client = MlflowClient(os.environ.get('MLFLOW_TRACKING_URI') or (Path(path).resolve().parent/'mlruns').as_uri())
         self.id = known_as(path, 'mlflow', lambda: self.begin(Path(path).name))
         self.client.update_run(self.id, 'RUNNING')
