@@ -8,7 +8,7 @@ __all__ = ['last_page', 'train', 'recipe_of_words', 'train_parser', 'train_by_op
 # %% ../nbs/13_doors/00_train.ipynb #i1c74dbd
 import sys
 from pathlib import Path
-from .base.messages import LINE, BadWords, notice, say
+from .base.messages import LINE, BadWords, is_first_process, notice, say
 from .base.commands import SWITCHES, Parser, add_flag, add_option, add_out, open_page, run_command
 from .base.rules import Number
 from .recipes.recipe import Recipe
@@ -76,7 +76,7 @@ def train_by_options(options):
     from cifar_fastai.base.devices import keep_freed_memory
     if recipe: keep_freed_memory(recipe.device)
     run = train(recipe, options.out, options.name, options.tensorboard, options.resume, options.checkpoint_every, options.keep_checkpoint)
-    if options.open: open_page(run.path/'report.html')
+    if options.open and is_first_process(): open_page(run.path/'report.html')
 
 def main(
     words:list[str], # The words of the command

@@ -258,7 +258,7 @@ def test_marks_are_kept_saved_and_read_by_python(page, run, downloads):
     press(page, Keys.ESCAPE)
     assert find(page, '.marked').text == '2 marks' and find(page, '.tile .badge').text == 'label looks wrong'
     click(page, '.save')
-    file = wait(page, lambda: next(iter(downloads.glob('marks-hostile.csv')), None))
+    file = wait(page, lambda: next(iter(downloads.glob('labels-hostile.csv')), None))
     marks = read_marks(file, run.interpretation.kept)
     assert {index: (mark.verdict, mark.suggested_label) for index, mark in marks.items()} == {first[0]: ('label looks wrong', other), first[1]: ('ambiguous', '')}
     page.refresh()

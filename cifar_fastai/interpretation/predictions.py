@@ -58,6 +58,10 @@ class ClassifiedImages:
     def right(self): return self.predicted == self.targets
     @cached_property
     def confidence(self): return self.probabilities.max(1)
+    @property
+    def places(self): return np.arange(len(self)) # of the images in their set
+    @property
+    def set_size(self): return len(self)
 
 # %% ../../nbs/05_interpretation/00_predictions.ipynb #a4a20976
 def class_table(

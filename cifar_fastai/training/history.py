@@ -9,6 +9,7 @@ __all__ = ['WARM_UP', 'CHECKED', 'Diverged', 'float_state', 'find_not_finite', '
 import math, time
 import pandas as pd, torch
 from fastprogress.fastprogress import format_time
+from fastai.torch_core import num_distrib
 from torch.nn.utils import get_total_norm
 from ..base.messages import LINE, BadInput, MovingLine, progress_bar, say
 from ..base.steps import HISTORY_COLUMNS
@@ -78,7 +79,7 @@ class History(RunCallback):
         elif self.steps > WARM_UP: self.timed_images += len(target)
         if self.at_once():
             if not self.loss.isfinite() or self.steps % CHECKED == 0: self.check(self.loss.detach())
-        elif self.steps % CHECKED == 0: self.ask()
+        elif self.steps % CHECKED == 0: self.check(self.loss.detach()) if num_distrib() > 1 else self.ask()  # several processes have to end at the same step
 
     def at_once(self): return self.loss.device.type == 'cpu'
     def ask(self):
