@@ -33,6 +33,7 @@ ORDERS = {
     'LookaheadWeights': 49,  # before weights are averaged
     'AverageWeights': 50,  # after the step is as it stays
     'RateSweep': 60,  # in the place of fastai's ParamScheduler (60)
+    'FollowRun': 80,  # after History has the row
     'Checkpoints': 90}  # after all others
 
 # %% ../../nbs/07_training/00_run_callback.ipynb #c0000009
