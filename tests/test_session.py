@@ -9,7 +9,7 @@ from sklearn.metrics import classification_report, recall_score
 
 from cifar_fastai.base.commands import run_command
 from cifar_fastai.interpret import main
-from cifar_fastai.runs.session import summary
+from cifar_fastai.runs.interpreted import summary
 from cifar_fastai.train import train
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from .messages import BadInput, BadWords, out_of_memory, plain_streams, say_notices, show_moving
+from .messages import BadInput, BadWords, SaidElsewhere, is_first_process, out_of_memory, plain_streams, say_notices, show_moving
 from .rules import Name, Switch, Text
 
 # %% ../../nbs/00_base/08_commands.ipynb #d44e72a7
@@ -160,7 +160,8 @@ def run_command(
         if isinstance(error, BrokenPipeError): os._exit(1)
         if '--traceback' in words: traceback.print_exc()
         status, text = failure(error)
-        print(text, file=sys.stderr)
+        if not is_first_process(): text = '' if isinstance(error, (BadWords, SaidElsewhere)) else f"process {os.environ['RANK']}: {text.splitlines()[0]}"
+        if text: print(text, file=sys.stderr)
         if own: signal.signal(signal.SIGINT, interrupt)
         return status
     return 0

@@ -29,7 +29,7 @@ def choose_device(
     if missing:
         there = [f'cuda:{i}' for i in range(torch.cuda.device_count())] + ['mps']*mps + ['cpu']
         raise BadInput(f"device '{name}' is not there\nThis machine has: {', '.join(there)}; --device auto takes the first")
-    return torch.device(kind, int(number) if number else 0) if kind == 'cuda' else torch.device(kind)
+    return torch.device(kind, int(number) if number else torch.cuda.current_device()) if kind == 'cuda' else torch.device(kind)
 
 # %% ../../nbs/00_base/06_devices.ipynb #46a4ad2a
 def compute_deterministically(

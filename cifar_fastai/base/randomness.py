@@ -32,11 +32,19 @@ class BatchRandom:
         epoch:int, # Which pass over the data, from 0
         batch:int, # Which batch of the pass, from 0
         positions:Tensor|None=None, # Places of the batch's images in the data set, int64 (N,)
+        share:slice|None=None, # Which of them are at hand, where the batch is shared; None: all
     )->None:
         "Make the coming draws those of this batch"
-        self.epoch, self.batch, self.positions = epoch, batch, positions
+        self.epoch, self.batch, self.whole, self.share = epoch, batch, None if share is None else len(positions), share
+        self.positions = positions if share is None else positions[share]
         digest = hashlib.blake2b(f'{self.seed} {epoch} {batch}'.encode(), digest_size=8).digest()
         self.generator.manual_seed(int.from_bytes(digest, 'big') >> 1)
+
+    def of_share(self, draw, shape):
+        "What is drawn for the images at hand: as for the whole batch, and cut"
+        *rest, count = (shape,) if isinstance(shape, int) else shape
+        if self.share is None or count != self.share.stop - self.share.start: return draw((*rest, count))
+        return draw((*rest, self.whole))[..., self.share]
 
     def integers(self,
         low:int, # Least value
@@ -45,8 +53,7 @@ class BatchRandom:
         device:torch.device|str='cpu', # Where the result goes
     )->Tensor: # int64
         "Whole numbers, each as likely"
-        shape = (shape,) if isinstance(shape, int) else shape
-        return send(torch.randint(low, high, shape, generator=self.generator), device)
+        return send(self.of_share(lambda shape: torch.randint(low, high, shape, generator=self.generator), shape), device)
 
     def uniform(self,
         low:float, # Least value
@@ -55,15 +62,14 @@ class BatchRandom:
         device:torch.device|str='cpu', # Where the result goes
     )->Tensor: # float32
         "Numbers, each as likely"
-        shape = (shape,) if isinstance(shape, int) else shape
-        return send(low + (high-low)*torch.rand(shape, generator=self.generator), device)
+        return send(self.of_share(lambda shape: low + (high-low)*torch.rand(shape, generator=self.generator), shape), device)
 
     def coins(self,
         count:int, # How many
         device:torch.device|str='cpu', # Where the result goes
     )->Tensor: # bool (count,)
         "Heads or tails, each as likely"
-        return send(torch.rand(count, generator=self.generator) < 0.5, device)
+        return send(self.of_share(lambda shape: torch.rand(shape, generator=self.generator) < 0.5, count), device)
 
     def signs(self,
         count:int, # How many

@@ -7,6 +7,7 @@ __all__ = ['PLACES', 'RowsOnDisk', 'read_rows', 'choose_place', 'Places', 'send_
 
 # %% ../../nbs/03_data/13_places.ipynb #i8aed5ce
 import os
+from collections.abc import Callable
 from pathlib import Path
 import numpy as np, torch
 from torch import Tensor
@@ -99,15 +100,17 @@ class Places:
     def batch(self,
         places:np.ndarray|Tensor, # Of `order`, or any others, int64 (n,)
         coming:np.ndarray|None=None, # What will be asked for next
-    )->tuple[Tensor, Tensor]: # uint8 (n, 3, H, W), channels last; int64 (n,)
+        share:Callable|None=None, # Says which of so many images are wanted, as a slice; None: all
+    )->tuple[Tensor, Tensor]: # uint8 (n, 3, H, W), channels last; int64 (n,), always of all
         "Images and labels"
+        mine = places if share is None else places[share(len(places))]
         alone = torch.utils.data.get_worker_info() is None  # a worker process has no use of its parent's device
         if self.place == 'device' and alone:
-            images, labels = (array.index_select(0, torch.as_tensor(places, device=self.device)) for array in self.there)
+            images, labels = (array.index_select(0, torch.as_tensor(wanted, device=self.device)) for array, wanted in zip(self.there, (mine, places)))
             return images.permute(0, 3, 1, 2), labels
-        places = np.asarray(places.cpu() if isinstance(places, Tensor) else places)
-        pixels, labels = torch.from_numpy(self.images[places]), torch.from_numpy(self.labels[places])
-        if self.place == 'disk' and coming is not None: self.images.expect(coming)
+        places, mine = (np.asarray(wanted.cpu() if isinstance(wanted, Tensor) else wanted) for wanted in (places, mine))
+        pixels, labels = torch.from_numpy(self.images[mine]), torch.from_numpy(self.labels[places])
+        if self.place == 'disk' and coming is not None: self.images.expect(coming if share is None else coming[share(len(coming))])
         if self.device.type == 'cuda' and alone: pixels, labels = pixels.pin_memory(), labels.pin_memory()
         return pixels.permute(0, 3, 1, 2), labels
 

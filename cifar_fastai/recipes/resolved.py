@@ -26,6 +26,7 @@ class Resolved:
     holdout:int|None # Training images held out
     epochs:int|None = None # Passes over the training images
     freeze_epochs:int|None = None # Of these, the first, which train the head alone
+    processes:int|None = None # That train together, where there are several
     weights:str|None = None # What the network's first weights were, where a library or a file gave them
     suggestions:dict|None = None # Learning rates by the finder's methods, where it ran
     suggestion:str|None = None # The method that was taken
@@ -45,13 +46,19 @@ class Resolved:
         "The same with another learning rate"
         return dataclasses.replace(self, lr=lr, **found)
 
+    def on(self,
+        processes:int, # That train together
+    )->'Resolved':
+        "The same on so many processes"
+        return dataclasses.replace(self, processes=processes if processes > 1 else None)
+
     def to_dict(self)->dict: # As recipe.json holds it
         "All but the recipe, as plain values; without what nobody asked for"
         values = {name: value for name, value in vars(self).items() if name != 'recipe'}
         if self.loss_parameter is not None: values['loss_parameter'] = self.loss_parameter
         for name in ('epochs', 'freeze_epochs'):
             if getattr(self.recipe, name) != 'auto': del values[name]
-        return {name: value for name, value in values.items() if value is not None or name not in ('weights', 'suggestions', 'suggestion')}
+        return {name: value for name, value in values.items() if value is not None or name not in ('processes', 'weights', 'suggestions', 'suggestion')}
 
 AUTO_IMAGES, AUTO_EPOCHS = 12_000, (4, 20)  # images trained on altogether, and bounds of the epochs
 

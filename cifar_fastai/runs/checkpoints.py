@@ -16,13 +16,14 @@ from fastcore.foundation import L
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
-from ..base.messages import LINE, BadInput, notice
+from ..base.messages import LINE, BadInput, is_first_process, notice
 from ..base.files import checksum, json_digest, read_json, write_json
 from ..base.randomness import random_states, set_random_states
 from ..recipes.recipe import Recipe, recipe_to_dict
 from ..training.run_callback import ORDERS, RunCallback, ask_callback
 from ..training.history import find_not_finite
 from ..training.learner import CifarLearner
+from ..training.distributed import Processes
 from .files import write_tensors
 
 # %% ../../nbs/09_runs/01_checkpoints.ipynb #de188613
@@ -199,6 +200,7 @@ class Stops:
     def ask(self, number, frame):
         if self.asked: self.deliver()
         self.asked = number
+        if not is_first_process(): return
         LINE.there = True  # the terminal wrote ^C into the line
         try: LINE.erase(); print('stopping after this step, with a checkpoint; once more stops at once', file=sys.stderr, flush=True)
         except RuntimeError: pass  # the signal came in the middle of another print
@@ -217,19 +219,30 @@ class Checkpoints(RunCallback):
         about:dict, # What the run is: the parts of recipe.json that may not change
         every:float=300., # Seconds between two inside an epoch; 0: none there
         stops:Stops|None=None, # Who may ask for an end
+        processes:Processes=Processes(), # That train together: they end at the same step, and the first writes
     ):
-        self.folder, self.about, self.every, self.stops = folder, about, every, stops or Stops()
+        self.folder, self.about, self.every, self.stops, self.processes = folder, about, every, stops or Stops(), processes
 
     def before_fit(self): self.written = time.monotonic()
 
     def after_batch(self):
         due = self.every and self.training and time.monotonic() - self.written >= self.every
         if self.training and self.iter + 1 == self.n_iter: self.random = random_states(self.x.device)
+        self.stops.asked = self.processes.agree(self.stops.asked)
         if due or self.stops.asked: self.write({} if self.training else {'random': self.random})  # an evaluation is done again
 
-    def after_epoch(self): self.write({})
+    def after_epoch(self):
+        self.stops.asked = self.processes.agree(self.stops.asked)
+        self.write({})
 
     def write(self, instead):
+        asked = self.stops.asked
+        if self.processes.first: self.write_whole(instead)
+        if asked:
+            self.processes.agree(asked)  # nobody leaves before it is written
+            self.stops.deliver()
+
+    def write_whole(self, instead):
         started = time.perf_counter()
         if wrong := find_not_finite(0., self.model): notice(f'no checkpoint is written: {wrong}')
         else:
@@ -237,7 +250,6 @@ class Checkpoints(RunCallback):
             except OSError as error: notice(f"no checkpoint could be written to '{self.folder}': {error.strerror or error}; the training goes on")
         self.written = time.monotonic()
         for part in self.learn.cbs: ask_callback(part, 'after_pause', time.perf_counter() - started)
-        if self.stops.asked: self.stops.deliver()
 
 # %% ../../nbs/09_runs/01_checkpoints.ipynb #02fe09ae
 def resume_from(

@@ -4,23 +4,24 @@
 
 # %% auto #0
 __all__ = ['SAMPLES', 'SLOW', 'introduction', 'about_run', 'write_reading', 'count_copies', 'write_samples', 'training_figures',
-           'RunFolder', 'note_refusals']
+           'RunFolder', 'FollowedFolder', 'note_interrupted', 'note_refusals']
 
 # %% ../../nbs/09_runs/03_folder.ipynb #ib3fd5fa
 import shutil
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 import numpy as np, pandas as pd, torch
 from fastcore.imports import IN_NOTEBOOK
 from torch.nn import functional as F
-from ..base.messages import LINE, notice, say
+from ..base.messages import LINE, BadInput, notice, say
 from ..base.label_files import changes_lines
-from ..base.files import whole_file, write_json, write_manifest
+from ..base.files import read_json, whole_file, write_json, write_manifest
 from ..base.devices import device_name, environment
 from ..base.figures import plot_images, save_figure
 from ..base.steps import read_steps, step_table
 from ..recipes.recipe import recipe_to_dict
 from ..data.images import ImageData
+from ..data.loaders import Positions
 from ..data.overlay import reading_of
 from ..models.networks import parameter_count
 from ..interpretation.inference import SeveralViews, run_inference, steady_loader
@@ -153,9 +154,18 @@ class RunFolder:
         self.say(f'time     {text}')
         if seconds > SLOW and self.learner.recipe.data == 'cifar10': self.say('         --recipe quick takes a fraction of that')
 
+    def samples(self,
+        drawn:bool=True, # The pictures too
+    ):
+        "The first pictures, and what was read"
+        with note_refusals(self.path):
+            write_reading(self.learner, self.path)
+            if drawn: write_samples(self.learner, self.path/'figures')
+
     def found(self, found):
-        "The finder has run: its curve and its figure"
+        "The finder has run: its curve, and recipe.json says what it found"
         with whole_file(self.path/'lr_find.csv') as beside: found.curve.to_csv(beside, index=False)
+        write_json(self.path/'recipe.json', about_run(self.learner))
         self.say(f'lr       {found.lr:.3g}, the {found.taken} of the learning-rate finder')
 
     def result(self, history):
@@ -182,6 +192,8 @@ class RunFolder:
         if copies: self.update(copies=copies)
         if self.learner.recipe.tta != 'none': self.several_views()
         if self.learner.dls.valid_is == 'holdout': self.temperature()
+        if self.learner.recipe.fold: self.out_of_fold()
+        if self.learner.recipe.track_images: self.dynamics()
 
     def temperature(self):
         "What logits are divided by for probabilities, by the hold-out alone"
@@ -196,10 +208,42 @@ class RunFolder:
         self.update(tta={'kind': kind, 'test_accuracy': float((logits.argmax(1) == targets).mean()),
                          'test_loss': float(F.cross_entropy(torch.from_numpy(logits).double(), torch.from_numpy(targets)))})
 
+    def out_of_fold(self):
+        "What the network says of the training images that were left out"
+        loaders, where = self.learner.dls, self.learner.dls.positions['fold']
+        model = SeveralViews(self.learner.model, self.learner.recipe.tta)
+        logits, targets = run_inference(model, steady_loader(loaders.test_dl(where.view(Positions), with_labels=True)))
+        losses = F.cross_entropy(torch.from_numpy(logits), torch.from_numpy(targets), reduction='none').numpy()
+        write_predictions(self.path/'out_of_fold.npz', Predictions(logits, targets, losses, loaders.data.names[where]))
+
+    def dynamics(self):
+        "Loss and margin of each training image in each epoch"
+        data, where = self.learner.dls.data, self.learner.dls.positions['train']
+        with whole_file(self.path/'image_dynamics.npz') as beside:
+            np.savez_compressed(beside, **self.learner.track_images.arrays(), target=data.labels[where], name=data.names[where])
+
     def complete(self, keep_checkpoint):
         "The last of all: what the files are is written down, and what resume needed goes"
         write_manifest(self.path)
         if not keep_checkpoint: shutil.rmtree(self.path/'checkpoint', ignore_errors=True)
+
+class FollowedFolder(RunFolder):
+    "What the other processes of a training have in its place: the first one writes and speaks, unless it is gone"
+    def update(self, **values):
+        if values.get('status') == 'interrupted': note_interrupted(self.path)
+
+    def samples(self, drawn=True): pass
+    def epoch(self, history): pass
+    def found(self, found): pass
+    def estimate(self, text, seconds): pass
+
+def note_interrupted(
+    path:Path, # A run folder whose first process may be gone
+)->None:
+    "Have metrics.json say so, where it says that the run goes on"
+    with suppress(OSError, BadInput):
+        metrics = read_json(path/'metrics.json')
+        if metrics.get('status') == 'running': write_json(path/'metrics.json', {**metrics, 'status': 'interrupted'})
 
 @contextmanager
 def note_refusals(
