@@ -28,9 +28,9 @@ STEPS = {  # seconds of the eight minutes, and what is asked
     'rates-resnet9': (45, 'images a second of the usual way, ours and a lean loop'),
     'rates-resnet18': (40, 'the same'),
     'rates-wrn28_10': (45, 'the same'),
-    'speed': (50, '`speed`, beside airbench94_muon where its script is given'),
-    'published': (80, 'the published recipes in full'),
-    'default': (60, '`default` over five seeds'),
+    'speed': (75, '`speed`, beside airbench94_muon where its script is given'),
+    'published': (65, 'the published recipes in full'),
+    'default': (50, '`default` over five seeds'),
     'look': (30, 'predictions, heatmaps and the page, against those of the CPU')}
 
 

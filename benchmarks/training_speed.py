@@ -79,7 +79,7 @@ def lean(recipe, folder, seconds, kind='', preloaded=False):
     from cifar_fastai.data.loaders import cifar_dataloaders
     from cifar_fastai.base.devices import choose_precision
     loaders, where = cifar_dataloaders(recipe), device(recipe)
-    source = loaders.data
+    source, bf16 = loaders.data, choose_precision('auto', where) == 'bf16'
     mean, deviation = (torch.tensor(v, device=where).view(1, 3, 1, 1) for v in loaders.statistics)
     pixels = torch.from_numpy(source.images[:source.train_count]).to(where).permute(0, 3, 1, 2)
     padded = F.pad((pixels/255 - mean)/deviation, (4,)*4, mode='reflect').permute(0, 2, 3, 1).contiguous()
@@ -87,7 +87,6 @@ def lean(recipe, folder, seconds, kind='', preloaded=False):
     model = published(recipe).to(where, memory_format=torch.channels_last).train()
     if kind in ('compiled', 'both'): model.compile()
     stepper = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, nesterov=True, weight_decay=5e-4)
-    bf16 = choose_precision('auto', where) == 'bf16'
     side, size = torch.arange(SIDE, device=where), recipe.batch_size
 
     def step():
@@ -103,11 +102,13 @@ def lean(recipe, folder, seconds, kind='', preloaded=False):
         stepper.step()
         stepper.zero_grad()
 
+    before, torch.backends.cudnn.benchmark = torch.backends.cudnn.benchmark, True  # on a GPU the fastest kernel for each shape, as speed-runs have it
     for _ in range(WARM_UP): step()
     wait(where)
     started, steps = time.perf_counter(), 0
     while time.perf_counter() - started < seconds: step(); steps += 1
     wait(where)
+    torch.backends.cudnn.benchmark = before
     return steps*size/(time.perf_counter() - started)
 
 
@@ -235,8 +236,7 @@ def network_row(name, compiled, results):
             spread(rates_of(results, ours), '{:,.0f}'), of_peak(ours), of_peak(best), f'{memory(ours)} / {memory(best)}', f'{statistics.median(peaks)/1e9:,.0f}')
 
 
-HEADER = ('network', '--compile', 'ours / strongest lean', 'that is', 'ours / usual', 'images/s, ours', 'of the peak, ours', 'of the peak, lean', 'GiB, ours / lean',
-          'peak, GFLOP/s')
+HEADER = ('network', '--compile', 'ours / strongest lean', 'that is', 'ours / usual', 'images/s, ours', 'of the peak, ours', 'of the peak, lean', 'GiB, ours / lean', 'peak, GFLOP/s')
 
 
 def lean_row(name, results):
@@ -271,8 +271,7 @@ def main(words):
     parser.add_argument('--tcmalloc', default=find_tcmalloc(), help='the library of tcmalloc, where the system does not find it by itself')
     parser.add_argument('--layers', action='store_true', help='layer by layer too, with the share of the peak of each')
     parser.add_argument('--traceback', action='store_true')
-    parser.add_argument('--arm', help=argparse.SUPPRESS)
-    parser.add_argument('--folder', help=argparse.SUPPRESS)
+    for hidden in ('--arm', '--folder'): parser.add_argument(hidden, help=argparse.SUPPRESS)
     options = parser.parse_args(words)
     if options.arm: return one(options)
     names = networks(options.arch)
@@ -287,14 +286,12 @@ def main(words):
         if {'usual', 'loaders'} & {*kinds}: write_files(options.data, folder)
         def measure(arm):
             network, _, which = arm.rpartition(' ')
-            words = ('batch-size', 'data', 'device', 'seconds')
             preload = options.tcmalloc if which in ('lean-memory', 'lean-both') else None
-            return fresh(__file__, [*(f'--{word}={getattr(options, word.replace("-", "_"))}' for word in words), f'--arch={network or names[0]}',
+            return fresh(__file__, [*(f'--{word}={getattr(options, word.replace("-", "_"))}' for word in ('batch-size', 'data', 'device', 'seconds')), f'--arch={network or names[0]}',
                                     f'--arm={which}', f'--folder={folder}', f"--tcmalloc={preload or ''}"], preload)
         results = in_turn(arms, options.rounds, measure)
-        title = f'Images a second while training, batches of {options.batch_size}: median (lowest…highest, rounds)'
         rows = tuple(network_row(name, compiled, results) for name in names for compiled in ('no', 'yes') if 'ours' in kinds)
-        if rows: print(f'\n{Listing(title, HEADER, rows)}\n')
+        if rows: print(f"\n{Listing(f'Images a second while training, batches of {options.batch_size}: median (lowest…highest, rounds)', HEADER, rows)}\n")
         if 'lean' in kinds: print(f"{Listing('The lean loops', ('network', *LEAN), tuple(lean_row(name, results) for name in names))}\n")
         for arm in loaders: print(f"{arm:8} {spread([done[arm]['rate'] for done in results], '{:,.0f}')} images/s alone")
         for name in names if options.layers else (): print(f"\n{measure(f'{name} layers')['table']}")
