@@ -20,9 +20,10 @@ COMMANDS = {
     'compare': 'compare runs, training those that are missing',
     'search': "search the best values of a recipe's fields",
     'predict': 'classify pictures by a run',
+    'labels': 'say which labels look wrong, and what they should be',
     'profile': 'say where the time of a training step goes',
     'export': 'take a run elsewhere: ONNX, PyTorch, a page'}
-PACKAGES = 'export', 'search'  # doors that are the `__main__` of a wing of that name
+PACKAGES = 'export', 'labels', 'search'  # doors that are the `__main__` of a wing of that name
 
 def console_parser(
     program:str='cifar-fastai', # What was typed

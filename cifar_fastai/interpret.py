@@ -7,7 +7,7 @@ __all__ = ['interpret_parser', 'interpret_by_options', 'main']
 
 # %% ../nbs/13_doors/01_interpret.ipynb #i39117b8
 import sys
-from .base.messages import LINE, say
+from .base.messages import LINE, BadWords, say
 from .base.commands import Parser, add_flag, add_option, add_out, run_command
 from .base.rules import Number, Text
 
@@ -35,6 +35,8 @@ def interpret_parser(
     add_option(parser, '--checks', Text(), 'NAME,…', 'checks of the heatmaps: pointing, faithfulness, sanity, or none [pointing,faithfulness,sanity]',
                ['pointing', 'faithfulness', 'sanity'], several=True)
     add_flag(parser, '--svg', 'write each figure as SVG too')
+    add_option(parser, '--human', Text(), 'FILE', 'what people said of the test images, such as CIFAR-10H: .npy, or CSV with a column a class')
+    add_option(parser, '--human-labels', Text(), 'FILE', 'with an .npy in another order than the images: the label of each row, .npy too')
     add_out(parser, 'tables and figures', "the run's own")
     return parser
 
@@ -42,14 +44,18 @@ def interpret_parser(
 def interpret_by_options(options):
     "What the command does"
     LINE.begin('loading')
-    from cifar_fastai.runs.interpreted import interpret_run
+    if options.human_labels and not options.human: raise BadWords('--human-labels is for --human, and there is none')
+    from cifar_fastai.runs.interpreted import interpret_people, interpret_run
+    from cifar_fastai.interpretation.human import human_lines
+    people = human_lines(interpret_people(options.run, options.human, options.human_labels, options.out)) if options.human else {}
     layers = 'all' if options.layer == ['all'] else options.layer
     if layers and len(layers) == 1: layers = layers[0]
     interpretation, checks = interpret_run(options.run, options.out, options.n, options.method, layers, options.target,
                                            [] if options.checks == ['none'] else options.checks, options.sample, options.svg)
     confused = ', '.join(f'{actual} → {predicted} {times}' for actual, predicted, times in interpretation.most_confused()[:3])
     say(f"{interpretation.classification_report()}\n{interpretation._repr_markdown_().replace('**', '')}\n"
-          f"most confused: {confused or 'nothing'}\n{checks or 'heatmaps: not checked'}\n\nfiles: {options.out or options.run}")
+          f"most confused: {confused or 'nothing'}\n{checks or 'heatmaps: not checked'}\n"
+          f"{''.join(f'{title}: {line}' + chr(10) for title, line in people.items())}\nfiles: {options.out or options.run}")
 
 def main(
     words:list[str], # The words of the command

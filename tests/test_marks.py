@@ -8,6 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings, strategies
 
 from cifar_fastai.interpretation.predictions import ClassifiedImages
+from cifar_fastai.base.label_files import LABEL_COLUMNS, read_labels
 from cifar_fastai.interpretation.marks import MARK_COLUMNS, VERDICTS, Mark, mark_image, marks_text, read_marks, write_marks
 from cifar_fastai.base.messages import BadInput
 
@@ -44,9 +45,14 @@ def test_what_is_written_comes_back_and_the_csv_module_and_pandas_see_the_same(t
     found = read_marks(path, kept)
     assert found == marks and list(found) == sorted(marks)
     with open(path, encoding='utf-8', newline='') as file: rows = list(csv.DictReader(file))
-    assert [{**row, 'index': int(row['index'])} for row in rows] == [vars(found[index]) for index in sorted(marks)]
+    wanted = {'ambiguous': lambda mark: '(unsure)', "model's fault": lambda mark: mark.actual, 'label looks wrong': lambda mark: mark.suggested_label or '(drop)'}
+    assert [(int(row['index']), row['name'], row['given'], row['suggested'], row['label']) for row in rows] == [
+        (index, marks[index].name, marks[index].actual, marks[index].predicted, wanted[marks[index].verdict](marks[index])) for index in sorted(marks)]
     table = pd.read_csv(path, keep_default_na=False, dtype=str)
-    assert ','.join(table.columns) == HEADER and table['suggested_label'].tolist() == [row['suggested_label'] for row in rows]
+    assert ','.join(table.columns) == ','.join(LABEL_COLUMNS) and table['label'].tolist() == [row['label'] for row in rows]
+    path.write_text(HEADER + '\n', newline='')
+    with open(path, 'a', encoding='utf-8', newline='') as file: csv.writer(file).writerows([vars(mark).values() for mark in marks.values()])
+    assert read_marks(path, kept) == marks  # as an earlier version wrote them
 
 
 @pytest.mark.parametrize('line_end', ['\n', '\r\n'])
@@ -107,7 +113,7 @@ def test_what_is_no_marks_file(tmp_path, content, message):
 def test_missing_a_folder_or_huge(tmp_path):
     with pytest.raises(BadInput, match='cannot be read'): read_marks(tmp_path/'none.csv', KEPT)
     with pytest.raises(BadInput, match='cannot be read'): read_marks(tmp_path, KEPT)
-    with open(tmp_path/'huge.csv', 'wb') as file: file.truncate(2**25 + 1)
+    with open(tmp_path/'huge.csv', 'wb') as file: file.truncate(2**28 + 1)
     with pytest.raises(BadInput, match='larger than such a file can be'): read_marks(tmp_path/'huge.csv', KEPT)
 
 
@@ -129,7 +135,28 @@ def test_names_that_no_file_can_hold_are_written_and_found_again(tmp_path):
 
 
 def test_the_columns_are_the_format_and_a_mark_cannot_be_changed():
-    assert ','.join(MARK_COLUMNS) == HEADER and marks_text([]) == HEADER + '\r\n'
+    assert ','.join(MARK_COLUMNS) == HEADER and marks_text([]) == ','.join(LABEL_COLUMNS) + '\r\n'
     with pytest.raises(AttributeError): Mark(0, 'a', 'b', 'c', 'ambiguous').verdict = 'other'
     with pytest.raises(BadInput, match='no image 6'): mark_image(KEPT, 6, 'ambiguous')
     with pytest.raises(BadInput, match='no image -1'): mark_image(KEPT, -1, 'ambiguous')
+
+
+LABELS = ','.join(LABEL_COLUMNS)
+GIVEN, OTHERS = KEPT.classes[KEPT.targets[0]], [name for name in KEPT.classes if name != KEPT.classes[KEPT.targets[0]]]
+
+
+@pytest.mark.parametrize('label, wanted', [('', None), ('(unsure)', ('ambiguous', '')), ('(drop)', ('label looks wrong', '')), (GIVEN, ("model's fault", '')), (OTHERS[0], ('label looks wrong', OTHERS[0]))])
+def test_a_labels_file_is_a_marks_file(tmp_path, label, wanted):
+    with open(tmp_path/'labels.csv', 'w', encoding='utf-8', newline='') as file: csv.writer(file).writerows([LABEL_COLUMNS, [0, 'a.png', GIVEN, OTHERS[0], '0.25', 'wrong', label]])
+    found = read_marks(tmp_path/'labels.csv', KEPT)
+    assert {index: (mark.verdict, mark.suggested_label) for index, mark in found.items()} == ({} if wanted is None else {0: wanted})
+    write_marks(tmp_path/'marks.csv', found.values())
+    assert [row.label for row in read_labels(tmp_path/'marks.csv', KEPT.classes)] == [label]*bool(wanted)
+
+
+@pytest.mark.parametrize('row, message', [
+    ([0, 'z.png', GIVEN, '', '', '', OTHERS[0]], "no image named 'z.png'"), ([1, 'a.png', GIVEN, '', '', '', OTHERS[0]], 'index 1 is'),
+    ([0, 'a.png', OTHERS[0], '', '', '', '(unsure)'], 'of other data'), ([0, 'a.png', GIVEN, '', '', '', 'catt'], 'unknown class'), ([0, 'a.png', '', '', '', '', 'cat'], 'given label is empty')])
+def test_a_row_of_a_labels_file_that_does_not_fit(tmp_path, row, message):
+    with open(tmp_path/'labels.csv', 'w', encoding='utf-8', newline='') as file: csv.writer(file).writerows([LABEL_COLUMNS, row])
+    with pytest.raises(BadInput, match=f'line 2: .*{message}'): read_marks(tmp_path/'labels.csv', KEPT)

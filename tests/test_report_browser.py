@@ -258,7 +258,7 @@ def test_marks_are_kept_saved_and_read_by_python(page, run, downloads):
     press(page, Keys.ESCAPE)
     assert find(page, '.marked').text == '2 marks' and find(page, '.tile .badge').text == 'label looks wrong'
     click(page, '.save')
-    file = wait(page, lambda: next(iter(downloads.glob('marks-hostile.csv')), None))
+    file = wait(page, lambda: next(iter(downloads.glob('labels-hostile.csv')), None))
     marks = read_marks(file, run.interpretation.kept)
     assert {index: (mark.verdict, mark.suggested_label) for index, mark in marks.items()} == {first[0]: ('label looks wrong', other), first[1]: ('ambiguous', '')}
     page.refresh()
@@ -411,7 +411,7 @@ def test_where_no_heatmap_was_kept_the_box_says_so(page, said):
 def test_print(page):
     page.execute_cdp_cmd('Emulation.setEmulatedMedia', {'media': 'print'})
     whole = page.execute_script("""return ['h2', 'h3'].every(name => [...document.querySelectorAll(name)].every(each => getComputedStyle(each).breakAfter === 'avoid'))
-        && ['.worst li', 'figure', '.tile', '.notes li', 'table.matrix', 'main tr'].every(name => [...document.querySelectorAll(name)].every(each => getComputedStyle(each).breakInside === 'avoid'))""")
+        && ['.worst li', 'figure', '.tile', '.notes li', 'table.matrix', 'main tr', 'main p', '.checks', '.judged', '.samples'].every(name => [...document.querySelectorAll(name)].every(each => getComputedStyle(each).breakInside === 'avoid'))""")
     hidden = page.execute_script("return [...document.querySelectorAll('.screen, nav.contents')].every(each => getComputedStyle(each).display === 'none')")
     heat = page.execute_script("return [...document.querySelectorAll('.worst img')].filter(image => image.alt.startsWith('evidence') && image.getBoundingClientRect().width > 40).length")
     page.execute_cdp_cmd('Emulation.setEmulatedMedia', {'media': ''})

@@ -93,8 +93,8 @@ def whole_folder(
 
 # %% ../../nbs/00_base/04_files.ipynb #6ff3777a
 MANIFEST = 'manifest.json'
-KEPT = ('recipe.json', 'history.csv', 'steps.csv', 'lr_find.csv', 'metrics.json', 'model.safetensors', 'predictions.npz')
-LOST = tuple(name for name in KEPT if name != 'predictions.npz')  # cannot be made again without a training
+KEPT = ('recipe.json', 'history.csv', 'steps.csv', 'lr_find.csv', 'metrics.json', 'model.safetensors', 'predictions.npz', 'out_of_fold.npz', 'image_dynamics.npz')
+LOST = tuple(name for name in KEPT if name not in ('predictions.npz', 'out_of_fold.npz'))  # cannot be made again without a training
 MADE_AGAIN = ('data.json', 'top_losses.csv', 'classification_report.txt', 'heatmap_checks.json', 'report.html', 'figures/*.png')
 
 def checksum(

@@ -78,6 +78,7 @@ def known_runs(
     for path in sorted(file.parent for file in Path(folder).glob('*/recipe.json')):
         try: record = read_run(path)
         except (BadInput, OSError): continue
+        if record.about.get('by_hand'): continue  # the recipe does not say what was done
         finished = record.metrics.get('status') == 'complete' and (path/'predictions.npz').is_file()
         (complete if finished else begun).setdefault(run_key(record.recipe, record.about['data']['fingerprints']), path)
     return complete, begun

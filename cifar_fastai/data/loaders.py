@@ -23,7 +23,7 @@ from ..base.randomness import BatchRandom
 from ..base.devices import choose_device, free_memory
 from ..recipes.recipe import BATCH_SIZE, DATA_FIELDS, LIBRARY_BATCH_SIZE, Recipe, is_library
 from ..recipes.libraries import uses_weights, weights_statistics
-from .images import ImageData, balanced_order, split, uneven_notes, without_test_set
+from .images import ImageData, balanced_order, fold_positions, split, uneven_notes, without_test_set
 from .formats import open_picture, to_rgb
 from .pictures import to_square
 from .sources import load_images
@@ -232,8 +232,9 @@ def image_dataloaders(
 )->CifarDataLoaders: # train, valid, test; with `.data`, `.valid_is`, `.positions`, `.statistics`, `.notes`
     "The loaders of a recipe over images already read"
     if data.valid_count and recipe.holdout: notice(f'{data.name} has {data.valid_count:,} validation images of its own: they are held out, and --holdout {recipe.holdout} is not needed')
+    left_out = fold_positions(data, recipe.fold, recipe.limit, recipe.seed) if recipe.fold else None
     train, holdout = split(data, limit=recipe.limit, holdout=0 if data.valid_count else (count := holdout_count(recipe, len(data.train_positions))),
-                           seed=recipe.seed, about=not data.valid_count and count > 0 and not recipe.holdout)
+                           seed=recipe.seed, about=not data.valid_count and count > 0 and not recipe.holdout, left_out=left_out)
     if data.valid_count: holdout = data.valid_positions
     test = data.test_positions
     items = np.concatenate([train, holdout if len(holdout) else test])
@@ -247,7 +248,7 @@ def image_dataloaders(
     loaders.data, loaders.valid_is = data, 'holdout' if len(holdout) or recipe.set_aside else 'test'
     loaders.notes = uneven_notes(data.labels[train], data.classes, recipe)
     for note in loaders.notes: notice(note)
-    loaders.positions = {'train': train, 'valid': valid, 'test': test}
+    loaders.positions = {'train': train, 'valid': valid, 'test': test, **({} if left_out is None else {'fold': left_out})}
     loaders.statistics = next(tuple(t.flatten().tolist() for t in (f.mean, f.std))
                               for f in both.train.after_batch.fs if isinstance(f, Normalize))
     return loaders

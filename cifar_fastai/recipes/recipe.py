@@ -14,7 +14,7 @@ import dataclasses, re
 from dataclasses import dataclass, field
 from typing import Annotated, Any, get_args, get_type_hints
 from ..base.messages import BadInput, one_of
-from ..base.rules import Device, Name, Number, Switch, Text
+from ..base.rules import Device, Fold, Name, Number, Switch, Text
 
 # %% ../../nbs/01_recipes/00_recipe.ipynb #9ada6bfd
 @dataclass(frozen=True)
@@ -197,6 +197,7 @@ class Recipe:
     test_labels:Annotated[str, 'a file that changes labels of test images; yes: --labels may change them too', Text(empty=True, word='FILE|yes')] = ''
     limit:Annotated[int, 'train on at most this many images, class-balanced; 0: all', WHOLE] = 0
     holdout:Annotated[int, 'class-balanced training images held out, for choosing', WHOLE] = 0
+    fold:Annotated[str, 'leave this part of the training images out, such as 1/5: what the network says of it is kept in out_of_fold.npz', Fold(empty=True, word='I/K')] = ''
     set_aside:Annotated[int, "this many training images, the same for every seed, take the test set's place, which is not read; 0: none", WHOLE] = 0
     arch:Annotated[str, 'the network; timm:NAME and torchvision:NAME are those of these libraries', Architecture(NETWORKS, 'network')] = 'resnet9'
     pretrained:Annotated[bool, "start from the library's trained weights, which are downloaded once", Switch()] = False
@@ -249,6 +250,7 @@ class Recipe:
     early_stopping:Annotated[int, 'stop after this many epochs without a better hold-out loss; 0: never', WHOLE] = 0
     until_accuracy:Annotated[float, 'stop with the first epoch whose hold-out accuracy reaches this share of 1; 0: never', SHARE] = 0.
     tta:Annotated[str, 'test-time augmentation, stated beside the accuracy without it', Name(TEST_AUGMENTATIONS, 'test-time augmentation')] = 'none'
+    track_images:Annotated[bool, 'keep loss and margin of each training image in each epoch, in image_dynamics.npz', Switch()] = False
     seed:Annotated[int, 'decides every random draw', Number(int, low=0, high=2**32-1)] = 0
     device:Annotated[str, 'where to train', Device()] = 'auto'
     deterministic:Annotated[bool, 'on a GPU, only algorithms that give the same numbers each time; a CPU does anyway', Switch()] = False
@@ -267,6 +269,7 @@ class Recipe:
             raise BadInput(f'lr_start {self.lr_start:g} must lie below lr_end {self.lr_end:g}')
         if self.ema and self.lookahead:
             raise BadInput(f'ema {self.ema:g} and lookahead {self.lookahead} both smooth the weights\nTake one of them: --ema 0 or --lookahead 0')
+        if self.track_images and (self.mixup or self.cutmix): raise BadInput('track_images follows single images, and mixup and cutmix mix them\nTake --mixup 0 --cutmix 0')
         closed = TABLE_ONLY if is_library(self.arch) else LIBRARY_ONLY
         if wrong := next((name for name in closed if getattr(self, name) != getattr(type(self), name)), None):
             why, other = LIBRARY_WHY if is_library(self.arch) else TABLE_WHY
@@ -307,10 +310,10 @@ def recipe_to_dict(
 
 # %% ../../nbs/01_recipes/00_recipe.ipynb #b0000007
 GROUPS = {
-    'data': (*DATA_FIELDS, 'limit', 'holdout', 'set_aside'),
+    'data': (*DATA_FIELDS, 'limit', 'holdout', 'set_aside', 'fold'),
     'network': ('arch', 'pretrained', 'weights', 'width', 'norm', 'norm_weights', 'norm_momentum', 'whiten', 'whiten_eps', 'dirac'),
     'training': ('epochs', 'freeze_epochs', 'body_lr', 'batch_size', 'optimizer', 'muon_steps', 'momentum', 'momentum_low', 'weight_decay', 'decay_norms', 'bias_lr',
-                 'head_lr', 'loss', 'loss_parameter', 'keep_share', 'keep_warmup', 'label_smoothing', 'class_weights', 'sampler', 'clip_norm', 'clip_value', 'ema', 'lookahead', 'freeze', 'progressive', 'early_stopping', 'until_accuracy'),
+                 'head_lr', 'loss', 'loss_parameter', 'keep_share', 'keep_warmup', 'label_smoothing', 'class_weights', 'sampler', 'clip_norm', 'clip_value', 'ema', 'lookahead', 'freeze', 'progressive', 'early_stopping', 'until_accuracy', 'track_images'),
     'schedule': ('schedule', 'anneal', 'pct_start', 'div', 'div_final', 'lr', 'lr_start', 'lr_end', 'lr_steps', 'lr_suggestion'),
     'augmentation': ('augment', 'mixup', 'cutmix', 'tta'),
     'machine': ('seed', 'device', 'deterministic', 'precision', 'compile')}

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['SCHEMA', 'MOST_FILE_BYTES', 'ABOUT', 'ABOUT_DATA', 'run_name', 'check_place', 'new_run_folder', 'write_tensors',
            'write_weights', 'read_tensors', 'read_weights', 'arrays_fingerprint', 'weights_fingerprint', 'Predictions',
-           'write_predictions', 'read_predictions', 'RunRecord', 'read_about', 'read_history', 'read_run',
-           'check_fingerprint', 'run_loaders', 'run_image_size', 'load_run']
+           'write_predictions', 'read_arrays', 'read_predictions', 'Dynamics', 'read_dynamics', 'RunRecord',
+           'read_about', 'read_history', 'read_run', 'check_fingerprint', 'run_loaders', 'run_image_size', 'load_run']
 
 # %% ../../nbs/09_runs/00_files.ipynb #i2eeda37
 import errno, hashlib, json, os, pickle, shutil, zipfile, zlib
@@ -32,7 +32,8 @@ def run_name(
     data = Path(recipe.data).name.split('.')[0] or 'images'
     schedule = '' if recipe.schedule == 'one_cycle' else f'-{recipe.schedule}'
     arch, epochs = recipe.arch.replace(':', '-'), '' if recipe.epochs == 'auto' else f'-{recipe.epochs}'
-    return f'{data}-{arch}{schedule}{epochs}-seed{recipe.seed}'
+    fold = f"-fold{recipe.fold.replace('/', 'of')}" if recipe.fold else ''
+    return f'{data}-{arch}{schedule}{epochs}-seed{recipe.seed}{fold}'
 
 def check_place(
     out:str|Path, # Folder of runs
@@ -153,22 +154,46 @@ def write_predictions(
     "Write predictions"
     with whole_file(path) as beside: np.savez_compressed(beside, **vars(predictions))
 
-def read_predictions(
-    path:str|Path, # predictions.npz
-)->Predictions:
-    "Read predictions; raises `BadInput` where the file is missing, not whole, or not what the run wrote"
+def read_arrays(path, kind, what):
+    "The arrays of an `.npz` as the fields of a dataclass; nothing is unpickled"
     check_file(path)
     try:
         with zipfile.ZipFile(path) as archive:
             if sum(member.file_size for member in archive.infolist()) > MOST_FILE_BYTES: raise ValueError('it unpacks to more than 4 GiB')
-        with np.load(path, allow_pickle=False) as arrays: predictions = Predictions(**arrays)
+        with np.load(path, allow_pickle=False) as arrays: return kind(**arrays)
     except (OSError, ValueError, TypeError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
-        raise BadInput(f"the predictions '{path}' cannot be read: {error}") from error
+        raise BadInput(f"the {what} '{path}' cannot be read: {error}") from error
+
+def read_predictions(
+    path:str|Path, # predictions.npz
+)->Predictions:
+    "Read predictions; raises `BadInput` where the file is missing, not whole, or not what the run wrote"
+    predictions = read_arrays(path, Predictions, 'predictions')
     kinds, count = vars(predictions).values(), predictions.logits.shape[:1]
     if (predictions.logits.ndim != 2 or any(value.shape != count for value in list(kinds)[1:])
             or [value.dtype.kind for value in kinds] != ['f', 'i', 'f', 'U'] or not np.isin(predictions.target, np.arange(predictions.logits.shape[1])).all()):
         raise BadInput(f"the predictions '{path}' hold arrays that don't match")
     return predictions
+
+# %% ../../nbs/09_runs/00_files.ipynb #f96a1d21
+@dataclass(frozen=True, eq=False)
+class Dynamics:
+    "How each training image fared in each epoch"
+    loss:np.ndarray # Cross-entropy of the logits in the training batch, float16 (epochs, N); NaN where it was in none
+    margin:np.ndarray # Logit of the given class less the largest other, float16 (epochs, N)
+    probabilities:np.ndarray # Of the classes, mean over the epochs, float16 (N, C); C is 0 where there were too many
+    target:np.ndarray # Given class, int64 (N,)
+    name:np.ndarray # Each image's name, str (N,)
+
+def read_dynamics(
+    path:str|Path, # image_dynamics.npz
+)->Dynamics:
+    "Read dynamics; raises `BadInput` where the file is missing, not whole, or not what the run wrote"
+    found = read_arrays(path, Dynamics, 'dynamics')
+    if (found.loss.ndim != 2 or found.loss.shape != found.margin.shape or not found.target.shape == found.name.shape == found.loss.shape[1:]
+            or found.probabilities.ndim != 2 or len(found.probabilities) != len(found.target) or [value.dtype.kind for value in vars(found).values()] != ['f', 'f', 'f', 'i', 'U']):
+        raise BadInput(f"the dynamics '{path}' hold arrays that don't match")
+    return found
 
 # %% ../../nbs/09_runs/00_files.ipynb #14853957
 @dataclass(frozen=True, eq=False)

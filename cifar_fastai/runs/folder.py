@@ -21,6 +21,7 @@ from ..base.figures import plot_images, save_figure
 from ..base.steps import read_steps, step_table
 from ..recipes.recipe import recipe_to_dict
 from ..data.images import ImageData
+from ..data.loaders import Positions
 from ..data.overlay import reading_of
 from ..models.networks import parameter_count
 from ..interpretation.inference import SeveralViews, run_inference, steady_loader
@@ -191,6 +192,8 @@ class RunFolder:
         if copies: self.update(copies=copies)
         if self.learner.recipe.tta != 'none': self.several_views()
         if self.learner.dls.valid_is == 'holdout': self.temperature()
+        if self.learner.recipe.fold: self.out_of_fold()
+        if self.learner.recipe.track_images: self.dynamics()
 
     def temperature(self):
         "What logits are divided by for probabilities, by the hold-out alone"
@@ -204,6 +207,20 @@ class RunFolder:
         logits, targets = run_inference(SeveralViews(self.learner.model, kind), steady_loader(self.learner.dls.test))
         self.update(tta={'kind': kind, 'test_accuracy': float((logits.argmax(1) == targets).mean()),
                          'test_loss': float(F.cross_entropy(torch.from_numpy(logits).double(), torch.from_numpy(targets)))})
+
+    def out_of_fold(self):
+        "What the network says of the training images that were left out"
+        loaders, where = self.learner.dls, self.learner.dls.positions['fold']
+        model = SeveralViews(self.learner.model, self.learner.recipe.tta)
+        logits, targets = run_inference(model, steady_loader(loaders.test_dl(where.view(Positions), with_labels=True)))
+        losses = F.cross_entropy(torch.from_numpy(logits), torch.from_numpy(targets), reduction='none').numpy()
+        write_predictions(self.path/'out_of_fold.npz', Predictions(logits, targets, losses, loaders.data.names[where]))
+
+    def dynamics(self):
+        "Loss and margin of each training image in each epoch"
+        data, where = self.learner.dls.data, self.learner.dls.positions['train']
+        with whole_file(self.path/'image_dynamics.npz') as beside:
+            np.savez_compressed(beside, **self.learner.track_images.arrays(), target=data.labels[where], name=data.names[where])
 
     def complete(self, keep_checkpoint):
         "The last of all: what the files are is written down, and what resume needed goes"

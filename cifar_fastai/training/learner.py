@@ -31,7 +31,7 @@ from ..models.libraries import recipe_network
 from .run_callback import ask_callback
 from .optimizers import optimizer_function, scale_rates
 from .schedules import ShrinkImages, schedule
-from .callbacks import Autocast, EpochNumber, FreezeParts, GradientValueClip, HeadFirst, LossMode, MixImages
+from .callbacks import Autocast, EpochNumber, FreezeParts, GradientValueClip, HeadFirst, LossMode, MixImages, TrackImages
 from .callbacks import precision_callback
 from .averaging import AverageWeights, LookaheadWeights
 from .recorder import put_on_device, avoid_waiting
@@ -101,6 +101,7 @@ def recipe_callbacks(
     if recipe.ema: cbs.append(AverageWeights(recipe.ema))
     if recipe.lookahead: cbs.append(LookaheadWeights(recipe.lookahead))
     if recipe.freeze: cbs.append(FreezeParts(recipe.freeze))
+    if recipe.track_images: cbs.append(TrackImages())
     if resolved.freeze_epochs: cbs.append(HeadFirst(resolved.freeze_epochs))
     return cbs
 

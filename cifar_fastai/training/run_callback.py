@@ -24,6 +24,7 @@ ORDERS = {
     'FreezeParts': 18,  # before compiling, which asks what is frozen
     'CompileModel': 19,  # when the images have their size
     'JoinProcesses': 20,  # after compiling, which tries the network alone
+    'TrackImages': 30,  # when the logits are there
     'History': 40,  # before all that read its rows
     'ProgressLine': 41,  # after History counted the images
     'EarlyStopping': 45,  # after History has the loss, while averaged weights are in place
@@ -32,6 +33,7 @@ ORDERS = {
     'LookaheadWeights': 49,  # before weights are averaged
     'AverageWeights': 50,  # after the step is as it stays
     'RateSweep': 60,  # in the place of fastai's ParamScheduler (60)
+    'FollowRun': 80,  # after History has the row
     'Checkpoints': 90}  # after all others
 
 # %% ../../nbs/07_training/00_run_callback.ipynb #c0000009

@@ -157,6 +157,7 @@ def mark_choices(
 )->list[tuple[str, tuple[str, str]]]: # A text, and the verdict and suggested label that it stands for; ('', '') for no mark
     "The marks that an image can have"
     order = [one for one in np.argsort(-kept.probabilities[index], kind='stable') if one != kept.targets[index]]
+    order.sort(key=lambda one: one != kept.predicted[index])  # of suspects, what is suggested
     names = [file_text(kept.classes[one]) for one in order]
     return [(UNMARKED, ('', '')), *((verdict, (verdict, '')) for verdict in VERDICTS if verdict != LABEL),
             *((f'label wrong: {name}', (LABEL, name)) for name in names), ('label wrong: none of these', (LABEL, ''))]

@@ -56,7 +56,7 @@ def packed_rows(
 )->dict: # Arrays for `explorer.js`
     "What the page knows of each row"
     classes, shares = likeliest(kept, indices)
-    return dict(index=pack_array(indices, 'uint32'), actual=pack_array(kept.targets[indices], 'uint16'), predicted=pack_array(kept.predicted[indices], 'uint16'),
+    return dict(index=pack_array(kept.places[indices], 'uint32'), actual=pack_array(kept.targets[indices], 'uint16'), predicted=pack_array(kept.predicted[indices], 'uint16'),
                 loss=pack_array(kept.losses[indices], 'float32'), shares=pack_array((65535*shares).round(), 'uint16'),
                 likeliest=None if classes is None else pack_array(classes, 'uint16'))
 
@@ -111,7 +111,7 @@ def explorer_data(
     indices = order[:sum(group.count for group in groups.values())]
     sheets = {f'{name}-{number}': text for name, group in groups.items() for number, text in enumerate(group.sheets)}
     rows = {int(index): row for row, index in enumerate(indices)}
-    data = dict(run=name, key=arrays_fingerprint(dict(logits=kept.logits, target=kept.targets))[:16], total=len(kept), classes=class_names(kept),
+    data = dict(run=name, key=arrays_fingerprint(dict(logits=kept.logits, target=kept.targets))[:16], total=kept.set_size, classes=class_names(kept),
                 names=[file_text(name) for name in kept.names[indices]], rows=packed_rows(kept, indices),
                 pictures=[group.about(name) for name, group in groups.items()],
                 heat=heat and {**{name: value for name, value in heat.items() if name != 'maps'}, 'of': [rows.get(index, -1) for index in heat['of']]})

@@ -6,7 +6,8 @@
 __all__ = ['MOST_CELLS', 'LEVELS', 'LIMIT', 'FIRST', 'class_rows', 'matrix_cells', 'confused_pairs', 'classes_values',
            'number_interval', 'check_tables', 'scaled_values', 'trust_values', 'first_tiles', 'attempt',
            'answer_values', 'pictures_values', 'render', 'shared_values', 'name_of_set', 'write_report',
-           'history_table', 'finder_of', 'lazy_interpretation', 'first_line', 'run_values', 'write_run_report']
+           'history_table', 'finder_of', 'lazy_interpretation', 'first_line', 'reviews_of', 'run_values',
+           'write_run_report']
 
 # %% ../../nbs/10_views/06_report_page.ipynb #i78a5651
 import cifar_fastai
@@ -23,7 +24,7 @@ from ..recipes.options import command_again
 from ..interpretation.predictions import ClassifiedImages, calibration_bins, class_table, confusion, expected_calibration_error
 from ..interpretation.predictions import report_text
 from ..interpretation.inference import steady_loader
-from ..base.label_files import changes_lines, file_text
+from ..base.label_files import changes_lines, file_text, read_labels
 from ..interpretation.marks import VERDICTS, class_names
 from ..interpretation.cautions import check_answers_given, check_calibration, check_counts, check_course
 from ..interpretation.interpretation import CifarInterpretation
@@ -143,7 +144,7 @@ def pictures_values(interpretation, base, heat, no_heat, name):
     found, no_pictures = attempt('pictures', lambda: explorer_data(interpretation, room, heat, name))
     data, sheets, held = found or (None, {}, '')
     kept, first = interpretation.kept, data['pictures'][0] if data and data['pictures'] else dict(width=1, height=1)
-    return dict(data=data and embedded_json(data), sheets=sheets, held=held, wrong=int((~interpretation.kept.right).sum()), no_pictures=no_pictures, heat=heat, no_heat=no_heat, verdicts=VERDICTS,
+    return dict(raw=data, data=data and embedded_json(data), sheets=sheets, held=held, wrong=int((~interpretation.kept.right).sum()), no_pictures=no_pictures, heat=heat, no_heat=no_heat, verdicts=VERDICTS,
                 tiles=first_tiles(kept, data) if data else [], width=first['width'], height=first['height'], perfect=bool(kept.right.all()))
 
 # %% ../../nbs/10_views/06_report_page.ipynb #08d50959
@@ -186,7 +187,7 @@ def write_report(
     numbers = [(f'{measured.removesuffix(" set")} loss', f'{kept.losses.mean():.4f}'), ('wrong', thousands(interpretation.misclassified)),
                ('calibration error', percentage(interpretation.expected_calibration_error())), *([('epochs', str(len(history)))] if len(history) else [])]
     samples, no_samples = attempt('samples', lambda: sample_grids(learner.dls, interpretation.dl, measured.removesuffix(' set')))
-    values = dict(first=first_line((getattr(getattr(learner.dls, 'data', None), 'changes', None) or {}).get('test_labels')), heading=file_text(title or f'{facts[0][1][0][1]} on {Path(learner.dls.path).resolve().name}'), lead=lead or f'a fastai Learner, looked at over its {measured}', numbers=numbers,
+    values = dict(first=first_line((getattr(getattr(learner.dls, 'data', None), 'changes', None) or {}).get('test_labels')), reviews=[], heading=file_text(title or f'{facts[0][1][0][1]} on {Path(learner.dls.path).resolve().name}'), lead=lead or f'a fastai Learner, looked at over its {measured}', numbers=numbers,
                   warnings=check_answers_given(kept) + check_course(history, MEASURED[valid_is], len(kept)) + check_calibration(kept) + check_counts(kept, measured), groups=[], command='', facts=facts, charts=curve_charts(history, valid_is, step_table(learner)), history=history_table(history),
                   finder=None, samples=samples or [], no_samples=no_samples, missing='', reading=reading_values(getattr(getattr(learner.dls, 'data', None), 'read', None)), **shared_values(interpretation, checks, measured))
     write_page(path, render(values, interpretation))
@@ -214,11 +215,19 @@ def first_line(about):
     "What stands above all where test labels were changed"
     return f"Test labels were changed, so the accuracy is not comparable with others: {changes_lines({'test_labels': about})[0]}." if about else ''
 
+def reviews_of(folder):
+    "The pages for reviewing labels that belong to the run: address and words"
+    words = {'labels.csv': 'labels of training images', 'test_labels.csv': 'labels of test images'}
+    def count(name):
+        try: return sum(bool(row.kind or row.label) for row in read_labels(folder/name))
+        except BadInput: return 0
+    return [(f"{name.removesuffix('.csv')}.html", f'{thousands(count(name))} {what} to look at') for name, what in words.items() if (folder/name).is_file() and count(name)]
+
 def run_values(record, interpretation):
     "What the head of the page says of a run"
     recipe, name = record.recipe, (record.about.get('data') or {}).get('name') or record.recipe.data
     known = {} if interpretation is None else dict(misclassified=interpretation.misclassified, ece=interpretation.expected_calibration_error())
-    return dict(first=first_line(record.metrics.get('test_labels')), heading=file_text(record.path.resolve().name), lead=f"{recipe.arch} on {name}, {record.about['resolved'].get('epochs', recipe.epochs)} epochs, {recipe.schedule.replace('_', '-')}",
+    return dict(first=first_line(record.metrics.get('test_labels')), reviews=reviews_of(record.path), heading=file_text(record.path.resolve().name), lead=f"{recipe.arch} on {name}, {record.about['resolved'].get('epochs', recipe.epochs)} epochs, {recipe.schedule.replace('_', '-')}",
                 numbers=run_numbers({**record.metrics, **known}), groups=recipe_groups(record), command=command_again(recipe), facts=run_facts(record))
 
 def write_run_report(

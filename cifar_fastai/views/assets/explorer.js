@@ -7,21 +7,27 @@ class Explorer {
     this.width = data.rows.shares.shape[1];
     this.pictures = new Pictures(data.pictures);
     this.heat = data.heat && { ...data.heat, predicted: unpacked(data.heat.predicted), actual: unpacked(data.heat.actual), rows: new Map(data.heat.of.map((row, place) => [row, place])) };
-    this.marks = new Marks({ key: data.key, total: data.total, classes: this.classes, names: this.names, index: this.index, actual: this.actual, predicted: this.predicted });
+    this.review = data.review ?? null;
+    this.marks = new Marks({ decided: this.review?.decided, found: this.review && (row => ({ quality: this.review.quality[row], kind: this.review.kind[row] })), key: data.key, total: data.total, classes: this.classes, names: this.names, index: this.index, actual: this.actual, predicted: this.predicted });
     this.form = root.querySelector('.filters');
     this.found = root.querySelector('.found');
-    this.gallery = new Gallery(root, { pictures: this.pictures, caption: row => this.caption(row), open: row => this.open(row), badge: row => this.marks.get(row)[0] });
+    this.gallery = new Gallery(root, { pictures: this.pictures, caption: row => this.caption(row), open: row => this.open(row), badge: row => this.badge(row) });
     this.form.addEventListener('input', () => this.filter());
     this.form.addEventListener('submit', event => event.preventDefault());
     this.form.addEventListener('reset', () => setTimeout(() => this.filter()));
     root.querySelector('.clear').addEventListener('click', () => this.form.reset());
-    root.querySelector('.to-matrix').addEventListener('click', event => this.matrix(event));
+    root.querySelector('.to-matrix')?.addEventListener('click', event => this.matrix(event));
     this.box = new Box(document.getElementById('image'), this);
     this.tools();
     this.usual = this.values();
     this.filter(false);
     addEventListener('hashchange', () => this.follow());
     this.follow();
+  }
+
+  badge(row) {
+    const [verdict, label] = this.marks.get(row);
+    return this.review && verdict ? { [VERDICTS[0]]: label ? `→ ${label}` : 'left out', [VERDICTS[1]]: 'unsure', [VERDICTS[2]]: 'kept' }[verdict] : verdict;
   }
 
   // What the filters say, by name
@@ -81,12 +87,13 @@ class Explorer {
   // What is shown, in words
   sentence(count, number) {
     const { kind, actual, predicted, low, high, loss, search } = this.values();
-    const images = count === 1 ? 'image' : 'images', noun = { wrong: `wrong ${images}`, right: `right ${images}`, all: images, marked: `marked ${images}` }[kind];
+    const images = count === 1 ? 'image' : 'images', noun = { wrong: `wrong ${images}`, right: `right ${images}`, all: images, marked: `${this.review ? 'decided' : 'marked'} ${images}`, open: `undecided ${images}` }[kind];
     const name = place => `\u2068${this.classes[place]}\u2069`;
     if (number !== null) return `${images}: the one with index ${number}, right or wrong`;
-    let said = actual && predicted && actual !== predicted && kind !== 'right' ? `${kind === 'marked' ? noun : images} of ${name(actual)} taken for ${name(predicted)}`
+    const taken = this.review ? ', suggested' : ' taken for';
+    let said = actual && predicted && actual !== predicted && kind !== 'right' ? `${kind === 'marked' ? noun : images} of ${name(actual)}${taken} ${name(predicted)}`
       : actual && actual === predicted ? `${images} of ${name(actual)} recognised`
-      : `${noun}${actual ? ` of ${name(actual)}` : ''}${predicted ? ` taken for ${name(predicted)}` : ''}`;
+      : `${noun}${actual ? ` of ${name(actual)}` : ''}${predicted ? `${taken} ${name(predicted)}` : ''}`;
     if (low || high) said += `, ${low || 0} to ${high || 100}% sure`;
     if (loss) said += `, loss from ${loss}`;
     if (search.trim()) said += `, “${search.trim()}” in the name`;
@@ -109,19 +116,19 @@ class Explorer {
     return Array.from({ length: this.width }, (_, i) => [this.likeliest ? this.likeliest[row * this.width + i] : i, this.shares[row * this.width + i] / 65535]);
   }
 
-  right(row) { return this.actual[row] === this.predicted[row]; }
+  right(row) { return !this.review && this.actual[row] === this.predicted[row]; }
   title(row) { return this.right(row) ? this.classes[this.actual[row]] : `${this.classes[this.actual[row]]} → ${this.classes[this.predicted[row]]}`; }
-  words(row) { return this.right(row) ? `${this.classes[this.actual[row]]}, recognised` : `${this.classes[this.actual[row]]} taken for ${this.classes[this.predicted[row]]}`; }
+  words(row) { return this.review ? `labelled ${this.classes[this.actual[row]]}, looks like ${this.classes[this.predicted[row]]}` : this.right(row) ? `${this.classes[this.actual[row]]}, recognised` : `${this.classes[this.actual[row]]} taken for ${this.classes[this.predicted[row]]}`; }
   caption(row) {
-    const sure = percent(this.confidence(row));
+    const sure = this.review ? `quality ${this.review.quality[row].toFixed(3)}` : percent(this.confidence(row));
     const names = [this.classes[this.actual[row]], this.right(row) ? '\u00a0' : `→ ${this.classes[this.predicted[row]]}`];
-    return [names, sure, `Image ${this.index[row]}: ${this.words(row)}, ${sure} sure`];
+    return [names, sure, `Image ${this.index[row]}: ${this.words(row)}, ${sure}${this.review ? '' : ' sure'}`];
   }
 
   filter(asked = true) {
     const { kind, actual, predicted, low, high, loss, order, search } = this.values();
     const words = search.trim().toLowerCase(), number = /^(0|[1-9]\d*)$/.test(words) ? +words : null;
-    const kinds = { wrong: row => !this.right(row), right: row => this.right(row), all: () => true, marked: row => this.marks.get(row)[0] };
+    const kinds = { wrong: row => !this.right(row), right: row => this.right(row), all: () => true, marked: row => this.marks.get(row)[0], open: row => !this.marks.get(row)[0] };
     const rows = [];
     for (let row = 0; row < this.count; row++) {
       if (words && !(number === null ? this.names[row].toLowerCase().includes(words) : this.index[row] === number)) continue;
@@ -170,7 +177,7 @@ class Explorer {
     const on = (name, act) => this.root.querySelector(`.${name}`).addEventListener('click', act);
     this.said = this.root.querySelector('.said');
     on('save', () => {
-      const link = element('a', { download: `marks-${this.run.replace(/[^\p{L}\p{N}._-]+/gu, '-').slice(0, 80) || 'run'}.csv`, href: URL.createObjectURL(new Blob([this.marks.csv()], { type: 'text/csv' })) });
+      const link = element('a', { download: `labels-${this.run.replace(/[^\p{L}\p{N}._-]+/gu, '-').slice(0, 80) || 'run'}.csv`, href: URL.createObjectURL(new Blob([this.marks.csv()], { type: 'text/csv' })) });
       link.click();
       setTimeout(() => URL.revokeObjectURL(link.href), 60000);
     });
@@ -180,7 +187,7 @@ class Explorer {
       if (!file.files.length) return;
       const { name, size } = file.files[0];
       try {
-        if (size > 2 ** 25) throw new Error('larger than a marks file can be (32 MiB)');
+        if (size > 2 ** 28) throw new Error('larger than a marks file can be (256 MiB)');
         const [count, other] = this.marks.read(new TextDecoder('utf-8', { fatal: true }).decode(await file.files[0].arrayBuffer()));
         this.marked(`${count} marks read from ${name}.${other ? ` ${other} of these images ${other === 1 ? 'is' : 'are'} marked otherwise here: those marks stay as they are here.` : ''}`);
       } catch (error) {
@@ -240,15 +247,29 @@ class Box {
     const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
     if (step) this.step(step);
     else if ('0123'.includes(event.key)) { this.verdicts[event.key].checked = true; this.mark(); }
-    else return;
+    else if (!this.decide(event.key.toLowerCase())) return;
     event.preventDefault();
+  }
+
+  // A key that decides: accept, keep and unsure go on to the next picture, other waits for its class
+  decide(key) {
+    const { explorer, row } = this, verdict = { a: 1, o: 1, u: 2, k: 3 }[key];
+    if (!verdict) return false;
+    const place = explorer.predicted[row], same = place === explorer.actual[row];
+    this.verdicts[key === 'a' && same ? 3 : verdict].checked = true;
+    this.mark(key === 'a' && !same ? explorer.classes[place] : '');
+    if (key === 'o') this.label.focus();
+    else this.step(1);
+    return true;
   }
 
   show(row) {
     const { explorer } = this, rows = explorer.gallery.rows, place = rows.indexOf(row);
     this.row = row;
     this.title.textContent = explorer.title(row);
-    this.about.textContent = `Image ${explorer.index[row]} · ${explorer.names[row]} · loss ${explorer.loss[row].toPrecision(4)}`;
+    const { review } = explorer, said = review ? [`quality ${review.quality[row].toFixed(3)}`, review.kind[row]].filter(Boolean).join(' · ') : `loss ${explorer.loss[row].toPrecision(4)}`;
+    this.about.textContent = `Image ${explorer.index[row]} · ${explorer.names[row]} · ${said}`;
+    this.near(row);
     this.place.textContent = place < 0 ? '' : `${place + 1} of ${rows.length}`;
     this.dialog.querySelector('.before').disabled = place <= 0;
     this.dialog.querySelector('.after').disabled = place < 0 || place >= rows.length - 1;
@@ -264,10 +285,10 @@ class Box {
 
   pictures(row) {
     const { explorer } = this, { heat } = explorer, place = heat?.rows.get(row);
-    const views = [[`The image: ${explorer.classes[explorer.actual[row]]}`, null]];
+    const views = [[`The image${explorer.review ? ', labelled' : ':'} ${explorer.classes[explorer.actual[row]]}`, null]];
     if (place !== undefined) {
-      views.push([`Evidence for ${explorer.classes[explorer.predicted[row]]}, predicted`, heat.predicted]);
-      if (!explorer.right(row)) views.push([`Evidence for ${explorer.classes[explorer.actual[row]]}, actual`, heat.actual]);
+      views.push([`Evidence for ${explorer.classes[explorer.predicted[row]]}, ${explorer.review ? 'suggested' : 'predicted'}`, heat.predicted]);
+      if (explorer.actual[row] !== explorer.predicted[row]) views.push([`Evidence for ${explorer.classes[explorer.actual[row]]}, ${explorer.review ? 'given' : 'actual'}`, heat.actual]);
     }
     this.views.replaceChildren(...views.map(([words, maps]) => {
       const canvas = element('canvas');
@@ -281,6 +302,25 @@ class Box {
     }));
     this.dialog.querySelector('.heat').textContent = place === undefined ? 'No heatmap kept for this image.'
       : `Bright: more evidence, each map by its own peak. Stretched from ${heat.size.join('×')} places.`;
+  }
+
+  // The pictures of the suggested and of the given class that this one is nearest to
+  near(row) {
+    const { explorer } = this, { review } = explorer, box = this.dialog.querySelector('.near');
+    box.hidden = !review?.near[row].some(place => place >= 0);
+    if (box.hidden) return;
+    const sides = explorer.actual[row] === explorer.predicted[row] ? [[0, 'given', explorer.actual]] : [[1, 'suggested', explorer.predicted], [0, 'given', explorer.actual]];
+    box.replaceChildren(...sides.map(([side, word, classes]) => {
+      const title = `Nearest ${explorer.classes[classes[row]]}, ${word}`, places = review.near[row].slice(side * review.side, (side + 1) * review.side).filter(place => place >= 0);
+      return element('figure', {}, element('figcaption', { textContent: places.length ? title : `${title}: none` }), element('div', { className: 'row' }, ...places.map(place => {
+        const canvas = element('canvas'), name = review.names[place - explorer.count];
+        canvas.setAttribute('role', 'img');
+        canvas.setAttribute('aria-label', `${explorer.classes[classes[row]]}: ${name}`);
+        canvas.title = name;
+        explorer.pictures.draw(canvas, place);
+        return canvas;
+      })));
+    }));
   }
 
   // Lays a heatmap over a grey version of the picture; false where the map is zero everywhere
@@ -312,20 +352,21 @@ class Box {
   probabilities(row) {
     const { explorer } = this;
     this.bars.replaceChildren(...explorer.probabilities(row).map(([place, share]) => {
-      const roles = [place === explorer.actual[row] && 'actual', place === explorer.predicted[row] && 'predicted'].filter(Boolean);
+      const [one, other] = explorer.review ? ['given', 'suggested'] : ['actual', 'predicted'];
+      const roles = [place === explorer.actual[row] && one, place === explorer.predicted[row] && other].filter(Boolean);
       const bar = svg('svg', { viewBox: '0 0 100 10', preserveAspectRatio: 'none', 'aria-hidden': true });
       bar.append(svg('rect', { width: Math.max(100 * share, 0.4), height: 10 }));
       const head = element('th', { scope: 'row' }, element('bdi', { textContent: explorer.classes[place] }));
       if (roles.length) head.append(' ', element('small', { textContent: roles.join(', ') }));
-      return element('tr', { className: roles.join(' ') }, head, element('td', { className: 'bar' }, bar), element('td', { textContent: percent(share) }));
+      return element('tr', { className: roles.join(' ').replace('given', 'actual').replace('suggested', 'predicted') }, head, element('td', { className: 'bar' }, bar), element('td', { textContent: percent(share) }));
     }));
     this.dialog.querySelector('.others').hidden = !explorer.likeliest;
   }
 
-  mark() {
+  mark(label = this.label.value) {
     const { explorer } = this, verdict = this.verdicts.find(choice => choice.checked)?.value ?? '';
     this.label.disabled = verdict !== VERDICTS[0];
-    if (this.label.disabled) this.label.value = '';
+    this.label.value = this.label.disabled ? '' : label;
     explorer.marks.set(this.row, verdict, this.label.value);
     explorer.marked('');
   }

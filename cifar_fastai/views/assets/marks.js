@@ -1,6 +1,12 @@
 // What a person says of an image: kept in the browser, saved as CSV, read back by the rules of marks.py.
 const VERDICTS = ['label looks wrong', 'ambiguous', "model's fault"];
-const COLUMNS = ['index', 'name', 'actual', 'predicted', 'verdict', 'suggested_label'];
+const COLUMNS = ['index', 'name', 'given', 'suggested', 'quality', 'kind', 'label'];
+const OLD_COLUMNS = ['index', 'name', 'actual', 'predicted', 'verdict', 'suggested_label']; // of files that earlier versions wrote
+const DROP = '(drop)', UNSURE = '(unsure)';
+
+// What a mark decides about a label, and the mark that a decision is
+const decision = (verdict, label, given) => verdict === VERDICTS[0] ? label || DROP : verdict === VERDICTS[1] ? UNSURE : given;
+const verdictOf = (label, given) => label === UNSURE ? [VERDICTS[1], ''] : label === given ? [VERDICTS[2], ''] : [VERDICTS[0], label === DROP ? '' : label];
 
 const quoted = text => /[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
 const shown = text => `'${text.length > 80 ? text.slice(0, 79) + '…' : text}'`;
@@ -46,7 +52,7 @@ class Marks {
     this.kept = new Map();
     this.lasting = true;
     try {
-      for (const [index, verdict, label] of JSON.parse(localStorage.getItem(this.place) ?? '[]'))
+      for (const [index, verdict, label] of JSON.parse(localStorage.getItem(this.place)) ?? this.decided ?? [])
         if (this.rowOf.has(index) && VERDICTS.includes(verdict)) this.kept.set(index, [verdict, this.classes.includes(label) ? label : '']);
     } catch { this.lasting = false; }
   }
@@ -70,7 +76,8 @@ class Marks {
   csv() {
     const rows = [...this.kept].sort(([a], [b]) => a - b).map(([index, [verdict, label]]) => {
       const row = this.rowOf.get(index);
-      return [String(index), this.names[row], this.classes[this.actual[row]], this.classes[this.predicted[row]], verdict, label];
+      const given = this.classes[this.actual[row]], { quality = '', kind = '' } = this.found?.(row) ?? {};
+      return [String(index), this.names[row], given, this.classes[this.predicted[row]], String(quality), kind, decision(verdict, label, given)];
     });
     return [COLUMNS, ...rows].map(cells => cells.map(quoted).join(',') + '\r\n').join('');
   }
@@ -85,10 +92,13 @@ class Marks {
   read(text) {
     const rows = csvRows(text.replace(/^\uFEFF/, ''));
     const [first, header] = rows.shift() ?? [1, []];
-    if (header.join() !== COLUMNS.join()) throw new Error(`line ${first}: the first line must be ${COLUMNS.join()}`);
-    const names = new Set(this.names), found = new Map(), lines = new Map();
-    for (const [line, cells] of rows) {
+    if (![COLUMNS, OLD_COLUMNS].some(columns => header.join() === columns.join())) throw new Error(`line ${first}: the first line must be ${COLUMNS.join()}`);
+    const names = new Set(this.names), found = new Map(), lines = new Map(), old = header.length === OLD_COLUMNS.length;
+    for (const [line, row] of rows) {
       const refuse = why => { throw new Error(`line ${line}: ${why}`); };
+      if (row.length !== header.length) refuse(`${row.length} cells, not ${header.length}`);
+      const cells = old ? row : this.asMark(row, refuse);
+      if (!cells) continue;
       const index = this.checked(cells, names, refuse);
       if (found.has(index)) refuse(`image ${index} is marked twice, first on line ${lines.get(index)}`);
       found.set(index, [cells[4], cells[5]]);
@@ -100,8 +110,14 @@ class Marks {
     return [found.size, other];
   }
 
+  // A row of a labels.csv as the cells of a mark; null where nobody has decided
+  asMark([index, name, given, suggested, , , label], refuse) {
+    if (!label) return null;
+    if (!given && label !== DROP && label !== UNSURE) refuse('the given label is empty');
+    return [index, name, given, suggested || given, ...verdictOf(label, given)];
+  }
+
   checked(cells, names, refuse) {
-    if (cells.length !== COLUMNS.length) refuse(`${cells.length} cells, not ${COLUMNS.length}`);
     const [number, name, actual, predicted, verdict, label] = cells;
     const whole = this.names.length < this.total;
     if (!names.has(name)) refuse(`there is no image named ${shown(name)}${whole ? ' in this page' : ''}`);
