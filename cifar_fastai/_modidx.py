@@ -264,6 +264,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                      'cifar_fastai/base/randomness.py'),
                                               'cifar_fastai.base.randomness.BatchRandom.permutation': ( '00_base/randomness.html#batchrandom.permutation',
                                                                                                         'cifar_fastai/base/randomness.py'),
+                                              'cifar_fastai.base.randomness.BatchRandom.positions_here': ( '00_base/randomness.html#batchrandom.positions_here',
+                                                                                                           'cifar_fastai/base/randomness.py'),
                                               'cifar_fastai.base.randomness.BatchRandom.signs': ( '00_base/randomness.html#batchrandom.signs',
                                                                                                   'cifar_fastai/base/randomness.py'),
                                               'cifar_fastai.base.randomness.BatchRandom.start': ( '00_base/randomness.html#batchrandom.start',

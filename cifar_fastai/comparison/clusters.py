@@ -11,10 +11,10 @@ import dataclasses, os, shutil, socket, tempfile, time
 from contextlib import suppress
 from pathlib import Path
 import numpy as np
-from fastai.callback.core import Callback
 from ..base.messages import BadInput, need_module, one_of
 from ..recipes.recipe import recipe_from_dict
 from ..data.loaders import load_recipe_images
+from ..training.run_callback import ORDERS, RunCallback
 from ..runs.files import new_run_folder, read_about
 from ..runs.checkpoints import checkpoint_numbers
 from .engines import LocalEngine, Workers, describe_job, pack_folder, train_there, unpack_folder
@@ -31,9 +31,9 @@ class Post:
         self.lines, self.kept = [], {}
         return found
 
-class SendHome(Callback):
+class SendHome(RunCallback):
     "Sends a run's folder home when it has a new checkpoint"
-    order = 95  # after Checkpoints
+    order, in_sweep = ORDERS['SendHome'], False
     def __init__(self,
         send, # Called with the folder's bytes
         every:float, # Seconds between two at least
