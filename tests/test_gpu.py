@@ -16,7 +16,7 @@ from cifar_fastai.base.commands import run_command
 from cifar_fastai.data.augment import BatchAugment
 from cifar_fastai.data.loaders import ImageLoader, image_dataloaders
 from cifar_fastai.models.layers import MaxOfMap
-from cifar_fastai.runs import session
+from cifar_fastai.runs import folder, session
 from cifar_fastai.training.callbacks import Autocast
 from cifar_fastai.training.history import History, ProgressLine
 from cifar_fastai.training.learner import cifar_learner, fit_recipe
@@ -42,7 +42,7 @@ def main(run, model):
 
 def test_every_path_of_the_benchmark_on_a_cpu(gpu, benchmark_module, tiny_folder, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(benchmark_module('training_speed'), 'SIDE', 16)
-    for name in ('training_figures', 'write_samples'): monkeypatch.setattr(session, name, lambda *given: None)  # they take most of the time
+    for place, name in ((session, 'training_figures'), (folder, 'write_samples')): monkeypatch.setattr(place, name, lambda *given: None)  # they take most of the time
     (tmp_path/'airbench.py').write_text(AIRBENCH)
     words = ['--rehearse', '--data', str(tiny_folder), '--out', str(tmp_path/'out'), '--airbench', str(tmp_path/'airbench.py')]
     assert run_command(gpu.main, words) == 0
