@@ -23,7 +23,7 @@ from cifar_fastai.base.devices import keep_freed_memory
 from cifar_fastai.base.files import whole_file
 from cifar_fastai.base.label_files import DROP, LabelRow, write_labels
 from cifar_fastai.base.messages import BadInput, need_module, one_of
-from cifar_fastai.comparison.folds import fold_plan, gather_folds, place_names, train_folds
+from cifar_fastai.comparison.folds import fold_plan, gather_folds, mean_margins, place_names, train_folds
 from cifar_fastai.comparison.significance import paired_seeds
 from cifar_fastai.data.loaders import load_recipe_images
 from cifar_fastai.data.sources import load_images
@@ -97,7 +97,8 @@ def methods(found, dynamics, data):
     def best(values): return np.where(largest_other(values, labels)[1] > values[np.arange(len(labels)), labels], largest_other(values, labels)[0], labels)
     joined = margin_quality(joined_margin(margins, found.margins))
     issues = find_issues(kept.probabilities, labels, kept.names, kept.classes, joined)
-    area, slow = np.where(np.isfinite(found.margins), found.margins, margins), -np.where(np.isfinite(loss), loss, kept.losses)
+    area = mean_margins(dynamics, data)[found.positions]
+    area, slow = np.where(np.isfinite(area), area, margins), -np.where(np.isfinite(loss), loss, kept.losses)
     random = np.random.default_rng(0).random(len(labels))
     theirs, ranked = cleanlab_issues(kept.probabilities, labels)
     count = int(issues.wrong.count)

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from .base.messages import LINE, BadInput, BadWords, say
 from .base.commands import SWITCHES, Keeping, Parser, add_flag, add_option, add_out, run_command
-from .base.rules import Number
+from .base.rules import Name, Number, Text
 from .recipes.recipe import Recipe, recipe_fields
 from .recipes.named import GRIDS, named_recipe
 from .recipes.options import add_recipe_options, split_field
@@ -31,6 +31,7 @@ def compare(
     yes:bool=False, # Train more than 200 runs
     command:str='', # The words that asked for it
     say=say, # Called with each line for the person
+    engine:dict|None=None, # Where the runs are trained: what `clusters.choose_engine` takes; here, one after another, if left out
 ):
     "Compare runs, after training those that are missing; returns a `comparison.Comparison`"
     from cifar_fastai.comparison.comparison import compare_runs
@@ -38,23 +39,26 @@ def compare(
     from cifar_fastai.comparison.grid import claim_folder
     with claim_folder(out):
         if runs: found = compare_runs(runs, levels=levels, command=command)
-        else: found = train_grid(recipe or Recipe(), fields or {}, seeds, choose or {}, holdout, Path(out), folder, levels, yes, command, say)
+        else: found = train_grid(recipe or Recipe(), fields or {}, seeds, choose or {}, holdout, Path(out), folder, levels, yes, command, say, engine)
         write_comparison(found, out)
     return found
 
 # %% ../nbs/13_doors/06_compare.ipynb #0932197f
-def train_grid(recipe, fields, seeds, choose, holdout, out, folder, levels, yes, command, say):
+def train_grid(recipe, fields, seeds, choose, holdout, out, folder, levels, yes, command, say, engine=None):
     "The comparison of a grid, trained where it is missing"
     from cifar_fastai.comparison.comparison import compare_runs
     from cifar_fastai.comparison.grid import check_count, grid_arms, grid_data, grid_plan, train_missing
     arms = grid_arms(recipe, fields, seeds)
     if len(arms)*len(arms[0].seeds) < 2: raise BadInput('one run: a comparison needs at least two\nGive a field several values, such as --arch resnet9,resnet18, or --seeds 3')
     check_count(count_trainings(arms, choose), yes)
+    if engine:
+        from cifar_fastai.comparison.clusters import choose_engine
+        engine = choose_engine(**engine)
     data = grid_data(arms)
     arms, choices, failed = choose_arms(arms, choose, holdout, data, out/'trials', say)
     plan = grid_plan(arms, folder, data)
     say(plan.summary())
-    train_missing(plan, folder, say, data)
+    train_missing(plan, folder, say, data, engine)
     failed += [run for run in plan.runs if run.failure]
     paths = [run.path for run in plan.runs if run.path]
     if len(paths) < 2 and failed: raise BadInput(f"{len(failed)} runs failed, and {len(paths)} cannot be compared: {failed[0].failure.splitlines()[0]}")
@@ -108,6 +112,12 @@ def compare_parser(
     add_flag(group, '--yes', 'train more than 200 runs')
     group.add_argument('--runs', dest='folder', default='runs', metavar='FOLDER', help='where runs are looked for and trained [runs]')
     add_out(group, 'comparison.html, .csv and .json', 'comparison', 'comparison')
+    group = parser.add_argument_group('engine')
+    add_option(group, '--engine', Name(('local', 'ray', 'slurm'), 'engine'), 'NAME', 'where missing runs are trained: local: several processes of this machine, ray, slurm [here, one after another]', '')
+    add_option(group, '--jobs', Number(int, low=1), 'N', 'local: runs at a time, which share the cores [one for each core]', 0)
+    add_option(group, '--address', Text('HOST:PORT'), 'HOST:PORT', 'ray: the cluster, or auto [one on this machine, for this grid]', '')
+    add_option(group, '--cpus', Number(int, low=1), 'N', 'CPUs of each run, which are its threads [local: the cores, shared; else 1]', 0)
+    add_option(group, '--gpus', Number(above=0), 'X', 'ray, slurm: GPUs of each run; ray gives parts of one too [0]', 0.)
     add_recipe_options(parser, several=True)
     return parser
 
@@ -154,7 +164,7 @@ def compare_by_options(options):
     "What the command does"
     LINE.begin('loading')
     recipe, fields, choose = grid_from_options(options)
-    typed = [name for name in vars(options) if name in {field.name for field in recipe_fields()}] + ['--choose']*len(options.choose)
+    typed = [name for name in vars(options) if name in {field.name for field in recipe_fields()}] + ['--choose']*len(options.choose) + ['--engine']*bool(options.engine)
     if options.runs and (typed or options.plan): raise BadWords(f"run folders are compared as they are, and '{typed[0] if typed else '--plan'}' is for runs to be trained\nName one or the other")
     if options.plan: return show_plan(recipe, fields, options.seeds, choose, options.folder, options.yes)
     if not options.runs and len(fields) == 0 and options.seeds == 1:
@@ -162,7 +172,7 @@ def compare_by_options(options):
     from cifar_fastai.base.devices import keep_freed_memory
     if not options.runs: keep_freed_memory(recipe.device)
     found = compare(options.runs, recipe, fields, options.seeds, choose, options.choose_holdout, options.out, options.folder, [level/100 for level in options.reach],
-                    options.yes, options.command)
+                    options.yes, options.command, engine=dict(name=options.engine, jobs=options.jobs, address=options.address, cpus=options.cpus, gpus=options.gpus))
     say(f"\n{found.text()}\npage     {Path(options.out)/'comparison.html'}")
 
 def main(

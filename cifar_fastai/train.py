@@ -6,11 +6,13 @@
 __all__ = ['last_page', 'train', 'recipe_of_words', 'train_parser', 'train_by_options', 'main']
 
 # %% ../nbs/13_doors/00_train.ipynb #i1c74dbd
-import sys
+import argparse, sys
+from collections.abc import Sequence
 from pathlib import Path
 from .base.messages import LINE, BadWords, is_first_process, notice, say
-from .base.commands import SWITCHES, Parser, add_flag, add_option, add_out, open_page, run_command
-from .base.rules import Number
+from .base.commands import SWITCHES, Keeping, Parser, add_flag, add_option, add_out, open_page, run_command
+from .base.rules import Name, Number
+from .base.trackers import TRACKERS
 from .recipes.recipe import Recipe
 from .recipes.named import expectation, read_recipe
 from .recipes.options import add_recipe_options, recipe_from_options
@@ -32,14 +34,16 @@ def train(
     recipe:Recipe|None=None, # What to train; the default recipe if left out
     out:str|Path='runs', # Folder of runs
     name:str|None=None, # The run's name; numbered and made from the recipe if left out
-    tensorboard:bool=False, # Write TensorBoard's events beside the run
+    cbs=None, # A fastai callback, or several, beside those of the recipe
+    trackers:Sequence[str]=(), # Where the run is followed: tensorboard, wandb, mlflow, trackio
     resume:str|Path|None=None, # A run folder to go on with; `auto`: the last of this recipe that was not finished, else a new one
     checkpoint_every:float=300., # Seconds between two checkpoints inside an epoch; 0: none there
     keep_checkpoint:bool=False, # Leave the last checkpoint in the folder of a finished run
 ):
     "Train by a recipe and leave a run folder; returns a `session.Run`. Raises `BadInput`"
+    from fastcore.foundation import L
     from cifar_fastai.runs.session import train_session
-    return train_session(recipe, out, name, tensorboard, resume=resume, checkpoint_every=checkpoint_every, keep_checkpoint=keep_checkpoint, after=[last_page])
+    return train_session(recipe, out, name, resume=resume, checkpoint_every=checkpoint_every, keep_checkpoint=keep_checkpoint, after=[last_page], cbs=L(cbs), trackers=trackers)
 
 # %% ../nbs/13_doors/00_train.ipynb #71b4bcf4
 def recipe_of_words(options):
@@ -64,7 +68,8 @@ def train_parser(
         'auto: with the last of this recipe in --out that was not finished, else a new one')
     add_option(run, '--checkpoint-every', Number(low=0), 'SECONDS', 'between two checkpoints inside an epoch; 0: none there, only one each epoch [300]', 300.)
     add_flag(run, '--keep-checkpoint', 'leave the last checkpoint in the folder of a finished run')
-    add_flag(run, '--tensorboard', "write TensorBoard's events into the run folder")
+    run.add_argument('--tracker', action='append', default=[], type=Keeping(Name(TRACKERS, 'tracker'), '--tracker'), metavar='NAME', help=f"follow the run there, an extra each: {', '.join(TRACKERS)}")
+    run.add_argument('--tensorboard', dest='tracker', action='append_const', const='tensorboard', help=argparse.SUPPRESS)
     add_flag(run, '--open', "open the run's page in the browser at its end")
     return parser
 
@@ -75,7 +80,7 @@ def train_by_options(options):
     if expectation(options.recipe): say(expectation(options.recipe))
     from cifar_fastai.base.devices import keep_freed_memory
     if recipe: keep_freed_memory(recipe.device)
-    run = train(recipe, options.out, options.name, options.tensorboard, options.resume, options.checkpoint_every, options.keep_checkpoint)
+    run = train(recipe, options.out, options.name, None, options.tracker, options.resume, options.checkpoint_every, options.keep_checkpoint)
     if options.open and is_first_process(): open_page(run.path/'report.html')
 
 def main(

@@ -69,10 +69,10 @@ def passed_on(monkeypatch, place):
 
 def test_words_of_train_reach_the_run(monkeypatch, tmp_path, capfd):
     taken = passed_on(monkeypatch, 'cifar_fastai.runs.session.train_session')
-    words = ['--recipe', 'quick', '--epochs', '7', '--mixup', '0.3', '--name', 'one', '--out', str(tmp_path), '--checkpoint-every', '5', '--keep-checkpoint']
+    words = ['--recipe', 'quick', '--epochs', '7', '--mixup', '0.3', '--name', 'one', '--out', str(tmp_path), '--checkpoint-every', '5', '--keep-checkpoint', '--tracker', 'wandb']
     assert said(words, capfd)[0] == 1
     recipe = dataclasses.replace(named_recipe('quick'), epochs=7, mixup=0.3)
-    wanted = dict(recipe=recipe, out=str(tmp_path), name='one', tensorboard=False, checkpoint_every=5., keep_checkpoint=True)
+    wanted = dict(recipe=recipe, out=str(tmp_path), name='one', trackers=['wandb'], checkpoint_every=5., keep_checkpoint=True)
     assert {name: taken[name] for name in wanted} == wanted
     assert said(['--resume', 'auto'], capfd)[0] == 1 and taken['resume'] == 'auto' and taken['checkpoint_every'] == 300 and not taken['keep_checkpoint']
 

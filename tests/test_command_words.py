@@ -83,7 +83,7 @@ def test_switches_are_turned_on_and_off():
     assert recipe_of('--whiten', 'yes', '--decay-norms', 'no') == Recipe(whiten=True, decay_norms=False)
     assert recipe_of('--whiten', '--no-whiten', '--decay-norms', 'no', '--decay-norms') == Recipe()
     options = train_parser().parse_args(['--keep-checkpoint', '--open', '--no-open'])
-    assert (options.keep_checkpoint, options.open, options.tensorboard) == (True, False, False)
+    assert (options.keep_checkpoint, options.open, options.tracker) == (True, False, [])
     _, fields, _ = grid_from_options(compare_parser().parse_args(['--whiten', 'yes,no', '--no-dirac']))
     assert fields == {'whiten': [True, False]}
 

@@ -16,7 +16,8 @@ from cifar_fastai.training import compiling
 from cifar_fastai.training import history
 from cifar_fastai.training import learner as training
 from cifar_fastai.base.commands import run_command
-from cifar_fastai.training.compiling import CompileModel
+from cifar_fastai.profiling.peak import step_flops
+from cifar_fastai.training.compiling import CompileModel, work_per_value
 from cifar_fastai.data.loaders import image_dataloaders
 from cifar_fastai.heatmaps.gradcam import heatmaps
 from cifar_fastai.training.history import History
@@ -182,6 +183,27 @@ def test_a_run_that_goes_on_otherwise_says_so(tiny_data, tiny_recipe, notices):
     assert not notices()
     part.resume_state({'seconds': 3.})
     assert part.seconds == 3 and 'compiled until the checkpoint: network; from here on: norms' in notices()
+
+
+@pytest.mark.parametrize('arch,width,side', [('resnet9', 16, 32), ('resnet20', 8, 16)])
+def test_the_work_for_each_normalised_value_is_counted(arch, width, side):
+    "Against PyTorch's own count of operations, and the sizes of what its batch norms are given"
+    model, values = network(arch, width=width), []
+    for layer in model.modules():
+        if isinstance(layer, torch.nn.BatchNorm2d): layer.register_forward_pre_hook(lambda layer, given: values.append(given[0].numel()))
+    model(torch.zeros(2, 3, side, side))
+    counted, read = step_flops(network(arch, width=width), (2, 3, side, side))[0] - 2*model.linear.weight.numel()*2, sum(values)
+    assert work_per_value(model, (2, 3, side, side)) == pytest.approx(counted/read)
+
+
+def test_auto_compiles_narrow_networks_only(tiny_data, tiny_recipe, monkeypatch):
+    compiled = CompileModel('auto', backend := Counting())
+    learner, _ = fitted(tiny_data, tiny_recipe, [compiled])
+    assert compiled.used == 'norms' and backend.graphs > 0
+    monkeypatch.setattr(compiling, 'NARROW', 1)
+    wide = CompileModel('auto', refusing)
+    learner, _ = fitted(tiny_data, tiny_recipe, [wide])
+    assert wide.used == 'no' and same(learner.model.state_dict(), fitted(tiny_data, tiny_recipe)[0].model.state_dict())
 
 
 def test_a_network_without_batch_norms_says_that_nothing_is_compiled(tiny_data, tiny_recipe, notices):

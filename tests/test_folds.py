@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from fastai.callback.core import Callback
+from scipy.stats import spearmanr
 from torch.nn import functional as F
 
 from cifar_fastai.base.messages import BadInput
@@ -13,6 +14,7 @@ from cifar_fastai.comparison.folds import fold_plan, gather_folds, train_folds
 from cifar_fastai.data.images import find_near_copies, fold_numbers, fold_positions, image_data
 from cifar_fastai.data.loaders import Positions, image_dataloaders, load_recipe_images
 from cifar_fastai.interpretation.inference import run_inference, steady_loader
+from cifar_fastai.labels.scores import logit_margin
 from cifar_fastai.recipes.recipe import Recipe
 from cifar_fastai.runs.checkpoints import Checkpoints
 from cifar_fastai.runs.files import load_run, read_dynamics, read_predictions
@@ -61,6 +63,17 @@ def test_what_is_no_part_is_refused(fold):
 def test_more_parts_than_images_and_mixed_images_are_refused(tiny_data):
     with pytest.raises(BadInput, match='120 training images for 200 parts'): image_dataloaders(tiny_data, dataclasses.replace(TINY, fold='1/200'))
     with pytest.raises(BadInput, match='mixup and cutmix mix them'): dataclasses.replace(TINY, mixup=0.4)
+
+
+def test_a_part_with_all_of_a_class_is_said(tiny_data):
+    images = tiny_data.images[:12].copy()
+    images[9:] = images[9]
+    data = image_data(images, np.r_[np.repeat([0, 1], [5, 4]), 2, 2, 2], ('a', 'b', 'c'), np.arange(12), 12)
+    refused = 0
+    for part in (1, 2):
+        try: image_dataloaders(data, dataclasses.replace(TINY, fold=f'{part}/2', batch_size=2))
+        except BadInput as error: refused += 'has all images of a class' in str(error)
+    assert refused == 1
 
 
 class Follows(Callback):
@@ -125,8 +138,13 @@ def test_the_parts_are_put_together_in_order_by_networks_that_did_not_see_them(f
     where = learner.dls.positions['fold']
     logits, _ = run_inference(learner.model, steady_loader(learner.dls.test_dl(where.view(Positions), with_labels=True)))
     assert np.allclose(found.kept.logits[np.isin(found.positions, where)], logits, atol=1e-5)
-    kept = [read_dynamics(path/'image_dynamics.npz') for path in paths]
-    assert np.isfinite(found.margins).sum() == len({name for one in kept for name, there in zip(one.name, ~np.isnan(one.margin).all(0)) if there})
+    kept, means = [read_dynamics(path/'image_dynamics.npz') for path in paths], []
+    for first in range(2):
+        margins = {name: np.nanmean(row[first:].astype(float)) for one in kept for name, row in zip(one.name, one.margin.T) if np.isfinite(row[first:]).any()}
+        means.append(np.array([margins.get(name, np.nan) for name in found.kept.names]))
+    own = logit_margin(found.kept.logits, found.kept.targets)
+    agreement = [spearmanr(own[np.isfinite(values)], values[np.isfinite(values)]).statistic for values in means]
+    assert np.allclose(found.margins, means[int(np.argmax(agreement))], equal_nan=True) and agreement[0] != agreement[1]
     with pytest.raises(BadInput, match='in two of the parts'): gather_folds([paths[0], paths[0]], data)
 
 

@@ -119,7 +119,7 @@ def test_planted_flips_are_found(flipped):
 
 
 def test_again_nothing_is_trained_and_what_a_person_decided_stays(flipped, capsys, monkeypatch):
-    (folder, wrong), path = flipped, flipped[0]/'found'/'labels.csv'
+    (folder, _), path = flipped, flipped[0]/'found'/'labels.csv'
     before = read_labels(path, KEPT)
     write_labels(path, [replace(row, label=row.given if row is before[0] else '') for row in before])
     monkeypatch.setattr('cifar_fastai.comparison.grid.train_session', None)

@@ -18,7 +18,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from test_project import ROOT, copied
 
-EXTRAS = 'timm', 'export', 'hub', 'tensorboard', 'search'  # whose libraries are imported inside functions, and refused by name where they are missing
+EXTRAS = 'timm', 'export', 'hub', 'tensorboard', 'wandb', 'mlflow', 'trackio', 'search', 'distributed', 'ray', 'slurm'  # whose libraries are imported inside functions, and refused by name where they are missing
 
 
 def settings():

@@ -411,7 +411,7 @@ def test_where_no_heatmap_was_kept_the_box_says_so(page, said):
 def test_print(page):
     page.execute_cdp_cmd('Emulation.setEmulatedMedia', {'media': 'print'})
     whole = page.execute_script("""return ['h2', 'h3'].every(name => [...document.querySelectorAll(name)].every(each => getComputedStyle(each).breakAfter === 'avoid'))
-        && ['.worst li', 'figure', '.tile', '.notes li', 'table.matrix', 'main tr'].every(name => [...document.querySelectorAll(name)].every(each => getComputedStyle(each).breakInside === 'avoid'))""")
+        && ['.worst li', 'figure', '.tile', '.notes li', 'table.matrix', 'main tr', 'main p', '.checks', '.judged', '.samples'].every(name => [...document.querySelectorAll(name)].every(each => getComputedStyle(each).breakInside === 'avoid'))""")
     hidden = page.execute_script("return [...document.querySelectorAll('.screen, nav.contents')].every(each => getComputedStyle(each).display === 'none')")
     heat = page.execute_script("return [...document.querySelectorAll('.worst img')].filter(image => image.alt.startsWith('evidence') && image.getBoundingClientRect().width > 40).length")
     page.execute_cdp_cmd('Emulation.setEmulatedMedia', {'media': ''})

@@ -7,7 +7,6 @@ __all__ = ['wilson_interval', 'student_interval', 'share_interval', 'mean_interv
 
 # %% ../../nbs/00_base/03_intervals.ipynb #ibaseint
 import numpy as np
-from scipy.special import ndtri, stdtrit
 
 # %% ../../nbs/00_base/03_intervals.ipynb #b0000005
 def wilson_interval(
@@ -16,6 +15,7 @@ def wilson_interval(
     level:float=0.95, # Share of samples whose interval holds the true value
 )->tuple[float, float]: # Low and high end, in 0…1; NaN where there are no images
     "Wilson's interval for a share"
+    from scipy.special import ndtri  # takes half a second
     if not images: return np.nan, np.nan
     z, share = float(ndtri((1 + level)/2)), right/images
     middle, reach = share + z*z/(2*images), z*(share*(1 - share)/images + z*z/(4*images*images))**0.5
@@ -28,6 +28,7 @@ def student_interval(
     level:float=0.95, # Share of samples whose interval holds the true mean
 )->tuple[float, float, float]: # The mean, and the low and high end
     "The mean, with the interval of Student's t"
+    from scipy.special import stdtrit
     values = np.asarray(values, np.float64)
     mean, degrees = float(values.mean()), len(values) - 1
     reach = float(stdtrit(degrees, (1 + level)/2)*values.std(ddof=1)/len(values)**0.5)

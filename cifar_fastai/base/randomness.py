@@ -35,16 +35,18 @@ class BatchRandom:
         share:slice|None=None, # Which of them are at hand, where the batch is shared; None: all
     )->None:
         "Make the coming draws those of this batch"
-        self.epoch, self.batch, self.whole, self.share = epoch, batch, None if share is None else len(positions), share
-        self.positions = positions if share is None else positions[share]
+        self.epoch, self.batch, self.positions, self.share = epoch, batch, positions, share
         digest = hashlib.blake2b(f'{self.seed} {epoch} {batch}'.encode(), digest_size=8).digest()
         self.generator.manual_seed(int.from_bytes(digest, 'big') >> 1)
+
+    @property
+    def positions_here(self): return self.positions if self.share is None else self.positions[self.share]
 
     def of_share(self, draw, shape):
         "What is drawn for the images at hand: as for the whole batch, and cut"
         *rest, count = (shape,) if isinstance(shape, int) else shape
         if self.share is None or count != self.share.stop - self.share.start: return draw((*rest, count))
-        return draw((*rest, self.whole))[..., self.share]
+        return draw((*rest, len(self.positions)))[..., self.share]
 
     def integers(self,
         low:int, # Least value

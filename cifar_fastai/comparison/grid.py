@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['COST', 'MOST_RUNS', 'fields_name', 'Arm', 'grid_arms', 'run_key', 'known_runs', 'seconds_per_step',
            'estimated_seconds', 'Planned', 'Plan', 'check_count', 'data_place', 'grid_data', 'grid_plan',
-           'error_reason', 'train_missing', 'claim_folder']
+           'error_reason', 'SerialEngine', 'train_missing', 'claim_folder']
 
 # %% ../../nbs/11_comparison/01_grid.ipynb #idd2d506
 import dataclasses, gc, itertools, json, time
@@ -78,6 +78,7 @@ def known_runs(
     for path in sorted(file.parent for file in Path(folder).glob('*/recipe.json')):
         try: record = read_run(path)
         except (BadInput, OSError): continue
+        if record.about.get('by_hand'): continue  # the recipe does not say what was done
         finished = record.metrics.get('status') == 'complete' and (path/'predictions.npz').is_file()
         (complete if finished else begun).setdefault(run_key(record.recipe, record.about['data']['fingerprints']), path)
     return complete, begun
@@ -118,6 +119,7 @@ class Planned:
     begun:Path|None = None # Where it was begun and not finished
     seconds:float|None = None # About how long it will take
     failure:str = '' # Why there is none
+    key:str = '' # Its `run_key`
 
 @dataclass(eq=False)
 class Plan:
@@ -176,7 +178,7 @@ def grid_plan(
     data, (complete, begun) = data or grid_data(arms), known_runs(runs)
     images = lambda recipe: data[data_place(recipe)]
     keys = [(arm, recipe, run_key(recipe, images(recipe).fingerprints)) for arm in arms for recipe in arm.recipes]
-    plan = Plan([Planned(arm, recipe, complete.get(key), begun.get(key)) for arm, recipe, key in keys])
+    plan = Plan([Planned(arm, recipe, complete.get(key), begun.get(key), key=key) for arm, recipe, key in keys])
     steps = {}
     for run in plan.missing if timed else []:
         cost = tuple(getattr(run.recipe, name) for name in COST)
@@ -194,21 +196,31 @@ def error_reason(
     return text if isinstance(error, BadInput) else f'{type(error).__name__}: {text}'
 
 # %% ../../nbs/11_comparison/01_grid.ipynb #121df39a
+class SerialEngine:
+    "Trains one run after another, in this process"
+    def train(self,
+        missing:list[Planned], # They get their paths, or the reason why there is none
+        runs:str|Path, # Folder of runs
+        say, # Called with each line for the person
+        data:dict|None=None, # From `grid_data`
+    )->None:
+        for number, run in enumerate(missing, 1):
+            say(f'\n[{number}/{len(missing)}] {run.arm.name}, seed {run.recipe.seed}')
+            try: run.path = train_session(run.recipe, runs, say=say, explained=False, resume=run.begun, images=data and data[data_place(run.recipe)]).path
+            except Exception as error:
+                run.failure = error_reason(error)
+                say(f'failed   {run.failure.splitlines()[0][:300]}')
+            gc.collect()
+
 def train_missing(
     plan:Plan, # Its runs get their paths, or the reason why there is none
     runs:str|Path='runs', # Folder of runs
     say=say, # Called with each line for the person
     data:dict|None=None, # From `grid_data`
+    engine=None, # Where the runs are trained: one of `engines`; here, one after another, if left out
 )->Plan:
     "Train what a plan lacks"
-    missing = plan.missing
-    for number, run in enumerate(missing, 1):
-        say(f'\n[{number}/{len(missing)}] {run.arm.name}, seed {run.recipe.seed}')
-        try: run.path = train_session(run.recipe, runs, say=say, explained=False, resume=run.begun, images=data and data[data_place(run.recipe)]).path
-        except Exception as error:
-            run.failure = error_reason(error)
-            say(f'failed   {run.failure.splitlines()[0][:300]}')
-        gc.collect()
+    if plan.missing: (engine or SerialEngine()).train(plan.missing, runs, say, data)
     return plan
 
 # %% ../../nbs/11_comparison/01_grid.ipynb #3130a3ae

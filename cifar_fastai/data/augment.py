@@ -48,7 +48,7 @@ class CropFlip(BatchAugment):
 
     def flips(self, count, device):
         "Which images to mirror, bool (count,)"
-        positions = self.random.positions
+        positions = self.random.positions_here
         if not self.flip: return torch.zeros(count, dtype=torch.bool, device=device)
         if self.flip == 'random' or positions is None or len(positions) != count:
             return self.random.coins(count, device)

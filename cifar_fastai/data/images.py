@@ -127,6 +127,7 @@ def split(
     if len(np.unique(labels[kept])) < classes:
         raise BadInput(f"--limit {limit} leaves a class without an image, of {classes} classes: name more")
     if left_out is not None: kept = np.setdiff1d(kept, np.searchsorted(where, left_out))
+    if len(np.unique(labels[kept])) < classes: raise BadInput('the part that is left out has all images of a class: near copies of a picture stay in one part\nGive each class more images')
     held = derived_holdout(labels, kept, holdout, seed+1) if about else kept[balanced_sample(labels[kept], holdout, seed+1)] if 0 < holdout < len(kept) else kept[:holdout]
     taken = np.zeros(len(labels), bool)
     taken[held] = True

@@ -17,7 +17,7 @@ from scipy.special import log_softmax, softmax
 from scipy.stats import binned_statistic
 from torch import from_numpy
 from torch.nn.functional import cross_entropy
-from ..base.messages import BadInput, notice, one_of
+from ..base.messages import BadInput, Diverged, notice, one_of
 from ..base.intervals import wilson_interval
 
 # %% ../../nbs/05_interpretation/00_predictions.ipynb #7db25195
@@ -28,7 +28,7 @@ def check_logits(logits, targets, names, classes):
                        'A classifier of one class an image is needed: logits (N, C), targets (N,)')
     if not len(logits): raise BadInput('there are no images to look at: the data set that was named is empty')
     broken = (~np.isfinite(logits)).any(1).sum()
-    if broken: raise BadInput(f"the model's outputs are not finite (NaN or infinite) for {broken} of {len(logits)} images\n"
+    if broken: raise Diverged(f"the model's outputs are not finite (NaN or infinite) for {broken} of {len(logits)} images\n"
                               'Its training diverged: train again with a lower learning rate')
     if (logits >= 0).all() and np.allclose(logits.sum(1), 1, atol=1e-3):
         notice('the model returns probabilities, not logits: losses and confidences below are those of a second softmax')

@@ -58,6 +58,7 @@ LIBRARIES = ('timm', 'torchvision') # whose networks are named `timm:NAME` and `
 COMPILES = {
     'no': 'the network runs as it was written',
     'yes': 'what gains by torch.compile in training steps: the network on a GPU, norms with their pooling and ReLU on a CPU',
+    'auto': 'yes on a GPU; on a CPU where the network is narrow enough to gain by it',
     'network': 'the whole network, wherever it runs',
     'graphs': 'the whole network, and on CUDA its steps are replayed as CUDA graphs'}
 

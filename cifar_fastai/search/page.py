@@ -54,7 +54,7 @@ def slice_charts(
     from optuna.visualization import plot_slice
     figure = plot_slice(study)
     def one(trace):
-        across = figure.layout[f"xaxis{trace.xaxis.removeprefix('x')}"]
+        across = figure.layout[f"xaxis{(trace.xaxis or '').removeprefix('x')}"]
         name, kinds = across.title.text.replace('_', ' '), list(dict.fromkeys(map(str, trace.x))) if across.type == 'category' else []
         x = [kinds.index(str(value)) for value in trace.x] if kinds else [float(value) for value in trace.x]
         order = np.argsort(x, kind='stable')
@@ -162,7 +162,7 @@ def search_html(
     table = trial_table(study, search)
     complete, images = table[table.state == 'complete'], len(data.test_positions)
     best = float(complete.accuracy.max()) if len(complete) else 0.5
-    notes = [f'trial {row.trial}: pruned, because {row.why}' for row in table.itertuples() if row.state == 'pruned' and 'became' in row.why]
+    notes = [f'trial {row.trial}: pruned, because {row.why}' for row in table.itertuples() if row.state == 'pruned' and not row.why.startswith('after epoch')]
     notes += [f'trial {row.trial} failed: {row.why}' for row in table.itertuples() if row.state == 'fail']
     if named and named.read > 1: notes.append(f'The test set was read for {named.read} recipes of this folder: choose no more by it')
     several = len(complete) > 1

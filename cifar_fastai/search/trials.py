@@ -13,13 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 import numpy as np, pandas as pd
 from filelock import FileLock, Timeout
-from ..base.messages import LINE, BadInput, need_module, notice, say
+from ..base.messages import LINE, BadInput, Diverged, need_module, notice, say
 from ..base.files import read_json, write_json
 from ..base.commands import make_folder
 from ..recipes.recipe import Recipe, recipe_to_dict
 from ..data.images import ImageData
 from ..training.run_callback import ORDERS, RunCallback
-from ..training.history import Diverged
 from ..training.stopping import GaveUp
 from ..runs.resume import run_status
 from ..runs.checkpoints import complete_recipe, list_differences
@@ -85,10 +84,10 @@ def open_journal(path):
     except (ValueError, KeyError) as error:
         raise BadInput(f"the journal '{path}' is damaged: {error}\nThe trials beside it are whole runs, and can be compared\nTake another --out for a new search") from error
 
-def make_sampler(search, number):
-    "The sampler of a trial: its draws depend on the seed, its number, and the trials that have ended"
+def make_sampler(search, *place):
+    "The sampler of a draw, which depends on the seed, the place, and the trials that have ended, and not on who draws"
     from optuna.samplers import RandomSampler, TPESampler
-    seed = int(np.random.SeedSequence((search.recipe.seed, number)).generate_state(1)[0])
+    seed = int(np.random.SeedSequence((search.recipe.seed, *place)).generate_state(1)[0])
     return TPESampler(seed=seed) if search.searcher == 'tpe' else RandomSampler(seed=seed)
 
 def make_pruner(search, epochs):
@@ -142,9 +141,12 @@ def take_trial(
     with hold_lock(folder/'.search.lock'):
         known = study.get_trials(deepcopy=False)
         def draw(number, begin):
-            study.sampler = make_sampler(search, number)
+            study.sampler, study._thread_local.cached_all_trials = make_sampler(search, number), None
             trial = begin()
-            for name, kind in distributions(search.space).items(): trial._suggest(name, kind)
+            trial.relative_params  # all at once, before one of them is in the journal
+            for place, (name, kind) in enumerate(distributions(search.space).items()):
+                study.sampler = make_sampler(search, number, place + 1)
+                trial._suggest(name, kind)
             return trial
         for one in known:
             if one.state == TrialState.RUNNING and (lock := claim_trial(folder, one.number, True)):

@@ -20,7 +20,7 @@ from fastai.learner import Learner, Recorder
 from fastcore.basics import tuplify
 from fastcore.xtras import is_listy
 from matplotlib import pyplot
-from ..base.messages import BadInput, notice
+from ..base.messages import BadInput, Diverged, notice
 from ..base.randomness import keep_random_states
 from .run_callback import ORDERS, RunCallback, ask_callback
 from .curves import draw_lr_find
@@ -176,7 +176,7 @@ def find_learning_rate(
     with learner.no_bar():
         found = find_rates(learner, recipe.lr_start, recipe.lr_end, recipe.lr_steps, taken=recipe.lr_suggestion)
     if found.taken not in found.suggestions:
-        raise BadInput(f"the learning-rate finder took {len(found.curve)} steps before the loss diverged: too few for '{found.taken}'\n"
+        raise Diverged(f"the learning-rate finder took {len(found.curve)} steps before the loss diverged: too few for '{found.taken}'\n"
                        'Try a lower --lr-end, more --lr-steps, or another --lr-suggestion')
     return found
 

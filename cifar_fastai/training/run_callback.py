@@ -33,7 +33,9 @@ ORDERS = {
     'LookaheadWeights': 49,  # before weights are averaged
     'AverageWeights': 50,  # after the step is as it stays
     'RateSweep': 60,  # in the place of fastai's ParamScheduler (60)
-    'Checkpoints': 90}  # after all others
+    'FollowRun': 80,  # after History has the row
+    'Checkpoints': 90,  # after all others
+    'SendHome': 95}  # after the checkpoint is written
 
 # %% ../../nbs/07_training/00_run_callback.ipynb #c0000009
 class RunCallback(Callback):

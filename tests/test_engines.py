@@ -1,0 +1,133 @@
+"A grid by other engines, against the grid trained here one after another"
+import dataclasses
+import os
+import signal
+import socket
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from cifar_fastai.base.files import read_json
+from cifar_fastai.base.messages import BadInput
+from cifar_fastai.comparison.clusters import RayEngine, SlurmEngine, check_answer, choose_engine, train_far
+from cifar_fastai.comparison.engines import LocalEngine, pack_folder, unpack_folder
+from cifar_fastai.comparison.grid import grid_arms, grid_data, grid_plan, train_missing
+from cifar_fastai.training.history import History
+
+
+@pytest.fixture(scope='module')
+def grid(tiny_folder, tiny_recipe):
+    recipe = dataclasses.replace(tiny_recipe, data=str(tiny_folder), width=8, batch_size=15, epochs=3, optimizer='sgd')
+    arms = grid_arms(recipe, {'norm': ['batch', 'group']})
+    return arms, grid_data(arms)
+
+
+def train_grid(grid, runs, engine=None):
+    lines, plan = [], grid_plan(grid[0], runs, grid[1])
+    train_missing(plan, runs, lines.append, grid[1], engine)
+    return plan, '\n'.join(lines)
+
+
+def weights_of(path): return load_file(path/'model.safetensors')
+def results(plan): return [{name: value.numpy().tobytes() for name, value in weights_of(run.path).items()} | {'history': [(row.train_loss, row.valid_loss) for row in history(run.path)]} for run in plan.runs]
+
+
+def history(path):
+    import pandas as pd
+    return list(pd.read_csv(path/'history.csv').itertuples())
+
+
+@pytest.fixture(scope='module')
+def serial(grid, tmp_path_factory):
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield results(train_grid(grid, tmp_path_factory.mktemp('serial'))[0])
+    torch.set_num_threads(threads)
+
+
+class Killing(LocalEngine):
+    "Kills the process of its first run in the last epoch, once"
+    killed = False
+    def tell(self, run, line):
+        super().tell(run, line)
+        if not self.killed and self.numbers[id(run)] == 1 and line.startswith('epoch 2/3'):
+            self.killed = True
+            os.kill(next(child.pid for other, child in self.children.values() if other is run), signal.SIGKILL)
+
+
+def test_processes_of_this_machine_give_the_same(grid, serial, tmp_path):
+    "One is killed and goes on from its checkpoint, and one run fails by itself and is not tried again"
+    (one, two), data = grid
+    broken = dataclasses.replace(one, fields={'lr': 1e30}, recipe=dataclasses.replace(one.recipe, lr=1e30))
+    plan, said = train_grid(([one, two, broken], data), tmp_path, Killing(jobs=2, cpus=1))
+    assert 'its process ended (-9)' in said and 'norm batch, seed 0, for the second time' in said and '[1] resume   ' in said
+    assert 'Try --lr' in plan.runs[2].failure and said.count('for the second time') == 1
+    plan.runs.pop()
+    assert results(plan) == serial and not any(run.failure for run in plan.runs)
+    assert '2 runs at a time on this machine, 1 thread each' in said and said.count('epoch 3/3') == 2
+    assert not [path for path in tmp_path.rglob('*') if path.name.startswith('.') and path.name != '.lock']
+    assert grid_plan(grid[0], tmp_path, data).missing == []
+
+
+def test_a_folder_travels_whole(tmp_path):
+    one, other = tmp_path/'one', tmp_path/'other'
+    for name in ('recipe.json', 'checkpoint/00000002.json', 'figures/a.png', 'model.safetensors'):
+        (one/name).parent.mkdir(parents=True, exist_ok=True)
+        (one/name).write_bytes(os.urandom(100))
+    (one/'.lock').touch(), (other/'checkpoint').mkdir(parents=True), (other/'checkpoint/00000001.json').touch()
+    unpack_folder(pack_folder(one), other)
+    files = lambda folder: {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob('*') if path.is_file() and path.name != '.lock'}
+    assert files(one) == files(other)
+    (one/'checkpoint/00000002.json').unlink()
+    unpack_folder(pack_folder(one), other)
+    assert not (other/'checkpoint').exists() and [*other.glob('.*')] == []
+
+
+def test_what_an_engine_lacks_is_said(monkeypatch):
+    with pytest.raises(BadInput, match='--address x:1 is for --engine ray'): choose_engine('local', address='x:1')
+    with pytest.raises(BadInput, match="unknown engine 'dask'"): choose_engine('dask')
+    monkeypatch.setitem(__import__('sys').modules, 'ray', None)
+    with pytest.raises(BadInput, match=r"pip install 'cifar_fastai\[ray\]'"): choose_engine('ray')
+    monkeypatch.setitem(__import__('sys').modules, 'submitit', None)
+    with pytest.raises(BadInput, match=r"pip install 'cifar_fastai\[slurm\]'"): choose_engine('slurm')
+    with socket.socket() as closed:
+        closed.bind(('127.0.0.1', 0))
+        with pytest.raises(BadInput, match='no Ray cluster answers'): check_answer(f'127.0.0.1:{closed.getsockname()[1]}')
+
+
+def test_slurm_is_missed_by_name():
+    pytest.importorskip('submitit', reason='the extra slurm is not installed')
+    with pytest.raises(BadInput, match='whole GPUs'): SlurmEngine(gpus=0.5)
+    with pytest.raises(BadInput, match='srun is not found'): SlurmEngine()
+
+
+@pytest.fixture(scope='module')
+def cluster():
+    ray = pytest.importorskip('ray', reason='the extra ray is not installed')
+    ray.init(address='local', num_cpus=2, num_gpus=0, include_dashboard=False, log_to_driver=False, logging_level='error')
+    yield ray
+    ray.shutdown()
+
+
+def test_a_ray_cluster_gives_the_same_and_a_lost_worker_goes_on(cluster, grid, serial, tmp_path):
+    def killed_once(job, number, *rest):
+        "Work of a worker that is killed in the middle of its first run, after a checkpoint came home"
+        if number == 1 and rest[0] is None:
+            counted = History.after_epoch
+            def after_epoch(self):
+                counted(self)
+                if self.epoch == 1: os.kill(os.getpid(), signal.SIGKILL)
+            History.after_epoch = after_epoch
+        return train_far(job, number, *rest)
+    engine = RayEngine(cpus=1, every=0, work=killed_once)
+    plan, said = train_grid(grid, tmp_path, engine)
+    assert results(plan) == serial, said
+    assert 'its worker was lost' in said and 'resume   1 of 3 epochs are done' in said
+    assert len([*tmp_path.glob('*/recipe.json')]) == 2 and not [*tmp_path.glob('*/checkpoint')]
+    assert all(read_json(run.path/'metrics.json')['status'] == 'complete' for run in plan.runs)
+
+
+def test_more_than_the_cluster_has_is_refused(cluster, grid, tmp_path):
+    with pytest.raises(BadInput, match='asks for 2 GPUs, and no machine of the cluster has more than 0'): train_grid(grid, tmp_path, RayEngine(gpus=2))
+    assert cluster.is_initialized()
