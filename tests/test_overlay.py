@@ -117,10 +117,10 @@ def test_files_of_labels_follow_each_other(sources, tmp_path):
     plain = load_images(sources['folder'])
     one, two, three = plain.names[:3]
     head = ','.join(['name', 'given', 'label', *plain.classes])
-    first = written(tmp_path/'first.csv', head, f'{one},ant,bee,,,', f'{two},bee,{DROP},,,', f'{three},cat,,0.5,0.5,0')
+    first = written(tmp_path/'first.csv', head, f'{one},ant,bee,,,', f'{two},ant,{DROP},,,', f'{three},ant,,0.5,0.5,0')
     second = written(tmp_path/'second.csv', 'name,given,label', f'{one},bee,cat', f'{three},ant,cat')
     found = load_images(sources['folder'], labels=f'{first}+{second}')
-    assert class_of(found) == {**class_of(plain), one: 'cat'} and 1 not in found.train_positions and found.soft[0].max() == -1
+    assert class_of(found) == {**class_of(plain), one: 'cat', three: 'cat'} and 1 not in found.train_positions and found.soft[0].max() == -1
     assert [about['relabelled'] for about in found.changes.values()] == [1, 2] and list(found.changes) == ['labels', 'labels 2']
     with pytest.raises(BadInput, match='second.csv, line 2: .*other data'): load_images(sources['folder'], labels=second)
 
