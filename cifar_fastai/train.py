@@ -6,7 +6,7 @@
 __all__ = ['last_page', 'train', 'recipe_of_words', 'train_parser', 'train_by_options', 'main']
 
 # %% ../nbs/13_doors/00_train.ipynb #i1c74dbd
-import argparse, sys
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from .base.messages import LINE, BadWords, is_first_process, notice, say
@@ -69,7 +69,6 @@ def train_parser(
     add_option(run, '--checkpoint-every', Number(low=0), 'SECONDS', 'between two checkpoints inside an epoch; 0: none there, only one each epoch [300]', 300.)
     add_flag(run, '--keep-checkpoint', 'leave the last checkpoint in the folder of a finished run')
     run.add_argument('--tracker', action='append', default=[], type=Keeping(Name(TRACKERS, 'tracker'), '--tracker'), metavar='NAME', help=f"follow the run there, an extra each: {', '.join(TRACKERS)}")
-    run.add_argument('--tensorboard', dest='tracker', action='append_const', const='tensorboard', help=argparse.SUPPRESS)
     add_flag(run, '--open', "open the run's page in the browser at its end")
     return parser
 

@@ -11,6 +11,7 @@ from cifar_fastai.cli import COMMANDS, console_parser, dispatch
 from cifar_fastai.compare import compare_parser, grid_from_options
 from cifar_fastai.export.__main__ import export_parser
 from cifar_fastai.interpret import interpret_parser
+from cifar_fastai.labels.__main__ import labels_parser
 from cifar_fastai.look import look_parser
 from cifar_fastai.predict import predict_parser
 from cifar_fastai.profile import profile_parser
@@ -21,8 +22,8 @@ from cifar_fastai.search.__main__ import search_parser
 from cifar_fastai.train import train_parser
 
 PARSERS = {'train': train_parser, 'interpret': interpret_parser, 'report': report_parser, 'compare': compare_parser, 'profile': profile_parser,
-           'predict': predict_parser, 'export': export_parser, 'look': look_parser, 'search': search_parser}
-WORDS = {'look': ['a'], 'interpret': ['a'], 'report': ['a'], 'export': ['a'], 'predict': ['a', 'b']}  # that a command cannot do without
+           'predict': predict_parser, 'export': export_parser, 'look': look_parser, 'labels': labels_parser, 'search': search_parser}
+WORDS = {'look': ['a'], 'labels': ['a'], 'interpret': ['a'], 'report': ['a'], 'export': ['a'], 'predict': ['a', 'b']}  # that a command cannot do without
 HEAVY = {'torch', 'fastai', 'fastcore', 'numpy', 'pandas', 'scipy', 'matplotlib', 'PIL', 'shtab'}
 
 

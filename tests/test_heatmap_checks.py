@@ -2,7 +2,7 @@
 import json, random
 import cv2, numpy as np, pytest, torch
 from pytorch_grad_cam.metrics.perturbation_confidence import RemoveLeastRelevantFirst, RemoveMostRelevantFirst
-from pytorch_grad_cam.metrics.road import ROADLeastRelevantFirst, ROADMostRelevantFirst
+from pytorch_grad_cam.metrics.road import NoisyLinearImputer, ROADLeastRelevantFirst, ROADMostRelevantFirst
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputSoftmaxTarget
 from scipy import stats
 from torch import nn
@@ -81,6 +81,17 @@ def test_the_imputer_fills_a_slope_exactly():
     torch.testing.assert_close(imputer(image, kept), image, atol=1e-4, rtol=0)
     noisy = CellImputer()(image, kept)
     assert torch.equal(noisy[:, kept > 0], image[:, kept > 0]) and .003 < (noisy - image)[:, kept == 0].std() < .03
+
+
+@pytest.mark.parametrize('shape, share', [((12, 12), .3), ((32, 32), .7), ((9, 20), .5)])
+def test_the_imputer_fills_as_the_package_does(shape, share):
+    draws = torch.Generator().manual_seed(0)
+    image, kept = torch.randn(3, *shape, generator=draws), (torch.rand(shape, generator=draws) > share).float()
+    kept[:2, :3] = 0  # a hole at the border
+    torch.manual_seed(1)
+    theirs = NoisyLinearImputer()(image, kept)
+    torch.manual_seed(1)
+    torch.testing.assert_close(CellImputer()(image, kept), theirs, atol=1e-6, rtol=0)
 
 
 def test_cells_of_a_large_picture():

@@ -65,7 +65,7 @@ def test_every_option_that_is_named_exists(page):
 
 
 def test_the_commands_are_found_and_wrong_ones_refused(capsys):
-    assert {words[0] for words in commands((ROOT/'README.md').read_text(encoding='utf-8'))} == {'train', 'look', 'report', 'interpret', 'compare', 'search', 'predict', 'export'}
+    assert {words[0] for words in commands((ROOT/'README.md').read_text(encoding='utf-8'))} == {'train', 'look', 'report', 'interpret', 'compare', 'search', 'labels', 'predict', 'export'}
     for wrong in ('cifar-fastai train --epoch-count 3', 'python -m cifar_fastai.report', 'cifar-fastai train \\\n  --arch resnet7'):
         with pytest.raises((SystemExit, ValueError)): parse(next(commands(wrong)))
 

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,6 +14,7 @@ import pytest
 pytest.importorskip('optuna', reason='the extra search is not installed')
 pytest.importorskip('plotly', reason='the extra search is not installed')
 
+from browsers import MARKS, browser  # noqa: F401, a fixture
 from cifar_fastai.base.commands import run_command
 from cifar_fastai.base.messages import BadInput, Diverged
 from cifar_fastai.comparison.comparison import compare_runs
@@ -239,6 +241,20 @@ def test_the_page_is_whole_and_asks_for_nothing(found):
     for part in ('id="repeats"', 'id="course"', 'id="trials"', 'id="next"', 'judged on 15 training images', 'within the noise'): assert part in page, part
 
 
+def narrow(browser, width):
+    browser.execute_cdp_cmd('Emulation.setDeviceMetricsOverride', {'width': width, 'height': 800, 'deviceScaleFactor': 1, 'mobile': False})
+    return browser.execute_script('return document.documentElement.scrollWidth')
+
+
+@pytest.mark.slow
+@MARKS[1]
+def test_the_page_fits_a_phone_in_a_browser_that_objects_to_nothing(found, browser):
+    axe = pytest.importorskip('axe_core_python.selenium')
+    browser.get((found.folder/'search.html').as_uri())
+    assert narrow(browser, 1280) <= 1280 and narrow(browser, 390) <= 390
+    assert [one['id'] for one in axe.Axe().run(browser)['violations']] == [] and browser.get_log('browser') == []
+
+
 def test_a_trial_that_is_killed_goes_on_from_its_checkpoint_bit_for_bit(tiny_folder, tiny_recipe, tmp_path, monkeypatch):
     recipe, data = set_images_aside(dataclasses.replace(tiny_recipe, data=str(tiny_folder), holdout=15, epochs=3, optimizer='sgd'))
     search = Search(recipe, space_of('lr=0.01..0.1:log'), 'random', 'none')
@@ -262,6 +278,13 @@ def test_a_run_judged_on_images_set_aside_has_the_same_for_every_seed(tiny_folde
     (aside, data), (_, other) = set_images_aside(recipe), set_images_aside(dataclasses.replace(recipe, seed=7))
     assert aside.set_aside == len(data.test_positions) == 12 and data.train_count == 38 and data.fingerprints == other.fingerprints
     assert not set(data.names[:38]) & set(data.names[38:]) and all(name.startswith('train') for name in data.names)
+
+
+@pytest.mark.parametrize('name', ['optuna', 'plotly'])
+def test_what_is_not_installed_is_refused_by_name_before_anything(tiny_recipe, tmp_path, monkeypatch, name):
+    monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(BadInput, match=rf"this needs {name}.*\n.*pip install 'cifar_fastai\[search\]'"): search_recipes(tiny_recipe, space_of('lr=0.1..1'), out=tmp_path/'none')
+    assert not (tmp_path/'none').exists()
 
 
 def test_the_noise_of_the_hold_out_is_that_of_a_coin():

@@ -6,10 +6,9 @@
 __all__ = ['PROJECT', 'TRACKERS', 'known_as', 'TensorBoard', 'Wandb', 'MLflow', 'Trackio', 'check_trackers']
 
 # %% ../../nbs/00_base/11_trackers.ipynb #trk00003
-import json, os, time, uuid
+import json, os, secrets, time
 from pathlib import Path
 from .messages import need_module, one_of
-from .files import read_json, write_json
 
 # %% ../../nbs/00_base/11_trackers.ipynb #trk00006
 PROJECT = 'cifar_fastai' # what the runs are filed under
@@ -17,9 +16,10 @@ PROJECT = 'cifar_fastai' # what the runs are filed under
 def known_as(
     path:Path, # The run folder
     tracker:str, # Its name
-    make=lambda: uuid.uuid4().hex[:16], # Makes a name where there is none
+    make=lambda: secrets.token_hex(8), # Makes a name where there is none
 )->str:
     "The name that a tracker knows a run by"
+    from cifar_fastai.base.files import read_json, write_json  # here, so that the words of a command need no more than they must
     file = Path(path)/'trackers.json'
     names = read_json(file) if file.is_file() else {}
     if tracker not in names: write_json(file, names := {**names, tracker: make()})
