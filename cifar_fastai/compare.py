@@ -113,7 +113,7 @@ def compare_parser(
     group.add_argument('--runs', dest='folder', default='runs', metavar='FOLDER', help='where runs are looked for and trained [runs]')
     add_out(group, 'comparison.html, .csv and .json', 'comparison', 'comparison')
     group = parser.add_argument_group('engine')
-    add_option(group, '--engine', Name(('local', 'ray', 'slurm'), 'engine'), 'NAME', 'where missing runs are trained: local: several processes of this machine, ray, slurm [here, one after another]', '')
+    add_option(group, '--engine', Name(('local', 'ray', 'slurm'), 'engine'), 'NAME', 'where missing runs are trained: local: several processes of this machine, ray, slurm [here, one after another]')
     add_option(group, '--jobs', Number(int, low=1), 'N', 'local: runs at a time, which share the cores [one for each core]', 0)
     add_option(group, '--address', Text('HOST:PORT'), 'HOST:PORT', 'ray: the cluster, or auto [one on this machine, for this grid]', '')
     add_option(group, '--cpus', Number(int, low=1), 'N', 'CPUs of each run, which are its threads [local: the cores, shared; else 1]', 0)
@@ -172,7 +172,7 @@ def compare_by_options(options):
     from cifar_fastai.base.devices import keep_freed_memory
     if not options.runs: keep_freed_memory(recipe.device)
     found = compare(options.runs, recipe, fields, options.seeds, choose, options.choose_holdout, options.out, options.folder, [level/100 for level in options.reach],
-                    options.yes, options.command, engine=dict(name=options.engine, jobs=options.jobs, address=options.address, cpus=options.cpus, gpus=options.gpus))
+                    options.yes, options.command, engine=dict(name=options.engine or '', jobs=options.jobs, address=options.address, cpus=options.cpus, gpus=options.gpus))
     say(f"\n{found.text()}\npage     {Path(options.out)/'comparison.html'}")
 
 def main(

@@ -94,7 +94,7 @@ def test_every_switch_has_its_no(name):
     options = PARSERS[name]()._option_string_actions
     switches = [word for word, action in options.items() if word.startswith('--') and (action.nargs == 0 and action.const is True or action.nargs == '?')]
     assert all(f'--no-{word[2:]}' in options for word in switches if word != '--traceback')
-    if name == 'train': assert len(switches) >= 4 + sum(field.default in (True, False) and isinstance(field.default, bool) for field in recipe_fields())
+    if name == 'train': assert len(switches) >= 3 + sum(field.default in (True, False) and isinstance(field.default, bool) for field in recipe_fields())
 
 
 @pytest.mark.parametrize('name', sorted(set(PARSERS) - {'predict'}))

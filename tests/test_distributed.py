@@ -83,6 +83,13 @@ def test_as_on_one_process(tiny_data, tiny_recipe, tmp_path, count, name):
     assert np.sum([other['computed'] for other, _ in several], axis=0).tolist() == one['computed']
 
 
+def test_batch_norms_have_the_statistics_of_all_shares(tiny_data, tiny_recipe, tmp_path):
+    recipe = dataclasses.replace(tiny_recipe, width=8, norm='batch', batch_size=25, epochs=1, optimizer='sgd', ema=0.9)
+    (one, _), (first, weights), (second, others) = fit_on(1, tiny_data, recipe, tmp_path/'one') + fit_on(2, tiny_data, recipe, tmp_path/'two')
+    assert first['losses'] == second['losses'] and all(torch.equal(value, others[name]) for name, value in weights.items())
+    assert any(name.endswith('running_var') for name in weights) and first['losses'][0] == pytest.approx(one['losses'][0], rel=0.2)
+
+
 @pytest.fixture(scope='module')
 def folder_recipe(tiny_folder, tiny_recipe):
     return dataclasses.replace(tiny_recipe, data=str(tiny_folder), width=8, norm='group', batch_size=15, epochs=2, optimizer='sgd', ema=0.9, holdout=10)

@@ -66,9 +66,9 @@ def test_more_parts_than_images_and_mixed_images_are_refused(tiny_data):
 
 
 def test_a_part_with_all_of_a_class_is_said(tiny_data):
-    images = tiny_data.images[:12].copy()
-    images[9:] = images[9]
-    data = image_data(images, np.r_[np.repeat([0, 1], [5, 4]), 2, 2, 2], ('a', 'b', 'c'), np.arange(12), 12)
+    images = tiny_data.images[:15].copy()
+    images[9:12] = images[9]
+    data = image_data(images, np.r_[np.repeat([0, 1], [5, 4]), 2, 2, 2, 0, 1, 2], ('a', 'b', 'c'), np.arange(15), 12)
     refused = 0
     for part in (1, 2):
         try: image_dataloaders(data, dataclasses.replace(TINY, fold=f'{part}/2', batch_size=2))

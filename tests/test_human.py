@@ -86,6 +86,15 @@ def test_a_table_that_does_not_fit_is_refused_by_its_line(kept, tmp_path, text, 
     with pytest.raises(BadInput, match=says): read_answers(tmp_path/'bad.csv', kept)
 
 
+def test_the_page_says_it_and_bears_a_file_of_another_hand(kept, counts):
+    from cifar_fastai.views.report_facts import people_facts, run_numbers
+    found = json.loads(json.dumps(BesidePeople(kept, counts/counts.sum(1, keepdims=True)).metrics()))
+    share = f"{found['errors_alone']['value']:.1%}"
+    assert dict(run_numbers({'human': found}))['errors that no person makes'] == share
+    assert [title for title, _ in people_facts({'human': found})] == ['cross-entropy to people', 'errors where people are split', 'errors that no person makes', 'hard for both']
+    for other in ({}, {'human': None}, {'human': {'split': 3}}, {'human': 'x'}): assert people_facts(other) == [] == run_numbers(other)
+
+
 def test_no_file_and_labels_without_answers_are_refused(kept, tmp_path):
     with pytest.raises(BadInput, match='cannot be read'): read_answers(tmp_path/'none.npy', kept)
     with pytest.raises(BadWords, match='--human-labels is for --human'): main([str(tmp_path), '--human-labels', 'x.npy'])

@@ -18,6 +18,7 @@ from cifar_fastai.data.overlay import change_labels
 from cifar_fastai.comparison.grid import grid_arms, grid_data, grid_plan
 from cifar_fastai.data.sources import load_images, shapes_data
 from cifar_fastai.recipes.recipe import Recipe
+from cifar_fastai.runs.files import read_run, run_loaders
 from cifar_fastai.runs.folder import count_copies
 from cifar_fastai.runs.session import train_session
 from cifar_fastai.views.report_page import write_run_report
@@ -112,12 +113,24 @@ def test_test_labels_change_only_where_it_is_said(sources, tmp_path):
     with pytest.raises(BadInput, match='Name one: --labels FILE'): Recipe(test_labels='yes')
 
 
+def test_files_of_labels_follow_each_other(sources, tmp_path):
+    plain = load_images(sources['folder'])
+    one, two, three = plain.names[:3]
+    head = ','.join(['name', 'given', 'label', *plain.classes])
+    first = written(tmp_path/'first.csv', head, f'{one},ant,bee,,,', f'{two},ant,{DROP},,,', f'{three},ant,,0.5,0.5,0')
+    second = written(tmp_path/'second.csv', 'name,given,label', f'{one},bee,cat', f'{three},ant,cat')
+    found = load_images(sources['folder'], labels=f'{first}+{second}')
+    assert class_of(found) == {**class_of(plain), one: 'cat', three: 'cat'} and 1 not in found.train_positions and found.soft[0].max() == -1
+    assert [about['relabelled'] for about in found.changes.values()] == [1, 2] and list(found.changes) == ['labels', 'labels 2']
+    with pytest.raises(BadInput, match='second.csv, line 2: .*other data'): load_images(sources['folder'], labels=second)
+
+
 def test_soft_labels_have_a_file_of_their_own(sources, tmp_path):
     plain = load_images(sources['folder'])
     soft = written(tmp_path/'soft.csv', f"name,{','.join(plain.classes)}", f'{plain.names[0]},0.1,0.2,0.7', f'{plain.names[1]},1,0,0')
     hard = written(tmp_path/'hard.csv', 'name,label', f'{plain.names[1]},{DROP}', f'{plain.names[2]},cat')
     found = load_images(sources['folder'], labels=hard, soft_labels=soft)
-    assert found.labels[0] == 2 and found.soft[1].shape == (1, 3) and 1 not in found.train_positions and found.labels[2] == 2
+    assert found.labels[0] == 2 and found.soft[1][found.soft[0][0]].tolist() == np.float32([0.1, 0.2, 0.7]).tolist() and 1 not in found.train_positions and found.labels[2] == 2
     with pytest.raises(BadInput, match='has no shares'): load_images(sources['folder'], soft_labels=hard)
 
 
@@ -147,7 +160,7 @@ def test_what_is_left_out_is_in_no_set_and_no_class_goes(tiny_data, tmp_path):
     draw = np.random.default_rng(0)
     gone = sorted(draw.choice(150, 40, replace=False).tolist())
     train, test = ([name for place, name in enumerate(tiny_data.names) if place in gone and (place < 120) == trained] for trained in (True, False))
-    data = change_labels(tiny_data, written(tmp_path/'a.csv', 'name,label', *(f'{name},{DROP}' for name in train)),
+    data = change_labels(tiny_data, [written(tmp_path/'a.csv', 'name,label', *(f'{name},{DROP}' for name in train))],
                          test_labels=written(tmp_path/'b.csv', 'name,label', *(f'{name},{DROP}' for name in test)))
     left = [place for place in range(150) if place not in gone]
     trained, held = split(data, limit=60, holdout=12)
@@ -158,7 +171,7 @@ def test_what_is_left_out_is_in_no_set_and_no_class_goes(tiny_data, tmp_path):
     right = np.arange(len(data.test_positions)) == len(data.test_positions) - 1  # the copy alone is right
     assert {name: count_copies(data, right)[name] for name in ('test_images', 'test_accuracy_without')} == {'test_images': 1, 'test_accuracy_without': 0.}
     with pytest.raises(BadInput, match="leaves no training image of the class 'ant'"):
-        change_labels(tiny_data, written(tmp_path/'c.csv', 'name,label', *(f'{name},{DROP}' for name, label in zip(tiny_data.names[:120], tiny_data.labels) if label == 0)))
+        change_labels(tiny_data, [written(tmp_path/'c.csv', 'name,label', *(f'{name},{DROP}' for name, label in zip(tiny_data.names[:120], tiny_data.labels) if label == 0))])
 
 
 def test_a_run_says_which_labels_it_had_and_goes_on_only_with_them(sources, tiny_recipe, tmp_path, capsys):
@@ -178,6 +191,7 @@ def test_a_run_says_which_labels_it_had_and_goes_on_only_with_them(sources, tiny
     assert page.index('<p class="first">') < page.index('<h1>') and 'Test labels were changed' in page and '1 are left out (labels.csv)' in page
     (run.path/'manifest.json').unlink()
     write_labels(file, [LabelRow(0, plain.names[0], 'ant', 'bee', 0.1, 'wrong', 'bee')])
+    assert run_loaders(read_run(run.path)).data.fingerprints == about['data']['fingerprints']  # by the files as the run had them
     with pytest.raises(BadInput, match='cannot go on here'): train_session(recipe, resume=run.path, explained=False)
 
 

@@ -242,4 +242,4 @@ def changes_lines(
     changes:dict|None, # What is said of each file, by its option
 )->list[str]: # None, or a line for each file
     "What label files changed, that of test labels first"
-    return [changes_text(about, 'test' if option == 'test_labels' else 'training') for option, about in sorted((changes or {}).items(), key=lambda pair: pair[0] != 'test_labels')]
+    return [changes_text(about, 'test' if option.startswith('test_labels') else 'training') for option, about in sorted((changes or {}).items(), key=lambda pair: not pair[0].startswith('test_labels'))]

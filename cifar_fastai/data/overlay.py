@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['ELSEWHERE', 'Changes', 'parts_of', 'Places', 'note_row', 'read_changes', 'change_digest', 'is_changing', 'account',
-           'change_labels', 'apply_changes', 'check_left', 'reading_of']
+           'change_labels', 'apply_changes', 'add_shares', 'check_left', 'reading_of']
 
 # %% ../../nbs/03_data/11_overlay.ipynb #iover001
 import hashlib
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 import numpy as np
@@ -117,45 +118,46 @@ def account(path, changes, images):
 
 def change_labels(
     data:ImageData, # The images, with the labels that they have
-    labels:str|Path='', # A label file for training images
+    labels:Sequence=(), # Label files for training images, each for the labels that the ones before it gave
     soft_labels:str|Path='', # A label file with a column for each class, which counts where both name an image
     test_labels:str|Path='', # A label file for test images; `yes`: `labels` is one
 )->ImageData: # With `dropped`, `soft` and `changes`, on the same array
     "Images with the labels that files give them; raises `BadInput`"
-    test_start, both, said = parts_of(data)['test'][0], {'train': Changes(), 'test': Changes()}, {}
-    asked = [('labels', labels, 'both' if test_labels == 'yes' else 'train', False), ('soft_labels', soft_labels, 'train', True), ('test_labels', '' if test_labels == 'yes' else test_labels, 'test', False)]
+    part = 'both' if test_labels == 'yes' else 'train'
+    asked = [*(('labels' if number == 1 else f'labels {number}', path, part, False) for number, path in enumerate(labels, 1)),
+             ('soft_labels', soft_labels, 'train', True), ('test_labels', '' if test_labels == 'yes' else test_labels, 'test', False)]
     for option, path, part, soft in asked:
-        if not path: continue
-        found = read_changes(path, data, part, soft)
-        for where, changes in found.items():
-            for name in ('labels', 'shares'): getattr(both[where], name).update(getattr(changes, name))
-            both[where].dropped |= changes.dropped
-        if part != 'test': said[option] = account(path, found['train'], test_start)
-        if part != 'train': said['test_labels'] = account(path, found['test'], len(data.labels) - test_start)
-    return apply_changes(data, both, said)
+        if path: data = apply_changes(data, option, path, part, read_changes(path, data, part, soft))
+    return data
 
-def apply_changes(data, both, said):
-    "Images with what the files say"
-    if not said: return data
-    labels, soft, prints = np.array(data.labels), None, dict(data.fingerprints)
+def apply_changes(data, option, path, part, both):
+    "Images with what one file says"
+    labels, prints, said, test_start = np.array(data.labels), dict(data.fingerprints), dict(data.changes or {}), parts_of(data)['test'][0]
+    if part != 'test': said[option] = account(path, both['train'], test_start)
+    if part != 'train': said[f"test_{option.removeprefix('test_')}"] = account(path, both['test'], len(labels) - test_start)
     for where, changes in both.items():
         labels[list(changes.labels)] = list(changes.labels.values())
         if is_changing(changes): prints[where] = hashlib.sha256(f'{prints[where]} {change_digest(changes)}'.encode()).hexdigest()
-    if shares := {place: value for place, value in both['train'].shares.items() if place not in both['train'].dropped}:
-        rows = np.full(len(labels), -1, np.int64)
-        rows[list(shares)] = np.arange(len(shares))
-        soft = rows, np.array(list(shares.values()), np.float32)
-    dropped = np.array(sorted(both['train'].dropped | both['test'].dropped), np.int64)
-    found = replace(data, labels=labels, fingerprints=prints, dropped=dropped, soft=soft, changes=said)
+    dropped = np.array(sorted({*([] if data.dropped is None else data.dropped.tolist()), *both['train'].dropped, *both['test'].dropped}), np.int64)
+    found = replace(data, labels=labels, fingerprints=prints, dropped=dropped, soft=add_shares(data, both['train']), changes=said)
     check_left(data, found)
     return found
+
+def add_shares(data, changes):
+    "Soft labels with those of one file; an image that the file gives a class has none"
+    rows, values = data.soft or (np.full(len(data.labels), -1, np.int64), np.zeros((0, len(data.classes)), np.float32))
+    if not changes.shares and data.soft is None: return None
+    rows = np.array(rows)
+    rows[[*changes.labels.keys() - changes.shares.keys()]] = -1
+    rows[[*changes.shares]] = len(values) + np.arange(len(changes.shares))
+    return rows, np.concatenate([values, np.array([*changes.shares.values()], np.float32).reshape(-1, len(data.classes))])
 
 def check_left(before, after):
     "Refuse labels that leave a class without a training image, or no test image"
     gone = set(before.labels[before.train_positions]) - set(after.labels[after.train_positions])
-    file = next(iter(after.changes.values()))['file']
+    file = [*after.changes.values()][-1]['file']
     if gone: raise BadInput(f'{file} leaves no training image of the class {quote(before.classes[min(gone)])}\nKeep some of them, or take the class out of the data')
-    if not len(after.test_positions): raise BadInput(f"{after.changes['test_labels']['file']} leaves no test image\nKeep some of them")
+    if not len(after.test_positions): raise BadInput(f"{file} leaves no test image\nKeep some of them")
 
 # %% ../../nbs/03_data/11_overlay.ipynb #cover004
 def reading_of(

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['CIFAR10', 'USUAL', 'NO_DATA', 'PUBLISHED', 'find_placement', 'read_files', 'cifar10_path', 'download',
-           'differs_from_published', 'read_whole', 'has_classes', 'is_label_file', 'divide_labels', 'load_images',
-           'check_cifar10', 'shapes_data']
+           'differs_from_published', 'read_whole', 'has_classes', 'is_label_file', 'divide_labels', 'split_files',
+           'load_images', 'check_cifar10', 'shapes_data']
 
 # %% ../../nbs/03_data/12_sources.ipynb #ic785215
 import os, re, sys
@@ -165,14 +165,21 @@ def divide_labels(
     labels:str, # What was typed
     label_column:str, # The table's column of classes, where one was typed
     test_share:float, # What is drawn for testing
-)->tuple[str,str]: # The table that gives the images their classes, or `names`; the file that changes labels
+)->tuple[str,list[str]]: # The table that gives the images their classes, or `names`; the files that change labels
     "What a file of labels is for"
-    if not labels or labels == NAMES: return labels, ''
-    if '+' in labels and not Path(labels).is_file(): return labels.rpartition('+')[::2]
-    file = Path(labels).expanduser()
-    if file.is_file() and is_label_file(file): return '', str(file)
+    if not labels or labels == NAMES: return labels, []
+    files = split_files(labels)
+    file = Path(files[0]).expanduser()
+    if labels != NAMES and file.is_file() and is_label_file(file): return '', files
     within = not file.is_file() or path.is_dir() and file.resolve().is_relative_to(path.resolve())
-    return (labels, '') if label_column or within or not has_classes(path, test_share) else ('', str(file))
+    return (files[0], files[1:]) if label_column or within or not has_classes(path, test_share) else ('', files)
+
+def split_files(
+    labels:str, # What was typed
+)->list[str]: # Names of files, or `names` before them
+    "Several files of labels have a + between them"
+    if Path(labels).expanduser().is_file(): return [str(Path(labels).expanduser())]
+    return [str(Path(part).expanduser()) for part in labels.split('+') if part]
 
 # %% ../../nbs/03_data/12_sources.ipynb #ade5e66f
 def load_images(
@@ -191,7 +198,7 @@ def load_images(
         raise BadInput(f"--image-size {image_size}: 'auto', 'photo', or a number of pixels from 8 to 1024")
     if data == 'shapes':
         if labels == NAMES: raise BadInput('--labels names: shapes are drawn, and have their labels\nLeave the option out')
-        return change_labels(shapes_data(auto_size([32], image_size) if image_size in SIZES else image_size), labels, soft_labels, test_labels)
+        return change_labels(shapes_data(auto_size([32], image_size) if image_size in SIZES else image_size), split_files(labels), soft_labels, test_labels)
     path = cifar10_path() if data == 'cifar10' else Path(data).expanduser()
     if not path.exists(): open_files(path) # says so
     labels, overlay = divide_labels(path, labels, label_column, test_share)

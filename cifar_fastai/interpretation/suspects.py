@@ -30,6 +30,7 @@ class Suspects(ClassifiedImages):
     near:np.ndarray # Positions of the nearest images, given class first, (N, 2, k); -1 for none
     data:object # Has `images`, `labels` and `names`, by position
     total:int # Images in the set that `places` count in
+    found:int # Suspects in the file, of which these are the first
 
     @cached_property
     def predicted(self): # The suggested class
@@ -54,7 +55,7 @@ class SuspectsInterpretation(CifarInterpretation):
 # %% ../../nbs/05_interpretation/08_suspects.ipynb #csuspect2
 def choose_suspects(
     rows:Sequence[LabelRow], # Of a `labels.csv`
-    count:int=200, # How many at most
+    count:int|None=200, # How many at most; None: all
 )->list[LabelRow]: # The lowest quality first
     "The rows that are to be looked at"
     odd = [row for row in rows if row.kind or row.label]
@@ -109,22 +110,24 @@ def find_suspects(
 )->SuspectsInterpretation: # The lowest quality first
     "The images whose labels look wrong; raises `BadInput`"
     data, loaders = learner.dls.data, learner.dls
-    rows = choose_suspects(read_labels(path, data.classes), count)
+    odd = choose_suspects(read_labels(path, data.classes), None)
+    rows = odd[:count]
     if not rows: raise BadInput(f'{path} holds nothing to look at: no row has a kind or a decision')
     if bare := next((row for row in rows if not row.given), None): raise BadInput(f'{path}: {quote(bare.name)} has no given label\nA file that python -m cifar_fastai.labels wrote has one')
-    where, train = place_rows(data, rows, path), data.train_positions
+    every, train = place_rows(data, odd, path), data.train_positions
+    where = every[:len(rows)]
     start, stop = (0, data.train_count) if where[0] < data.train_count else (data.train_count + data.valid_count, len(data.labels))
     same = [place for place, at in enumerate(where) if start <= at < stop]  # one set at a time: an index is a place in its set
     rows, where = [replace(rows[place], index=int(where[place]) - start) for place in same], where[same]
     draws = np.random.default_rng(0)
-    among = np.setdiff1d(np.sort(draws.permutation(train)[:AMONG]), where)
+    among = np.setdiff1d(np.sort(draws.permutation(train)[:AMONG]), every)
     both = steady_loader(loaders.test_dl(np.concatenate([where, among]), with_labels=True))
     logits, features = image_features(learner.model, both)
     classes = [file_text(name) for name in data.classes]
     pairs = np.array([[classes.index(row.given), classes.index(row.suggested or row.given)] for row in rows])
     near = np.full((len(rows), 2, 0), -1) if features is None else nearest_of_classes(features, pairs, data.labels[among])
     near = np.where(near >= 0, np.append(among, -1)[near], -1)
-    kept = Suspects(logits[:len(rows)], pairs[:, 0], data.names[where], tuple(data.classes), rows, near, data, stop - start)
+    kept = Suspects(logits[:len(rows)], pairs[:, 0], data.names[where], tuple(data.classes), rows, near, data, stop - start, len(odd))
     loader = steady_loader(loaders.test_dl(where, with_labels=True))
     return SuspectsInterpretation(kept, lambda: learner, lambda: loader)
 

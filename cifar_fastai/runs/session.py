@@ -35,7 +35,7 @@ from ..training.following import FollowRun
 from .files import RunRecord, check_place, load_run, new_run_folder, read_about, read_run
 from .checkpoints import Checkpoints, Stops, list_differences, read_checkpoint, resume_from
 from .resume import check_identity, check_recipe, identity, is_extension, is_finished, run_to_resume, shared_identity
-from .folder import FollowedFolder, RunFolder, about_run, introduction, note_interrupted, note_refusals, training_figures
+from .folder import FollowedFolder, RunFolder, about_run, introduction, keep_labels, note_interrupted, note_refusals, training_figures
 
 # %% ../../nbs/09_runs/05_session.ipynb #cac8cefd
 @dataclass(eq=False)
@@ -154,7 +154,9 @@ def start_run(
     if path: learner.resolved = learner.resolved.with_rate(about['resolved']['lr'])
     now = about_run(learner)
     if path: check_identity(path, about, now)
-    else: path, about = new_run_folder(out, name, recipe, now), now
+    else:
+        path, about = new_run_folder(out, name, recipe, now), now
+        keep_labels(path, recipe, learner.dls.data.changes)
     learner.path = path
     return learner, path, {**about, 'recipe': recipe_to_dict(recipe)}
 

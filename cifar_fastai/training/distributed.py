@@ -244,17 +244,17 @@ class JoinProcesses(RunCallback):
         dist.all_reduce(whole)
         if self.training:
             whole = torch.cat([whole[:rows.start], own, whole[rows.stop:]])
-            self.average_norms((rows.stop - rows.start)/count)
+            self.weight = (rows.stop - rows.start)/count
         self.learn.pred, self.learn.yb = whole, share.targets
 
     def after_loss(self):
         if self.training: self.learn.loss_grad = self.loss_grad*self.processes.count
 
-    def average_norms(self, weight):
-        "Running statistics are those of all shares"
+    def after_backward(self):
+        "Running statistics are those of all shares; before the gradient is there, PyTorch lets nobody touch them"
         running = [value for part in self.model.modules() if getattr(part, 'running_mean', None) is not None for value in (part.running_mean, part.running_var)]
         if not running: return
-        both = torch.cat([value.flatten() for value in running])*weight
+        both = torch.cat([value.flatten() for value in running])*self.weight
         dist.all_reduce(both)
         for value, mean in zip(running, both.split([value.numel() for value in running])): value.copy_(mean.view_as(value))
 

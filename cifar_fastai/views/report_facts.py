@@ -228,4 +228,5 @@ def run_numbers(
     known = [('test loss', 'test_loss', lambda value: f'{value:.4f}'), ('wrong', 'misclassified', thousands),
              ('calibration error', 'ece', percentage), ('epochs', 'epochs', str), ('parameters', 'parameters', thousands),
              ('trained for', 'train_seconds', duration), ('images a second', 'train_images_per_second', thousands), ('seed', 'seed', str)]
-    return [(label, text(metrics[name])) for label, name, text in known if metrics.get(name) is not None]
+    people = [(title, line.partition(' ')[0]) for title, line in people_facts(metrics) if title.startswith('errors')]
+    return [*[(label, text(metrics[name])) for label, name, text in known if metrics.get(name) is not None], *people]
