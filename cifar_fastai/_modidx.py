@@ -138,6 +138,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                     'cifar_fastai/base/files.py'),
                                          'cifar_fastai.base.files.rewrite_files': ( '00_base/files.html#rewrite_files',
                                                                                     'cifar_fastai/base/files.py'),
+                                         'cifar_fastai.base.files.take_lock': ( '00_base/files.html#take_lock',
+                                                                                'cifar_fastai/base/files.py'),
                                          'cifar_fastai.base.files.whole_file': ( '00_base/files.html#whole_file',
                                                                                  'cifar_fastai/base/files.py'),
                                          'cifar_fastai.base.files.whole_folder': ( '00_base/files.html#whole_folder',

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MANIFEST', 'KEPT', 'LOST', 'MADE_AGAIN', 'whole_file', 'flush_folder', 'clear_partial', 'write_text', 'write_json',
            'read_json', 'check_free', 'whole_folder', 'checksum', 'json_digest', 'write_manifest', 'read_manifest',
-           'fault', 'faults', 'check_file', 'lock_folder', 'rewrite_files']
+           'fault', 'faults', 'check_file', 'take_lock', 'lock_folder', 'rewrite_files']
 
 # %% ../../nbs/00_base/04_files.ipynb #i979bf5b
 import errno, hashlib, json, os, shutil
@@ -169,6 +169,16 @@ def check_file(
     raise BadInput(f"'{path}' is not what the run wrote: it {wrong}, says {MANIFEST}\nIt is not used. {way_out}")
 
 # %% ../../nbs/00_base/04_files.ipynb #5e68f745
+def take_lock(
+    path:str|Path, # A lock file
+    wait:float=0., # Seconds to wait for it
+)->FileLock|None: # Held; None: another process has it. Raises `NotImplementedError` where nothing can be locked
+    "A lock; the operating system gives it back when its holder dies"
+    lock = FileLock(path)
+    try: lock.acquire(timeout=wait)
+    except Timeout: return None
+    return lock
+
 @contextmanager
 def lock_folder(
     folder:str|Path, # A folder that is there

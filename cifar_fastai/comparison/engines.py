@@ -13,7 +13,7 @@ from multiprocessing.connection import wait
 from pathlib import Path
 import numpy as np, torch
 import cifar_fastai
-from ..base.files import MANIFEST
+from ..base.files import MANIFEST, whole_file
 from ..base.devices import keep_freed_memory
 from ..base.commands import terminate
 from ..recipes.recipe import recipe_from_dict, recipe_to_dict
@@ -196,12 +196,11 @@ def unpack_folder(
     folder:Path, # A run folder, which is there
 )->None:
     "Put a run's files in place; a checkpoint that the archive has not is taken away"
-    with tempfile.TemporaryDirectory(prefix='.', suffix='.partial', dir=folder) as beside, tarfile.open(fileobj=io.BytesIO(content)) as archive:
-        archive.extractall(beside, filter='data')
-        names = [path.relative_to(beside) for path in Path(beside).rglob('*') if path.is_file()]
+    with tarfile.open(fileobj=io.BytesIO(content)) as archive:
+        names = {Path(tarfile.data_filter(member, str(folder)).name): member for member in archive}
         for name in sorted(names, key=lambda name: (name.name == LAST[2], name.name == LAST[1], name.suffix == LAST[0], str(name))):
             (folder/name).parent.mkdir(parents=True, exist_ok=True)
-            os.replace(beside/name, folder/name)
+            with whole_file(folder/name) as path: path.write_bytes(archive.extractfile(names[name]).read())
         for path in (folder/'checkpoint').glob('*'):
             if path.relative_to(folder) not in names: path.unlink()
     if not any(name.parts[0] == 'checkpoint' for name in names): shutil.rmtree(folder/'checkpoint', ignore_errors=True)

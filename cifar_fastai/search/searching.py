@@ -8,9 +8,8 @@ __all__ = ['set_images_aside', 'search_recipes', 'name_best']
 # %% ../../nbs/12_search/04_searching.ipynb #sch00003
 import dataclasses, time
 from pathlib import Path
-from filelock import FileLock, Timeout
 from ..base.messages import LINE, need_module, notice, one_of, say
-from ..base.files import write_json
+from ..base.files import take_lock, write_json
 from ..recipes.recipe import Recipe
 from ..recipes.resolved import resolve
 from ..data.images import ImageData, without_test_set
@@ -70,9 +69,9 @@ def name_best(study, search, data, folder, repeats, test, after, command, show, 
     if (others := int((table.state == 'running').sum())):
         say(f'{others} of them are with other workers. The last of these names the best; if it was stopped, type the same command again')
         return None
-    lock = FileLock(folder/'.naming.lock')
-    try: lock.acquire(timeout=0)
-    except Timeout: say('another worker repeats the best of them'); return None
+    if (lock := take_lock(folder/'.naming.lock')) is None:
+        say('another worker repeats the best of them')
+        return None
     try:
         named = repeat_best(search, data, table, folder, repeats, command, say)
         show(named)
