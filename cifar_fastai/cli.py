@@ -27,13 +27,16 @@ PACKAGES = 'export', 'labels', 'search'  # doors that are the `__main__` of a wi
 
 def console_parser(
     program:str='cifar-fastai', # What was typed
+    wanted:str|None=None, # The one command whose options are needed; all of them if left out
 )->Parser:
     "Every command as a sub-command"
     parser = Parser(program, 'Train small image classifiers, and see why they are wrong.', 'COMMAND [OPTIONS]',
         epilog=f'{program} COMMAND --help says what a command takes')
     add_flag(parser, '--version', 'say the version')
     add_option(parser, '--print-completion', Name(SHELLS, 'shell'), 'SHELL', f"print what completes the words in a shell: {', '.join(SHELLS)}")
-    def build(prog, door, **_): return getattr(import_module(f"cifar_fastai.{door}{'.__main__' if door in PACKAGES else ''}"), f'{door}_parser')(prog)
+    def build(prog, door, **_):
+        if wanted not in (None, door): return Parser(prog, '') # its module is not imported
+        return getattr(import_module(f"cifar_fastai.{door}{'.__main__' if door in PACKAGES else ''}"), f'{door}_parser')(prog)
     commands = parser.add_subparsers(title='commands', metavar='COMMAND', prog=program, parser_class=build)
     for name, line in COMMANDS.items(): commands.add_parser(name, help=line, door=name)
     return parser
@@ -46,7 +49,7 @@ def dispatch(
     try:
         if words and not words[0].startswith('-'): one_of(words[0], COMMANDS, 'command')
     except BadInput as error: raise BadWords(str(error)) from error
-    parser = console_parser(program)
+    parser = console_parser(program, next((word for word in words if not word.startswith('-')), ''))
     options = parser.parse_args(words)
     if options.version: print(f"cifar_fastai {import_module('cifar_fastai').__version__}")
     elif options.print_completion: print(completion(console_parser(), options.print_completion))

@@ -365,6 +365,7 @@ def test_a_list_without_classes_beside_a_table_gives_none(tmp_path):
     (tmp_path/'test.csv').write_text('file\n4.png\n5.png')
     data = read(tmp_path, labels='train.csv', test_share=0.5)
     assert len(data.labels) == 4 and data.read['left_out']['without a row in train.csv']['files'] == 2
+    assert any('no class is taken from the table beside it: test.csv' in note for note in data.notes)
 
 
 def test_hugging_face_and_labels_in_names(tmp_path):

@@ -10,6 +10,7 @@ import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from ..base.commands import SWITCHES, Parser, add_flag, add_option, add_out, make_folder, run_command
+from ..base.label_files import parse_condition
 from ..base.messages import LINE, BadWords, say
 from ..base.rules import Name, Number
 from ..recipes.named import RECIPES, read_recipe
@@ -25,7 +26,6 @@ HOW = ('joined', 'self_confidence', 'margin', 'entropy')
 class Condition:
     "What is accepted without a look"
     def __call__(self, value, name):
-        from cifar_fastai.base.label_files import parse_condition # which the help does not need
         parse_condition(value)
         return value
     def describe(self): return "such as 'quality<0.2'"
