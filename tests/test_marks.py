@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings, strategies
 
 from cifar_fastai.interpretation.predictions import ClassifiedImages
 from cifar_fastai.base.label_files import LABEL_COLUMNS, read_labels
-from cifar_fastai.interpretation.marks import MARK_COLUMNS, VERDICTS, Mark, mark_image, marks_text, read_marks, write_marks
+from cifar_fastai.interpretation.marks import MARK_COLUMNS, VERDICTS, Mark, mark_image, read_marks, write_marks
 from cifar_fastai.base.messages import BadInput
 
 HEADER = 'index,name,actual,predicted,verdict,suggested_label'
@@ -134,8 +134,9 @@ def test_names_that_no_file_can_hold_are_written_and_found_again(tmp_path):
     assert read_marks(tmp_path/'marks.csv', kept) == marks and marks[0].name == 'photo?.png'
 
 
-def test_the_columns_are_the_format_and_a_mark_cannot_be_changed():
-    assert ','.join(MARK_COLUMNS) == HEADER and marks_text([]) == ','.join(LABEL_COLUMNS) + '\r\n'
+def test_the_columns_are_the_format_and_a_mark_cannot_be_changed(tmp_path):
+    write_marks(tmp_path/'none.csv', [])
+    assert ','.join(MARK_COLUMNS) == HEADER and (tmp_path/'none.csv').read_bytes().decode() == ','.join(LABEL_COLUMNS) + '\r\n'
     with pytest.raises(AttributeError): Mark(0, 'a', 'b', 'c', 'ambiguous').verdict = 'other'
     with pytest.raises(BadInput, match='no image 6'): mark_image(KEPT, 6, 'ambiguous')
     with pytest.raises(BadInput, match='no image -1'): mark_image(KEPT, -1, 'ambiguous')

@@ -125,6 +125,16 @@ def test_files_of_labels_follow_each_other(sources, tmp_path):
     with pytest.raises(BadInput, match='second.csv, line 2: .*other data'): load_images(sources['folder'], labels=second)
 
 
+def test_a_decision_for_the_likeliest_class_ends_the_soft_labels_of_an_earlier_file(sources, tmp_path):
+    plain = load_images(sources['folder'])
+    name, own = plain.names[0], plain.classes[plain.labels[0]]
+    soft = written(tmp_path/'soft.csv', f"name,{','.join(plain.classes)}", f"{name},{','.join('0.6' if title == own else '0.2' for title in plain.classes)}")
+    decided = written(tmp_path/'decided.csv', 'name,label', f'{name},{own}')
+    assert load_images(sources['folder'], labels=soft).soft[0][0] == 0
+    found = load_images(sources['folder'], labels=f'{soft}+{decided}')
+    assert found.labels[0] == plain.labels[0] and found.soft[0][0] == -1
+
+
 def test_soft_labels_have_a_file_of_their_own(sources, tmp_path):
     plain = load_images(sources['folder'])
     soft = written(tmp_path/'soft.csv', f"name,{','.join(plain.classes)}", f'{plain.names[0]},0.1,0.2,0.7', f'{plain.names[1]},1,0,0')

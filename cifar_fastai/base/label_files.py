@@ -9,7 +9,7 @@ __all__ = ['ISSUES', 'DROP', 'UNSURE', 'DECISIONS', 'LABEL_COLUMNS', 'LARGEST_FI
            'read_labels', 'parse_condition', 'accept_suggestions', 'changes_text', 'changes_lines']
 
 # %% ../../nbs/00_base/10_label_files.ipynb #ilabfile
-import csv, io, re
+import csv, io, math, re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -34,7 +34,7 @@ class LabelRow:
     name:str # Its name
     given:str # The class that its label says
     suggested:str = '' # The class that it looks like
-    quality:float = 1. # 0…1: how surely the given label is right
+    quality:float = 1. # 0…1: how surely the given label is right; NaN where nobody has asked
     kind:str = '' # One of `ISSUES`; '': nothing was found
     label:str = '' # What a person decided: a class, or one of `DECISIONS`; '': nothing yet
 
@@ -59,8 +59,8 @@ def labels_text(
     text = io.StringIO()
     writer = csv.writer(text) # ends a row with \r\n, so that a lone \r or \n in a name is quoted
     writer.writerow(LABEL_COLUMNS)
-    for row in sorted(rows, key=lambda row: (row.quality, row.index)):
-        writer.writerow([row.index, file_text(row.name), file_text(row.given), file_text(row.suggested), f'{row.quality:.6g}', row.kind, file_text(row.label)])
+    for row in sorted(rows, key=lambda row: (2. if math.isnan(row.quality) else row.quality, row.index)):
+        writer.writerow([row.index, file_text(row.name), file_text(row.given), file_text(row.suggested), '' if math.isnan(row.quality) else f'{row.quality:.6g}', row.kind, file_text(row.label)])
     return text.getvalue()
 
 def write_labels(

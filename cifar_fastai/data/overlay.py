@@ -67,12 +67,13 @@ def note_row(
     shares:tuple|None, # Of the classes
     place:int, # The image's
     own:int, # Class index of its label
+    is_soft:bool, # Whether it has soft labels, which a class in the row ends
     classes:list[str], # As a file has them
 )->None:
     "What one row changes"
     if row.label == DROP: changes.dropped.add(place)
     elif row.label not in ('', UNSURE):
-        if (label := classes.index(row.label)) != own: changes.labels[place] = label
+        if (label := classes.index(row.label)) != own or is_soft: changes.labels[place] = label
     elif shares is not None and row.label != UNSURE:
         changes.shares[place] = shares
         best = max(shares)
@@ -98,7 +99,7 @@ def read_changes(
             place = places.find(row)
             where, own = 'test' if places.part(place) == 'test' else 'train', int(data.labels[place])
             changes = found[where] if part in (where, 'both') else Changes()
-            note_row(changes, row, own_shares, place, own, classes)
+            note_row(changes, row, own_shares, place, own, data.soft is not None and data.soft[0][place] >= 0, classes)
             if changes.shares and where == 'test': raise BadInput(f'{quote(row.name)} is a test image: it takes one class, and no shares')
             if part not in (where, 'both') and (changes.labels or changes.dropped or changes.shares): raise BadInput(f'{quote(row.name)} {ELSEWHERE[part]}')
         except BadInput as error: raise BadInput(f'{path}, line {line}: {error}\nNothing was taken from the file') from error

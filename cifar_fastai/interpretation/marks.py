@@ -4,16 +4,15 @@
 
 # %% auto #0
 __all__ = ['VERDICTS', 'LABEL', 'MARK_COLUMNS', 'LARGEST_FILE', 'Mark', 'class_names', 'mark_image', 'decision', 'verdict_of',
-           'marks_text', 'write_marks', 'as_mark', 'parse_mark', 'marks_from_text', 'read_marks']
+           'mark_row', 'write_marks', 'as_mark', 'parse_mark', 'marks_from_text', 'read_marks']
 
 # %% ../../nbs/05_interpretation/04_marks.ipynb #i0145781
-import csv, io, re
+import math, re
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path
 from ..base.messages import BadInput, one_of
-from ..base.files import whole_file
-from ..base.label_files import DECISIONS, DROP, LABEL_COLUMNS, UNSURE, check_known, file_text, numbered_rows, quote, read_text
+from ..base.label_files import DECISIONS, DROP, LABEL_COLUMNS, UNSURE, LabelRow, check_known, file_text, numbered_rows, quote, read_text, write_labels
 from .predictions import ClassifiedImages
 
 # %% ../../nbs/05_interpretation/04_marks.ipynb #d4e9d0b8
@@ -80,23 +79,18 @@ def verdict_of(
     if label == given: return "model's fault", ''
     return LABEL, '' if label == DROP else label
 
-def marks_text(
-    marks:Iterable[Mark], # In any order
-)->str: # The contents of a CSV file
-    "Marks as CSV"
-    text = io.StringIO()
-    writer = csv.writer(text) # ends a row with \r\n, so that a lone \r or \n in a name is quoted
-    writer.writerow(LABEL_COLUMNS)
-    for mark in sorted(marks, key=lambda mark: mark.index):
-        writer.writerow([mark.index, mark.name, mark.actual, mark.predicted, '', '', decision(mark.verdict, mark.actual, mark.suggested_label)])
-    return text.getvalue()
+def mark_row(
+    mark:Mark,
+)->LabelRow: # Without a quality
+    "A mark as a row of a `labels.csv`"
+    return LabelRow(mark.index, mark.name, mark.actual, mark.predicted, math.nan, label=decision(mark.verdict, mark.actual, mark.suggested_label))
 
 def write_marks(
     path:str|Path, # A CSV file
     marks:Iterable[Mark], # In any order
 )->None:
     "Write a marks file, whole"
-    with whole_file(path) as beside: beside.write_bytes(marks_text(marks).encode())
+    write_labels(path, map(mark_row, marks))
 
 # %% ../../nbs/05_interpretation/04_marks.ipynb #bba36228
 LARGEST_FILE = 2**28 # bytes, as of a label file
