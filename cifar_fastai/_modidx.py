@@ -372,6 +372,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                        'cifar_fastai/base/trackers.py'),
                                             'cifar_fastai.base.trackers.Wandb.picture': ( '00_base/trackers.html#wandb.picture',
                                                                                           'cifar_fastai/base/trackers.py'),
+                                            'cifar_fastai.base.trackers.allow_files': ( '00_base/trackers.html#allow_files',
+                                                                                        'cifar_fastai/base/trackers.py'),
                                             'cifar_fastai.base.trackers.check_trackers': ( '00_base/trackers.html#check_trackers',
                                                                                            'cifar_fastai/base/trackers.py'),
                                             'cifar_fastai.base.trackers.known_as': ( '00_base/trackers.html#known_as',

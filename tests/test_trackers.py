@@ -59,8 +59,10 @@ def test_wandb_keeps_a_run_offline(recipe, plain, tmp_path, monkeypatch):
 
 def test_mlflow_keeps_a_run_in_files(recipe, plain, tmp_path, monkeypatch):
     mlflow = pytest.importorskip('mlflow', reason='the extra mlflow is not installed')
-    monkeypatch.delenv('MLFLOW_TRACKING_URI', raising=False); monkeypatch.setenv('MLFLOW_ALLOW_FILE_STORE', 'true')
+    for name in ('MLFLOW_TRACKING_URI', 'MLFLOW_ALLOW_FILE_STORE'): monkeypatch.delenv(name, raising=False)
     run = trained(recipe, tmp_path, monkeypatch, ['mlflow'])
+    assert 'MLFLOW_ALLOW_FILE_STORE' not in os.environ
+    monkeypatch.setenv('MLFLOW_ALLOW_FILE_STORE', 'true')
     assert run.metrics['fingerprints']['weights'] == plain
     client, name = mlflow.MlflowClient((tmp_path/'mlruns').resolve().as_uri()), json.loads((run.path/'trackers.json').read_text())['mlflow']
     kept = client.get_run(name)
