@@ -24,3 +24,22 @@ def browser():
     driver = started()
     yield driver
     driver.quit()
+
+
+def open_anew(driver, path):
+    "A page as in a desktop's window, without what an earlier test kept"
+    driver.execute_cdp_cmd('Emulation.clearDeviceMetricsOverride', {})
+    driver.execute_cdp_cmd('Emulation.setEmulatedMedia', {'features': []})
+    driver.get(path.as_uri())
+    driver.execute_script('localStorage.clear()')
+    driver.refresh()
+    return driver
+
+
+def wait(driver, until, seconds=60):
+    from selenium.webdriver.support.ui import WebDriverWait
+    return WebDriverWait(driver, seconds).until(lambda _: until())
+
+
+def find(driver, selector): return driver.find_element('css selector', selector)
+def press(driver, *keys): driver.switch_to.active_element.send_keys(*keys)

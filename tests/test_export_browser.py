@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from browsers import MARKS, browser
+from browsers import MARKS, browser, find, wait  # noqa: F401
 from cifar_fastai.base.messages import BadInput
 from cifar_fastai.data.shapes import draw_shapes
 from cifar_fastai.export.classifier import Classifier
@@ -26,7 +26,6 @@ axe = pytest.importorskip('axe_core_python.selenium')
 pytest.importorskip('selenium.webdriver')
 for name in ('onnx', 'onnxruntime', 'onnxscript'): pytest.importorskip(name, reason=f'{name} is not installed')
 from selenium.webdriver.common.by import By  # noqa: E402
-from selenium.webdriver.support.ui import WebDriverWait  # noqa: E402
 
 CLASSES = ('cat', 'dog', '<script>alert(1)<', 'quote " & \'apostrophe\'', 'frog', 'a_very_long_name_of_a_class_without_any_space_in_it')
 SIZE = 32
@@ -104,8 +103,6 @@ def page(browser, address):
     return browser
 
 
-def wait(driver, until): return WebDriverWait(driver, 60).until(lambda _: until())
-def find(driver, selector): return driver.find_element(By.CSS_SELECTOR, selector)
 def cut_off(driver): driver.execute_cdp_cmd('Network.emulateNetworkConditions', dict(offline=True, latency=0, downloadThroughput=-1, uploadThroughput=-1))
 
 

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from scipy.special import softmax
 
-from browsers import MARKS, started
+from browsers import MARKS, find, open_anew, press, started, wait
 from cifar_fastai.interpretation.predictions import ClassifiedImages
 from cifar_fastai.interpretation.marks import marks_from_text, read_marks
 from cifar_fastai.base.messages import BadInput
@@ -24,7 +24,7 @@ axe = pytest.importorskip('axe_core_python.selenium')
 pytest.importorskip('selenium.webdriver')
 from selenium.webdriver.common.by import By  # noqa: E402
 from selenium.webdriver.common.keys import Keys  # noqa: E402
-from selenium.webdriver.support.ui import Select, WebDriverWait  # noqa: E402
+from selenium.webdriver.support.ui import Select  # noqa: E402
 
 HOSTILE = '<script>alert(1)<', 'quote " & \'apostrophe\' 🐕'
 CLASSES = ('cat', 'dog', *HOSTILE)
@@ -70,16 +70,9 @@ def browser(downloads):
 @pytest.fixture
 def page(browser, run):
     "The page, opened anew in a desktop's window, without marks"
-    browser.execute_cdp_cmd('Emulation.clearDeviceMetricsOverride', {})
-    browser.execute_cdp_cmd('Emulation.setEmulatedMedia', {'features': []})
-    browser.get((run.path/'report.html').as_uri())
-    browser.execute_script('localStorage.clear()')
-    browser.refresh()
-    return browser
+    return open_anew(browser, run.path/'report.html')
 
 
-def wait(driver, until): return WebDriverWait(driver, 10).until(lambda _: until())
-def find(driver, selector): return driver.find_element(By.CSS_SELECTOR, selector)
 def shown(driver):
     "The images on show, by index, in their order"
     labels = driver.execute_script("return [...document.querySelectorAll('.tile[aria-label]')].map(tile => tile.getAttribute('aria-label'))")
@@ -103,7 +96,6 @@ def fill(driver, **values):
 
 
 def focused(driver): return int(re.match(r'Image (\d+):', driver.switch_to.active_element.get_attribute('aria-label') or 'Image 999999:')[1])
-def press(driver, *keys): driver.switch_to.active_element.send_keys(*keys)
 
 
 # Safe and silent

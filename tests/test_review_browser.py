@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from browsers import MARKS, started
+from browsers import MARKS, find, open_anew, press, started, wait
 from drawn import CLASSES, write_images
 from cifar_fastai.base.label_files import DROP, UNSURE, LabelRow, read_labels, write_labels
 from cifar_fastai.data.sources import load_images
@@ -15,7 +15,7 @@ pytestmark = MARKS
 pytest.importorskip('selenium.webdriver')
 from selenium.webdriver.common.by import By  # noqa: E402
 from selenium.webdriver.common.keys import Keys  # noqa: E402
-from selenium.webdriver.support.ui import Select, WebDriverWait  # noqa: E402
+from selenium.webdriver.support.ui import Select  # noqa: E402
 
 
 @pytest.fixture(scope='module')
@@ -43,16 +43,9 @@ def browser(tmp_path_factory):
 
 @pytest.fixture
 def page(browser, run):
-    browser.execute_cdp_cmd('Emulation.clearDeviceMetricsOverride', {})
-    browser.get((run.path/'labels.html').as_uri())
-    browser.execute_script('localStorage.clear()')
-    browser.refresh()
-    return browser
+    return open_anew(browser, run.path/'labels.html')
 
 
-def wait(driver, until): return WebDriverWait(driver, 10).until(lambda _: until())
-def find(driver, selector): return driver.find_element(By.CSS_SELECTOR, selector)
-def press(driver, *keys): driver.switch_to.active_element.send_keys(*keys)
 def title(driver): return find(driver, '#image-title').text
 
 
