@@ -1,7 +1,7 @@
 """All that a GPU is asked, in eight minutes: steps in an order in which each is worth having alone.
 
     python benchmarks/gpu.py --out runs/gpu                                   # one H100 or H200, CIFAR-10
-    python benchmarks/gpu.py --only speed --airbench airbench94_muon.py       # some steps; another's script on the same files
+    python benchmarks/gpu.py --only speed airbench --airbench airbench94_muon.py       # some steps; another's script on the same files
     python benchmarks/gpu.py --rehearse                                       # every path on a CPU, tiny, on drawn figures
 
 Each step runs in a process of its own, under a time limit of its own: a crash ends that step alone. What it finds is in OUT/results.jsonl
@@ -28,9 +28,10 @@ STEPS = {  # seconds of the eight minutes, and what is asked
     'rates-resnet9': (45, 'images a second of the usual way, ours and a lean loop'),
     'rates-resnet18': (40, 'the same'),
     'rates-wrn28_10': (45, 'the same'),
-    'speed': (75, '`speed`, beside airbench94_muon where its script is given'),
-    'published': (65, 'the published recipes in full'),
-    'default': (50, '`default` over five seeds'),
+    'speed': (55, '`speed`, with and without compiling'),
+    'airbench': (40, 'airbench94_muon on the same files, where its script is given'),
+    'published': (55, 'the published recipes, as many as the time allows'),
+    'default': (40, '`default`, up to five seeds'),
     'look': (30, 'predictions, heatmaps and the page, against those of the CPU')}
 
 
@@ -47,19 +48,19 @@ def read_lines(out):
     return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
 
 
-def shown(value):
+def format_value(value):
     if isinstance(value, float): return f'{value:.4g}' if abs(value) < 1000 else f'{value:,.0f}'
-    if isinstance(value, dict): return '; '.join(f'{name}: {shown(part)}' for name, part in value.items()) or 'none'
+    if isinstance(value, dict): return '; '.join(f'{name}: {format_value(part)}' for name, part in value.items()) or 'none'
     return 'yes' if value is True else 'no' if value is False else f'{value:,}' if isinstance(value, int) else str(value).replace('|', '/').replace('\n', ' ')
 
 
-def table(lines):
+def results_table(lines):
     "The results so far, in Markdown"
-    rows = [f"| {line['step']} | {line['what']} | {', '.join(f'{name} {shown(value)}' for name, value in line.items() if name not in ('step', 'what'))} |" for line in lines]
+    rows = [f"| {line['step']} | {line['what']} | {', '.join(f'{name} {format_value(value)}' for name, value in line.items() if name not in ('step', 'what'))} |" for line in lines]
     return '\n'.join(['| step | what | found |', '|---|---|---|', *rows])
 
 
-def in_process(name, options, seconds):
+def run_in_process(name, options, seconds):
     "A step in a process of its own: how it ended, and what it said last"
     command = [*options.command, '--step', name, '--seconds', f'{seconds:.0f}', '--out', str(options.out), '--data', options.data, '--device', options.device,
                *(['--airbench', str(options.airbench)] if options.airbench else [])]
@@ -72,8 +73,8 @@ def in_process(name, options, seconds):
         except ProcessLookupError: pass
         process.wait()
     ended = 'out of time' if status is None else 'done' if status == 0 else f'ended with status {status}'
-    last = said.read_text(errors='replace').strip().splitlines()[-1:] if status else []
-    return ended, ''.join(last)[:300]
+    last = said.read_text(errors='replace').strip().splitlines()[-2:] if status else []
+    return ended, ' / '.join(last)[:300]
 
 
 def rehearse(name, options, seconds):
@@ -95,16 +96,16 @@ def run_step(name, options, seconds):
 
 def run_all(names, options):
     "The steps, each in the time that is left to it"
-    run = rehearse if options.rehearse else in_process
+    run = rehearse if options.rehearse else run_in_process
     begun = until = time.monotonic()
     for name in names:
-        until += STEPS[name][0]*options.minutes/8
+        until += 60*options.minutes*STEPS[name][0]/sum(STEPS[each][0] for each in names)
         started = time.monotonic()
         print(f'{name}: {STEPS[name][1]}', flush=True)
         ended, message = run(name, options, max(until - started, 1))
         write_line(options.out, step=name, what=ended, seconds=round(time.monotonic() - started, 1), **({'said': message} if message else {}))
-        (options.out/'table.md').write_text(table(read_lines(options.out)) + '\n')
-        print(table([line for line in read_lines(options.out) if line['step'] == name]) + '\n', flush=True)
+        (options.out/'table.md').write_text(results_table(read_lines(options.out)) + '\n')
+        print(results_table([line for line in read_lines(options.out) if line['step'] == name]) + '\n', flush=True)
     print(f'{time.monotonic() - begun:.0f} s in all; {options.out}/results.jsonl and table.md hold what was found')
 
 
@@ -113,7 +114,7 @@ def main(words):
     parser.add_argument('--out', type=Path, default=Path('runs/gpu'), help='a new folder for results and runs [runs/gpu]')
     parser.add_argument('--only', nargs='+', metavar='STEP', help=f"some steps: {', '.join(STEPS)}")
     parser.add_argument('--data', help='as --data of train [cifar10; shapes in a rehearsal]')
-    parser.add_argument('--airbench', type=Path, help='the script airbench94_muon.py, to run beside `speed`')
+    parser.add_argument('--airbench', type=Path, help='the script airbench94_muon.py, for the step `airbench`')
     parser.add_argument('--minutes', type=float, default=8, help='time for all steps together [8]')
     parser.add_argument('--device', default='auto')
     parser.add_argument('--rehearse', action='store_true', help='every path on a CPU, tiny')
@@ -133,6 +134,9 @@ def main(words):
         if not torch.cuda.is_available(): raise BadInput('there is no CUDA device here\n--rehearse tries every path on a CPU')
     if (options.out/'results.jsonl').exists(): raise BadInput(f"'{options.out}' has results already\nName another --out")
     options.out.mkdir(parents=True, exist_ok=True)
+    if not options.rehearse:
+        from cifar_fastai.data.sources import load_images
+        load_images(options.data)  # fetched and decoded before the clock starts
     run_all(names, options)
 
 

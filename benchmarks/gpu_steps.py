@@ -28,6 +28,7 @@ from cifar_fastai.profiling.step_profile import WAITS
 from cifar_fastai.recipes.named import RECIPES, named_recipe
 from cifar_fastai.recipes.recipe import Recipe, recipe_to_dict
 from cifar_fastai.runs.files import read_predictions, read_run
+from cifar_fastai.runs.resume import run_status
 from cifar_fastai.runs.session import train_session
 from cifar_fastai.training.learner import cifar_learner, fit_recipe
 from cifar_fastai.training.run_callback import RunCallback
@@ -91,7 +92,7 @@ def kill_in_training(step, recipe, name):
     kept = step.out/f'{name}.json'
     kept.write_text(json.dumps(recipe_to_dict(recipe)))
     command = [sys.executable, '-W', 'ignore', '-m', 'cifar_fastai.train', '--recipe', str(kept), '--out', str(step.runs), '--name', name]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     for line in process.stdout:
         if line.startswith('epoch 1/'): process.send_signal(signal.SIGKILL); break
     process.stdout.close()
@@ -99,6 +100,7 @@ def kill_in_training(step, recipe, name):
 
 
 def train_quick(step):
+    if step.device.type == 'cuda': os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')  # PyTorch reads it once, at the first matrix product
     step.note('quick', **run_facts(*step.train(step.recipe('quick'), 'quick')))
     exact = step.recipe('quick', deterministic=True, epochs=3)
     for name in ('once', 'again'): step.train(exact, name)
@@ -209,7 +211,11 @@ def race(step):
         for seed in range(1 if step.tiny else 3):
             what = f'speed, --compile {compiled}, seed {seed}'
             if step.has_time(what): step.note(what, **run_facts(*step.train(step.recipe('speed', seed=seed, compile=compiled), f'speed-{compiled}-{seed}')))
+
+
+def run_other(step):
     if step.options.airbench: run_airbench(step, step.options.airbench, 1 if step.tiny else 3)
+    else: step.note('airbench94_muon', left_out='no script was named')
 
 
 def train_published(step):
@@ -230,7 +236,9 @@ def train_default(step):
 
 def look_at_run(step):
     path = step.runs/'quick'
-    if not (path/'predictions.npz').is_file(): step.train(step.recipe('quick', epochs=2), 'quick')
+    if not path.exists() or run_status(path) != 'complete':
+        path = step.runs/'looked-at'
+        step.train(step.recipe('quick', epochs=2), path.name)
     kept, record = read_predictions(path/'predictions.npz'), read_run(path)
     data = load_recipe_images(record.recipe)
     pixels, few = np.array(data.images[data.test_positions]), slice(0, 4 if step.tiny else 64)
@@ -257,5 +265,5 @@ def look_at_run(step):
         step.note('predict against the CPU', images=len(said), same_class=float(np.mean([one == two for one, two in zip(said, right)])), seconds=time.monotonic() - started)
 
 
-STEP_FUNCTIONS = {'machine': look_at_machine, 'train': train_quick, 'waits': trace_waits, 'rates': measure_rates, 'speed': race,
+STEP_FUNCTIONS = {'machine': look_at_machine, 'train': train_quick, 'waits': trace_waits, 'rates': measure_rates, 'speed': race, 'airbench': run_other,
                   'published': train_published, 'default': train_default, 'look': look_at_run}

@@ -3,6 +3,7 @@ import dataclasses
 import json
 import random
 import signal
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from cifar_fastai.training.history import History
 from cifar_fastai.base.messages import BadInput
 from cifar_fastai.base.steps import step_table
 from cifar_fastai.runs.session import train_session
+from cifar_fastai.training.distributed import Processes
 from cifar_fastai.training.stopping import stopping_callbacks
 from cifar_fastai.training.learner import cifar_learner, fit_recipe
 
@@ -185,3 +187,16 @@ def test_an_archive_that_only_has_the_name(tmp_path, capfd):
     (tmp_path/'cifar-10-python.tar.gz').write_bytes(b'\x1f\x8b' + bytes(50))
     with pytest.raises(BadInput, match='is not the archive that is published') as caught: load_images(tmp_path/'cifar-10-python.tar.gz')
     assert len(str(caught.value).splitlines()) <= 5
+
+
+def test_a_signal_that_comes_while_processes_agree_counts_at_the_next_step(tmp_path):
+    class Slow(Processes):
+        def agree(self, number):
+            if number is None: stops.asked = signal.SIGTERM
+            return number
+    stops = Stops()
+    checkpoints = Checkpoints(tmp_path, {}, 0, stops, Slow())
+    checkpoints.learn = SimpleNamespace(training=True, iter=0, n_iter=9)
+    checkpoints.written = 0.
+    checkpoints.after_batch()
+    assert stops.asked == signal.SIGTERM

@@ -53,7 +53,7 @@ class Killing(LocalEngine):
         super().tell(run, line)
         if not self.killed and self.numbers[id(run)] == 1 and line.startswith('epoch 2/3'):
             self.killed = True
-            os.kill(next(child.pid for other, child in self.children.values() if other is run), signal.SIGKILL)
+            os.kill(next(child.pid for other, child, _ in self.children.values() if other is run), signal.SIGKILL)
 
 
 def test_processes_of_this_machine_give_the_same(grid, serial, tmp_path):

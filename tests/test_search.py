@@ -208,7 +208,7 @@ def found(tiny_folder, tiny_recipe, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ImageLoader, 'create_batches', noted)
         for drawing in ('interpreted.explain', 'folder.write_samples', 'session.training_figures'): patch.setattr(f'cifar_fastai.runs.{drawing}', lambda *_: None)  # half a minute here
-        named = search_recipes(recipe, space_of('lr=1e-4,0.05,1e30'), 4, 'random', 'none', repeats=2, out=folder/'search', after=lambda run: run.path, command='again', say=say)
+        named = search_recipes(recipe, space_of('lr=1e-4,0.05,1e30'), 4, 'random', 'none', repeats=2, out=folder/'search', command='again', say=say)
     return SimpleNamespace(named=named, folder=folder/'search', seen=seen, lines=lines, recipe=recipe)
 
 

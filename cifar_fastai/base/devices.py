@@ -15,7 +15,7 @@ from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 import torch
-from .messages import BadInput, notice
+from .messages import BadInput, notice, out_of_memory
 
 # %% ../../nbs/00_base/06_devices.ipynb #bdc77a20
 def choose_device(
@@ -40,6 +40,12 @@ def compute_deterministically(
     os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')  # read at the first matrix product
     torch.use_deterministic_algorithms(True)
     torch.backends.cudnn.benchmark = False
+    one = torch.ones(1, 1, device=device)
+    try: one@one
+    except RuntimeError as error:
+        if out_of_memory(error): raise
+        torch.use_deterministic_algorithms(False)
+        raise BadInput('deterministic comes too late: this process has multiplied matrices already\nStart a new process, or set CUBLAS_WORKSPACE_CONFIG=:4096:8 before it starts') from error
 
 # %% ../../nbs/00_base/06_devices.ipynb #fc6271c5
 def bf16_is_native(
@@ -83,7 +89,7 @@ def choose_precision(
 @contextmanager
 def exact_fp32():
     "Inside, a GPU computes fp32 as fp32"
-    kinds = torch.backends.cudnn.conv, torch.backends.cuda.matmul
+    kinds = torch.backends.cudnn.conv, torch.backends.cudnn.rnn, torch.backends.cuda.matmul  # conv and rnn alike, or PyTorch's older switches raise
     before = [kind.fp32_precision for kind in kinds]
     try:
         for kind in kinds: kind.fp32_precision = 'ieee'

@@ -172,11 +172,13 @@ def check_file(
 def take_lock(
     path:str|Path, # A lock file
     wait:float=0., # Seconds to wait for it
-)->FileLock|None: # Held; None: another process has it. Raises `NotImplementedError` where nothing can be locked
+)->FileLock|None: # Held, or said not to be where nothing can be locked; None: another process has it
     "A lock; the operating system gives it back when its holder dies"
     lock = FileLock(path)
     try: lock.acquire(timeout=wait)
     except Timeout: return None
+    except (OSError, NotImplementedError) as error:
+        notice(f"'{Path(path).parent}' cannot be locked here ({getattr(error, 'strerror', None) or error}): let no second process write to it")
     return lock
 
 @contextmanager
@@ -185,11 +187,8 @@ def lock_folder(
     otherwise:str='stop it first', # What to do instead of waiting
 ):
     "Hold a folder while the block runs"
-    lock = FileLock(Path(folder)/'.lock')
-    try: lock.acquire(timeout=0)
-    except Timeout as error: raise BadInput(f"another process is writing to '{folder}'\nWait until it has ended, or {otherwise}") from error
-    except (OSError, NotImplementedError) as error:
-        notice(f"'{folder}' cannot be locked here ({getattr(error, 'strerror', None) or error}): let no second process write to it")
+    lock = take_lock(Path(folder)/'.lock')
+    if lock is None: raise BadInput(f"another process is writing to '{folder}'\nWait until it has ended, or {otherwise}")
     try: yield
     finally: lock.release()
 

@@ -79,11 +79,14 @@ class MLflow:
         from mlflow.entities import Metric, Param
         self.metric = Metric
         with allow_files(): self.client = MlflowClient(os.environ.get('MLFLOW_TRACKING_URI') or (Path(path).resolve().parent/'mlruns').as_uri())
-        self.id = known_as(path, 'mlflow', lambda: self.begin(Path(path).name))
+        def begin():
+            run = self.create_run(Path(path).name)
+            self.client.log_batch(run, params=[Param(name, str(value)) for name, value in recipe.items()])  # once: a longer run may not change them
+            return run
+        self.id = known_as(path, 'mlflow', begin)
         self.client.update_run(self.id, 'RUNNING')
-        self.client.log_batch(self.id, params=[Param(name, str(value)) for name, value in recipe.items()])
 
-    def begin(self, name):
+    def create_run(self, name):
         found = self.client.get_experiment_by_name(PROJECT)
         return self.client.create_run(found.experiment_id if found else self.client.create_experiment(PROJECT), run_name=name).info.run_id
 

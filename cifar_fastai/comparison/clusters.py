@@ -7,7 +7,7 @@ __all__ = ['MOST_SENT', 'ROOM', 'ENGINES', 'Post', 'SendHome', 'clear_rooms', 't
            'SlurmEngine', 'choose_engine']
 
 # %% ../../nbs/11_comparison/09_clusters.ipynb #e07e0702
-import dataclasses, os, shutil, socket, tempfile, time
+import dataclasses, os, shutil, signal, socket, tempfile, threading, time
 from contextlib import suppress
 from pathlib import Path
 import numpy as np
@@ -112,14 +112,20 @@ class RayEngine(Workers):
         self.ray = need_module('ray', 'ray')
         self.address, self.cpus, self.gpus, self.every, self.work = address, cpus or 1, gpus, every, work
         self.tasks, self.homes, self.own = {}, {}, not self.ray.is_initialized()
-        if self.own and address: check_answer(address)
+        if address and not self.own: raise BadInput('Ray is started already in this process\nLeave the address out')
+        if address: check_answer(address)
 
     def open(self):
         ray = self.ray
         if self.own:
+            before = signal.getsignal(signal.SIGTERM)  # which Ray replaces
             try: ray.init(address=self.address or 'local', log_to_driver=False, logging_level='error', **({} if self.address else {'include_dashboard': False}))
             except (ConnectionError, RuntimeError, ValueError) as error:
-                raise BadInput(f"no Ray cluster answers at '{self.address}': {str(error).splitlines()[0][:200]}\nStart one with ray start --head, or leave --address out for one on this machine") from error
+                reason = str(error).splitlines()[0][:200]
+                if not self.address: raise BadInput(f'Ray does not start here: {reason}\nTake --engine local, or no engine') from error
+                raise BadInput(f"no Ray cluster answers at '{self.address}': {reason}\nStart one with ray start --head, or leave --address out for one on this machine") from error
+            finally:
+                if threading.current_thread() is threading.main_thread(): signal.signal(signal.SIGTERM, before)
         there = [node['Resources'] for node in ray.nodes() if node['Alive']]
         for name, wanted in (('CPU', self.cpus), ('GPU', self.gpus)):
             most = max((node.get(name, 0) for node in there), default=0)
@@ -149,7 +155,7 @@ class RayEngine(Workers):
 
     def read_post(self):
         with suppress(self.ray.exceptions.RayError):  # its machine may be gone; it starts anew elsewhere
-            lines, kept = self.ray.get(self.post.fetch.remote(), timeout=30)
+            lines, kept = self.ray.get(self.post.fetch.remote())
             runs = {self.numbers[id(run)]: run for run in self.tasks.values()}
             for number, line in lines:
                 if number in runs: self.tell(runs[number], line)
@@ -211,7 +217,7 @@ class SlurmEngine(Workers):
             if not job.done(): continue
             del self.jobs[number]
             try: what, told = job.result()
-            except Exception as error: what, told = 'lost', f'its job {number} ended ({type(error).__name__})'
+            except Exception as error: what, told = 'lost', f'its job {number} ended ({error_reason(error).splitlines()[0][:200]})'
             yield run, what, self.runs/Path(told).name if what == 'done' else told
 
     def stop(self):

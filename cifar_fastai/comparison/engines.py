@@ -124,7 +124,9 @@ def train_in_child(pipe, job, runs, begun, gpu, images):
     "What a process of `LocalEngine` does"
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's: the parent says when to stop
     signal.signal(signal.SIGTERM, terminate)
-    if gpu is not None: os.environ['CUDA_VISIBLE_DEVICES'] = str(gpu)
+    if gpu is not None:
+        visible = os.environ.get('CUDA_VISIBLE_DEVICES')
+        os.environ['CUDA_VISIBLE_DEVICES'] = visible.split(',')[gpu].strip() if visible else str(gpu)
     def follow_parent():
         wait([multiprocessing.parent_process().sentinel])
         os.kill(os.getpid(), signal.SIGTERM)
@@ -139,27 +141,29 @@ class LocalEngine(Workers):
         cpus:int=0, # Threads of each; 0: the cores, shared
     ):
         self.most = jobs or max(1, cores()//(cpus or 1))
-        self.threads, self.children = cpus or max(1, cores()//self.most), {}
+        self.threads, self.children, self.room, self.all_cores = cpus or max(1, cores()//self.most), {}, None, not jobs
 
     def open(self):
         kind = 'forkserver' if 'forkserver' in multiprocessing.get_all_start_methods() else 'spawn'
         self.context, self.gpus, self.room = multiprocessing.get_context(kind), torch.cuda.device_count(), tempfile.TemporaryDirectory(prefix='cifar_fastai-')
+        if self.gpus and self.all_cores: self.most = self.gpus
         self.images = {place: keep_images(one, Path(self.room.name)/str(number)) for number, (place, one) in enumerate((self.data or {}).items())}
         if kind == 'forkserver': self.context.set_forkserver_preload(['cifar_fastai.comparison.engines'])
         return f"{self.most} runs at a time on this machine, {self.threads} thread{'s'*(self.threads > 1)} each"
 
     def start(self, run):
         here, there = self.context.Pipe(duplex=False)
-        gpu = self.numbers[id(run)] % self.gpus if self.gpus and run.recipe.device in ('auto', 'cuda') else None
+        busy = [gpu for _, _, gpu in self.children.values()]
+        gpu = min(range(self.gpus), key=busy.count) if self.gpus and run.recipe.device in ('auto', 'cuda') else None
         child = self.context.Process(target=train_in_child, args=(there, describe_job(run, self.threads), self.runs, self.begun(run), gpu, self.images.get(data_place(run.recipe))))
         child.start()
         there.close()
-        self.children[here] = run, child
+        self.children[here] = run, child, gpu
 
     def look(self):
         "Wait for one of them to say something; which runs have ended, and how"
         for pipe in wait(list(self.children)):
-            run, child = self.children[pipe]
+            run, child, _ = self.children[pipe]
             try: what, told = pipe.recv()
             except (EOFError, ConnectionResetError):
                 child.join()
@@ -170,13 +174,14 @@ class LocalEngine(Workers):
             yield run, what, told
 
     def stop(self):
-        for _, child in self.children.values(): child.terminate()
+        for _, child, _ in self.children.values(): child.terminate()
         end = time.monotonic() + 60
-        for _, child in self.children.values():
+        for _, child, _ in self.children.values():
             child.join(max(0.1, end - time.monotonic()))
             if child.is_alive(): child.kill()
 
-    def close(self): self.room.cleanup()
+    def close(self):
+        if self.room: self.room.cleanup()
 
 # %% ../../nbs/11_comparison/08_engines.ipynb #e06e0611
 LAST = '.json', 'metrics.json', MANIFEST  # in this order, after all others

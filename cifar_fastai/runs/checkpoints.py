@@ -228,18 +228,16 @@ class Checkpoints(RunCallback):
     def after_batch(self):
         due = self.every and self.training and time.monotonic() - self.written >= self.every
         if self.training and self.iter + 1 == self.n_iter: self.random = random_states(self.x.device)
-        self.stops.asked = self.processes.agree(self.stops.asked)
-        if due or self.stops.asked: self.write({} if self.training else {'random': self.random})  # an evaluation is done again
+        asked = self.processes.agree(self.stops.asked)  # what comes meanwhile counts at the next step
+        if due or asked: self.write({} if self.training else {'random': self.random}, asked)  # an evaluation is done again
 
-    def after_epoch(self):
-        self.stops.asked = self.processes.agree(self.stops.asked)
-        self.write({})
+    def after_epoch(self): self.write({}, self.processes.agree(self.stops.asked))
 
-    def write(self, instead):
-        asked = self.stops.asked
+    def write(self, instead, asked):
         if self.processes.first: self.write_whole(instead)
         if asked:
             self.processes.agree(asked)  # nobody leaves before it is written
+            self.stops.asked = asked
             self.stops.deliver()
 
     def write_whole(self, instead):

@@ -158,7 +158,7 @@ def start_run(
         path, about = new_run_folder(out, name, recipe, now), now
         keep_labels(path, recipe, learner.dls.data.changes)
     learner.path = path
-    return learner, path, {**about, 'recipe': recipe_to_dict(recipe)}
+    return learner, path, {**about, 'recipe': recipe_to_dict(recipe), 'by_hand': sorted({*about.get('by_hand', ()), *learner.by_hand})}
 
 # %% ../../nbs/09_runs/05_session.ipynb #6e1d1f1a
 @contextmanager
@@ -222,7 +222,7 @@ def follow_session(
     join_learner(learner, processes)
     folder = FollowedFolder(path, learner, lambda text: None)
     with record_end(folder), name_loss(processes): train_learner(learner, folder, about, start['state'], checkpoint_every, [*cbs], processes)
-    leave_processes()
+    leave_processes(processes)
     return Run(learner, path)
 
 ATTACHED = 'curves', 'confusion_matrix', 'misclassified', 'gradcam' # figures that trackers get
@@ -255,7 +255,7 @@ def train_session(
             held.enter_context(lock_folder(path))
             if is_finished(path) and not is_extension(path, recipe):
                 processes.tell({})
-                leave_processes()
+                leave_processes(processes)
                 return load_finished(path, say, after)
         again = path is not None
         learner, path, about = start_run(recipe, out, name, path, processes, images, cbs)
@@ -272,7 +272,7 @@ def train_session(
         join_learner(learner, processes)
         with name_loss(processes), name_memory(learner):
             history = train_learner(learner, folder, about, state, checkpoint_every, [*cbs, *following], processes, drawn)
-        leave_processes()
+        leave_processes(processes)
         folder.result(history)
         folder.predictions()
         run = Run(learner, path)

@@ -8,7 +8,7 @@ __all__ = ['search_parser', 'search_by_options', 'main']
 # %% ../../nbs/12_search/05___main__.ipynb #sdo00003
 import sys
 from pathlib import Path
-from ..base.messages import LINE, BadWords
+from ..base.messages import LINE, BadWords, need_module
 from ..base.commands import SWITCHES, Keeping, Parser, add_flag, add_option, add_out, open_page, run_command
 from ..base.rules import Name, Number
 from ..recipes.recipe import SAMPLERS
@@ -52,6 +52,7 @@ def search_by_options(options):
     from cifar_fastai.search.searching import search_recipes
     from cifar_fastai.views.report_page import write_run_report
     keep_freed_memory(recipe.device)
+    need_module('optuna', 'search').logging.set_verbosity(30)  # warnings, and not a line for each trial
     search_recipes(recipe, space, options.trials, drawn[-1] if drawn else 'tpe', options.pruner, options.repeats, options.out, not options.untested,
                    lambda run: write_run_report(run.path, run.interpretation), options.command)
     if options.open: open_page(Path(options.out)/'search.html')

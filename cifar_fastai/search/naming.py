@@ -97,14 +97,14 @@ def read_test_set(
     search:Search,
     named:Named, # Gets its path
     folder:Path, # Of the search
-    after:Callable, # Called with the complete `session.Run`; returns what to look at
+    after:Callable|None, # Called with the complete `session.Run`; returns what to look at
     say=say, # Called with each line for the person
 )->None:
     "Train the named recipe on all training images, and judge it on the test set"
     recipe = dataclasses.replace(search.recipe, set_aside=0, **named.fields)
     name = 'recipe' if named.trial is None else f'trial-{named.trial:04}'
     say(f'\nnamed    {named.name}: {fields_name(named.fields)}; it is trained on all training images, and the test set is read')
-    named.path = train_session(recipe, folder/'named', name, say=say, resume='auto', after=[after]).path
+    named.path = train_session(recipe, folder/'named', name, say=say, resume='auto', after=[after] if after else []).path
     named.read = sum(map(is_finished, [path.parent for path in (folder/'named').glob('*/recipe.json')]))
 
 def holdout_noise(

@@ -32,6 +32,7 @@ class Processes:
     count:int = 1 # How many there are
     local:int = 0 # Its number on its machine
     there:int = 1 # How many are on its machine
+    own:bool = False # Whether `join_processes` made their group
     told:bool = False # The first: whether the others know how the run begins
     stuck:Callable|None = None # Called before a process ends itself that waits in vain for the others
 
@@ -163,17 +164,20 @@ def join_processes():
         yield processes
         return
     dist.init_process_group('cpu:gloo,cuda:nccl' if torch.cuda.is_available() else 'gloo', timeout=PATIENCE)
+    processes.own = True
     with end_when_stuck(processes):
         try: yield processes
         except BaseException:
             with suppress(RuntimeError):
                 if processes.first and not processes.told: processes.tell(None)
             raise
-        finally: leave_processes()
+        finally: leave_processes(processes)
 
-def leave_processes()->None:
-    "Each process goes on alone"
-    if dist.is_initialized(): dist.destroy_process_group()
+def leave_processes(
+    processes:Processes,
+)->None:
+    "Each process goes on alone; a group that somebody else made stays"
+    if processes.own and dist.is_initialized(): dist.destroy_process_group()
 
 # %% ../../nbs/07_training/15_distributed.ipynb #d14d1514
 def reads_whole(
