@@ -102,7 +102,7 @@ def methods(found, dynamics, data):
     random = np.random.default_rng(0).random(len(labels))
     theirs, ranked = cleanlab_issues(kept.probabilities, labels)
     count = int(issues.wrong.count)
-    def lowest(quality): return quality <= np.partition(quality, count)[count]
+    def lowest(quality): return quality <= np.partition(quality, count - 1)[count - 1]
     return {'out of fold and dynamics (`labels`)': (joined, issues.kinds == 'wrong'), 'out of fold': (margins, flag(margins, joint, best(kept.probabilities))),
             'dynamics': (area, flag(area, confident_joint(means, labels), best(means))), "cleanlab's `find_label_issues`": (ranked, theirs),
             'loss in the last epoch': (slow, lowest(slow)), 'random': (random, lowest(random))}

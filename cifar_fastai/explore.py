@@ -10,7 +10,7 @@ from pathlib import Path
 from fastai.learner import Learner
 from .base.messages import BadInput, notice
 from .interpretation.interpretation import CifarInterpretation
-from .interpretation.suspects import find_suspects
+from .interpretation.suspects import find_suspects, has_suspects
 from .runs.files import load_run
 from .runs.interpreted import load_interpretation
 
@@ -28,7 +28,7 @@ def interpretation_of(
 def labels_of(source):
     "The `labels.csv` in the folder of a run, or ''"
     folder = source if isinstance(source, (str, Path)) else getattr(source, 'path', None) if hasattr(source, 'interpretation') else None
-    if folder is None or not (Path(folder)/'labels.csv').is_file(): return ''
+    if folder is None or not has_suspects(Path(folder)/'labels.csv'): return ''
     notice(f"the images are those whose labels look wrong, by {Path(folder)/'labels.csv'}; explore(…, labels='') shows the errors")
     return Path(folder)/'labels.csv'
 

@@ -1,11 +1,14 @@
 "Small data that several tests share; nothing here needs the network, a GPU or CIFAR-10"
 import os
 import signal
+import sys
 import tempfile
 from importlib import import_module
 from pathlib import Path
 
 if 'PYTEST_XDIST_WORKER' not in os.environ: os.environ['FASTAI_HOME'] = tempfile.mkdtemp()  # before fastai is imported; one for all workers: decoded images are not kept in the person's own
+
+if 'torch' not in sys.modules: os.environ.setdefault('OMP_NUM_THREADS', '1')  # a process that is forked from one with threads waits for them
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN: signal.signal(signal.SIGINT, signal.default_int_handler)  # as a shell starts what runs in the background
 

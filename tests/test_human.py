@@ -57,6 +57,7 @@ def test_rows_find_their_images_by_name_by_label_and_by_the_number_of_the_file(k
     assert np.allclose(expected, counts/counts.sum(1, keepdims=True))
     (tmp_path/'named.csv').write_text('dog,name,cat,ship\n' + ''.join(f'{counts[row, 1]},{kept.names[row]},{counts[row, 0]},{counts[row, 2]}\n' for row in order))
     assert np.allclose(read_answers(tmp_path/'named.csv', kept), expected)
+    with pytest.raises(BadInput, match='Leave --human-labels out'): read_answers(tmp_path/'named.csv', kept, tmp_path/'labels.npy')
     by_class = order[np.argsort(order%20, kind='stable')]  # the k-th row of a class is its k-th image
     np.save(tmp_path/'official.npy', counts[by_class])
     np.save(tmp_path/'labels.npy', kept.targets[by_class].astype(np.uint8))
@@ -80,7 +81,7 @@ def test_an_array_that_does_not_fit_is_refused(kept, counts, tmp_path, content, 
 @pytest.mark.parametrize('text, says', [
     ('name,cat,dog\n', "line 1: 0 columns are called 'ship'"), ('name,cat,dog,ship,cow\n', "line 1: unknown column: none of ours, and no class 'cow'"),
     ('name,cat,dog,ship\nx,1,2\n', 'line 2: 3 cells, not 4'), ('name,cat,dog,ship\nx,1,-2,0\n', "line 2: '-2' of 'dog'"), ('name,cat,dog,ship\nx,1,2,0\nx,1,2,0\n', "'x' is there twice"),
-    ('name,cat,dog,ship\nx,1,2,0\n', 'no row for 60 of 60 images'), ('cat,dog,ship\n1,2,0\n', '1 rows, and there are 60')])
+    ('name,cat,dog,ship\nx,1,2,0\n', 'no row for 60 of 60 images'), ('cat,dog,ship\n1,2,0\n', '1 rows, and there are 60'), ('index,cat,dog,ship\n0,1,2,0\n', "unknown column: none of ours, and no class 'index'")])
 def test_a_table_that_does_not_fit_is_refused_by_its_line(kept, tmp_path, text, says):
     (tmp_path/'bad.csv').write_text(text)
     with pytest.raises(BadInput, match=says): read_answers(tmp_path/'bad.csv', kept)

@@ -1,6 +1,7 @@
 "Wrong labels: confident learning against cleanlab's, scores by their definitions, planted flips found by the command"
 import csv
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,8 +13,10 @@ from cifar_fastai.cli import dispatch
 from cifar_fastai.data.shapes import draw_shapes
 from cifar_fastai.labels.confident import confident_joint, count_wrong, flag_wrong
 from cifar_fastai.labels.issues import find_issues
-from cifar_fastai.labels.neighbours import conflicting_groups, far_images, near_copies, nearest_images, nearest_of_class
+from cifar_fastai.labels.neighbours import conflicting_groups, far_images, nearest_images
 from cifar_fastai.labels.scores import SCORES, area_under_margin, class_thresholds, label_quality, logit_margin
+
+OLD = Path(__file__).parent/'old_run'
 
 
 def noisy(count, classes, share, seed, sharpness=3.):
@@ -66,11 +69,6 @@ def test_neighbours_outliers_and_copies_are_those_of_scikit_learn_and_of_sight()
     theirs, which = NearestNeighbors(n_neighbors=5, metric='cosine').fit(moved).kneighbors(moved)
     assert np.allclose(distances, theirs[:, 1:], atol=1e-5) and (near == which[:, 1:]).mean() > 0.99
     assert np.flatnonzero(far_images(distances)).tolist() == [300]
-    labels = np.r_[np.repeat([0, 1, 2], 100), 0]
-    assert set(nearest_of_class(embeddings, labels, 0, 0)) <= set(range(1, 100)) and nearest_of_class(embeddings, labels, 0, 1)[0] in range(100, 200)
-    pictures = draw.random((301, 30))
-    pictures[near[7, 0]] = pictures[7] + 0.02
-    assert near_copies(near, pictures).tolist() == [sorted([7, int(near[7, 0])])]
     assert conflicting_groups(np.array([5, 5, 7, 8, 8, 8]), np.array([1, 1, 0, 2, 2, 0])).tolist() == [False]*3 + [True]*3
 
 
@@ -84,6 +82,10 @@ def test_each_image_has_one_kind_and_the_rows_are_those_of_the_file(tmp_path):
     write_labels(tmp_path/'labels.csv', issues.rows())
     with open(tmp_path/'labels.csv', newline='') as file: rows = list(csv.DictReader(file))
     assert [int(row['index']) for row in rows] == issues.order().tolist() and all(row['suggested'] != row['given'] for row in rows if row['kind'] == 'wrong')
+    for score in SCORES:
+        quality = label_quality(probabilities, labels, score)
+        same = find_issues(probabilities, labels, issues.names, issues.classes, quality, centred=score == 'margin')
+        assert np.array_equal(same.suggested, probabilities.argmax(1)) and not same.kinds[probabilities.argmax(1) == labels].any()
     assert all(row['label'] == '' for row in rows) and [float(row['quality']) for row in rows] == sorted(float(row['quality']) for row in rows)
 
 
@@ -153,6 +155,7 @@ def test_one_run_says_so_by_its_dynamics_and_of_its_test_images(flipped, capsys,
 @pytest.mark.parametrize('words, says', [
     (['shapes', '--accept', 'quality>0.2'], "'quality>0.2' is no condition"), (['shapes', '--accept', 'quality<7'], 'no condition'), (['shapes', '--folds', '1'], 'at least 2'),
     (['shapes', '--test'], 'holds no run'), (['shapes', '--method', 'dynamics', '--folds', '3'], 'is for --method folds'), (['shapes', '--method', 'fold'], "did you mean 'folds'"),
+    ([str(OLD), '--method', 'dynamics', '--epochs', '3'], '--epochs: the run is judged as it was trained'), ([str(OLD), '--test', '--recipe', 'quick', '--width', '8'], '--recipe, --width: the run'),
     (['shapes', '--data', 'cifar10'], 'named first'), (['shapes', '--score', 'margins'], "did you mean 'margin'"), (['shapes', '--mixup', '0.4', '--track-images'], 'mixup and cutmix mix them'),
     ([], 'RUN|DATA')])
 def test_wrong_words_are_refused_before_anything_is_trained(words, says, tmp_path, monkeypatch):

@@ -123,6 +123,10 @@ def test_files_of_labels_follow_each_other(sources, tmp_path):
     assert class_of(found) == {**class_of(plain), one: 'cat', three: 'cat'} and 1 not in found.train_positions and found.soft[0].max() == -1
     assert [about['relabelled'] for about in found.changes.values()] == [1, 2] and list(found.changes) == ['labels', 'labels 2']
     with pytest.raises(BadInput, match='second.csv, line 2: .*other data'): load_images(sources['folder'], labels=second)
+    late = written(tmp_path/'late.csv', 'name,label', f'{two},cat')
+    with pytest.raises(BadInput, match='late.csv, line 2: .*left out by a file before'): load_images(sources['folder'], labels=f'{first}+{late}')
+    for words in ('+', f'{first}+', f'+{first}'):
+        with pytest.raises(BadInput, match=r'missing beside a \+'): load_images(sources['folder'], labels=words)
 
 
 def test_a_decision_for_the_likeliest_class_ends_the_soft_labels_of_an_earlier_file(sources, tmp_path):

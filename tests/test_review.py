@@ -1,5 +1,6 @@
 "The review of labels: which images are shown, with which neighbours, in the notebook and in a real browser, and the one file of decisions"
 import dataclasses
+import math
 
 import numpy as np
 import pytest
@@ -8,9 +9,11 @@ from drawn import CLASSES, write_images
 from cifar_fastai.base.label_files import DROP, UNSURE, LabelRow, read_labels, write_labels
 from cifar_fastai.base.messages import BadInput
 from cifar_fastai.data.sources import load_images
-from cifar_fastai.explore import explore
-from cifar_fastai.interpretation.suspects import choose_suspects, find_suspects, nearest_of_classes
+from cifar_fastai.explore import explore, labels_of
+from cifar_fastai.interpretation.marks import mark_image
+from cifar_fastai.interpretation.suspects import choose_suspects, find_suspects, nearest_of_classes, write_decisions
 from cifar_fastai.runs.session import train_session
+from cifar_fastai.views.review import write_reviews
 
 
 @pytest.fixture(scope='module')
@@ -52,6 +55,29 @@ def test_suspects_come_first_and_their_neighbours_are_of_both_classes(run):
     with pytest.raises(BadInput, match='nothing to look at'): find_suspects(run.learner, run.path/'fine.csv')
     write_labels(run.path/'fine.csv', [LabelRow(0, 'else.png', 'ant', 'bee', 0.1, 'wrong')])
     with pytest.raises(BadInput, match="no image named 'else.png'"): find_suspects(run.learner, run.path/'fine.csv')
+
+
+def test_a_file_about_two_sets_is_shown_one_set_at_a_time(run, tmp_path):
+    names, count = run.learner.dls.data.names, run.learner.dls.data.train_count
+    rows = [LabelRow(-1, str(names[place]), CLASSES[run.learner.dls.data.labels[place]], '', quality, 'wrong') for place, quality in ((count + 3, 0.1), (2, 0.2), (count + 7, math.nan))]
+    write_labels(tmp_path/'both.csv', rows)
+    with pytest.warns(UserWarning, match='1 rows are about images of another set'): kept = find_suspects(run.learner, tmp_path/'both.csv').kept
+    assert kept.places.tolist() == [3, 7] and kept.found == 2 and kept.total == len(names) - count and kept.losses.tolist() == pytest.approx([0.9, 0])
+
+
+def test_decisions_go_into_a_file_that_knows_only_some_of_the_suspects(run, tmp_path):
+    kept = find_suspects(run.learner, run.path/'labels.csv').kept
+    other = LabelRow(0, str(run.learner.dls.data.names[0]), 'ant', quality=0.5)
+    write_labels(tmp_path/'some.csv', [other, kept.rows[1]])
+    write_decisions(tmp_path/'some.csv', [mark_image(kept, 0, 'ambiguous')], kept)
+    rows = {row.name: row for row in read_labels(tmp_path/'some.csv')}
+    assert set(rows) == {other.name, *kept.names} and rows[kept.names[0]].label == UNSURE and sum(bool(row.label) for row in rows.values()) == 1
+
+
+def test_a_file_without_a_doubt_has_no_page_and_hides_no_errors(run, tmp_path, monkeypatch):
+    monkeypatch.setattr('cifar_fastai.views.review.load_run', None)
+    write_labels(tmp_path/'labels.csv', [LabelRow(0, 'x', 'ant', quality=0.9)])
+    assert write_reviews(tmp_path) == [] and labels_of(tmp_path) == ''
 
 
 def test_a_notebook_decides_into_the_same_file(run):

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['ISSUES', 'DROP', 'UNSURE', 'DECISIONS', 'LABEL_COLUMNS', 'LARGEST_FILE', 'CONDITIONS', 'LabelRow', 'file_text',
-           'labels_text', 'write_labels', 'quote', 'check_known', 'numbered_rows', 'read_text', 'parse_share',
-           'parse_label_row', 'parse_shares', 'label_columns', 'label_rows', 'check_label_rows', 'read_label_rows',
-           'read_labels', 'parse_condition', 'accept_suggestions', 'changes_text', 'changes_lines']
+           'doubt_order', 'labels_text', 'write_labels', 'quote', 'check_known', 'numbered_rows', 'read_text',
+           'parse_share', 'parse_label_row', 'parse_shares', 'label_columns', 'label_rows', 'check_label_rows',
+           'read_label_rows', 'read_labels', 'parse_condition', 'accept_suggestions', 'changes_text', 'changes_lines']
 
 # %% ../../nbs/00_base/10_label_files.ipynb #ilabfile
 import csv, io, math, re
@@ -34,7 +34,7 @@ class LabelRow:
     name:str # Its name
     given:str # The class that its label says
     suggested:str = '' # The class that it looks like
-    quality:float = 1. # 0…1: how surely the given label is right; NaN where nobody has asked
+    quality:float = math.nan # 0…1: how surely the given label is right; NaN where nobody has asked
     kind:str = '' # One of `ISSUES`; '': nothing was found
     label:str = '' # What a person decided: a class, or one of `DECISIONS`; '': nothing yet
 
@@ -52,6 +52,12 @@ def file_text(
     "A name as a file can hold it: half a character that a file system let through becomes a question mark"
     return str(name).encode('utf-8', 'replace').decode()
 
+def doubt_order(
+    row:LabelRow,
+)->tuple[float, int]: # What to sort by
+    "The lowest quality first, rows that nobody has asked about last"
+    return 2. if math.isnan(row.quality) else row.quality, row.index
+
 def labels_text(
     rows:Iterable[LabelRow], # In any order
 )->str: # The contents of a CSV file
@@ -59,7 +65,7 @@ def labels_text(
     text = io.StringIO()
     writer = csv.writer(text) # ends a row with \r\n, so that a lone \r or \n in a name is quoted
     writer.writerow(LABEL_COLUMNS)
-    for row in sorted(rows, key=lambda row: (2. if math.isnan(row.quality) else row.quality, row.index)):
+    for row in sorted(rows, key=doubt_order):
         writer.writerow([row.index, file_text(row.name), file_text(row.given), file_text(row.suggested), '' if math.isnan(row.quality) else f'{row.quality:.6g}', row.kind, file_text(row.label)])
     return text.getvalue()
 
@@ -121,7 +127,7 @@ def parse_label_row(
     for column in ('given', 'suggested', 'label') if classes is not None else ():
         value = cells.get(column, '')
         if value and not (column == 'label' and value in DECISIONS): check_known(value, classes, f'class of the column {column}')
-    return LabelRow(int(number), cells['name'], cells.get('given', ''), cells.get('suggested', ''), parse_share(cells.get('quality', '') or '1', 'quality'), kind, label)
+    return LabelRow(int(number), cells['name'], cells.get('given', ''), cells.get('suggested', ''), parse_share(cells['quality'], 'quality') if cells.get('quality') else math.nan, kind, label)
 
 def parse_shares(cells, columns, classes):
     "The shares of the classes on one line, adding up to 1; None where all cells are empty"

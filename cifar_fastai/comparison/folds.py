@@ -9,7 +9,7 @@ __all__ = ['fold_plan', 'train_folds', 'OutOfFold', 'place_names', 'mean_margins
 from dataclasses import dataclass, replace
 from pathlib import Path
 import numpy as np
-from scipy.stats import rankdata
+from scipy.stats import spearmanr
 from ..base.messages import BadInput, say
 from ..recipes.recipe import Recipe
 from ..data.images import ImageData
@@ -81,8 +81,8 @@ def agreeing_margins(
     "The mean margins from that epoch on from which they agree best, by rank, with what was said out of fold"
     found = [mean_margins(dynamics, data, first)[positions] for first in range(min(len(one.margin) for one in dynamics))]
     def agreement(values):
-        ranks = [rankdata(one[np.isfinite(values)]) for one in (values, margins)]
-        return float(np.corrcoef(*ranks)[0, 1]) if len(ranks[0]) and min(map(np.ptp, ranks)) > 0 else -1.
+        one, other = (each[np.isfinite(values)] for each in (values, margins))
+        return float(spearmanr(one, other).statistic) if len(one) > 1 and min(np.ptp(one), np.ptp(other)) > 0 else -1.
     return max(found, key=agreement)
 
 def gather_folds(

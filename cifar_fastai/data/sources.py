@@ -8,7 +8,7 @@ __all__ = ['CIFAR10', 'USUAL', 'NO_DATA', 'PUBLISHED', 'find_placement', 'read_f
            'load_images', 'check_cifar10', 'shapes_data']
 
 # %% ../../nbs/03_data/12_sources.ipynb #ic785215
-import os, re, sys
+import csv, os, re, sys
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
@@ -18,7 +18,6 @@ from pathlib import Path
 import numpy as np
 from ..base.messages import BadInput, notice
 from ..base.files import checksum, whole_file
-from ..base.label_files import LARGEST_FILE, numbered_rows, read_text
 from ..recipes.recipe import NAMES
 from .archives import EXPECTED, Files, open_files, refuse_unreadable
 from .layouts import Placement, place_by_folder, place_without_splits, safe_text, settle_splits, shallowest, split_roots
@@ -157,8 +156,9 @@ def is_label_file(
     path:Path, # A table
 )->bool:
     "Whether a table is a `labels.csv`, which knows the labels that the images had"
-    try: return 'given' in next(numbered_rows(read_text(path, LARGEST_FILE, 'the labels')), (1, []))[1]
-    except BadInput: return False
+    try:
+        with open(path, encoding='utf-8-sig', newline='') as file: return 'given' in next(csv.reader(file), [])
+    except (OSError, UnicodeDecodeError, csv.Error): return False
 
 def divide_labels(
     path:Path, # A folder or an archive
@@ -170,7 +170,7 @@ def divide_labels(
     if not labels or labels == NAMES: return labels, []
     files = split_files(labels)
     file = Path(files[0]).expanduser()
-    if labels != NAMES and file.is_file() and is_label_file(file): return '', files
+    if file.is_file() and is_label_file(file): return '', files
     within = not file.is_file() or path.is_dir() and file.resolve().is_relative_to(path.resolve())
     return (files[0], files[1:]) if label_column or within or not has_classes(path, test_share) else ('', files)
 
@@ -179,7 +179,9 @@ def split_files(
 )->list[str]: # Names of files, or `names` before them
     "Several files of labels have a + between them"
     if Path(labels).expanduser().is_file(): return [str(Path(labels).expanduser())]
-    return [str(Path(part).expanduser()) for part in labels.split('+') if part]
+    parts = labels.split('+')
+    if not all(part.strip() for part in parts) and labels: raise BadInput(f'--labels {labels}: a name of a file is missing beside a +')
+    return [str(Path(part).expanduser()) for part in parts if part]
 
 # %% ../../nbs/03_data/12_sources.ipynb #ade5e66f
 def load_images(

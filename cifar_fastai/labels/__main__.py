@@ -14,7 +14,7 @@ from ..base.label_files import parse_condition
 from ..base.messages import LINE, BadWords, say
 from ..base.rules import Name, Number
 from ..recipes.named import RECIPES, read_recipe
-from ..recipes.options import add_recipe_options, recipe_from_options
+from ..recipes.options import add_recipe_options, recipe_from_options, typed_options
 
 # %% ../../nbs/13_doors/11_labels.ipynb #cdoorlab
 WAYS = {
@@ -64,7 +64,9 @@ def chosen_method(options, run):
     if options.test and not run: raise BadWords(f"--test takes a run folder, and '{options.what}' holds no run")
     if options.test and (options.method or options.folds): raise BadWords("--test asks a run's predictions: --method and --folds are for training images")
     if options.method == 'dynamics' and options.folds: raise BadWords('--folds is for --method folds, not for --method dynamics')
-    return 'test' if options.test else options.method or ('dynamics' if kept and not options.folds else 'folds')
+    method = 'test' if options.test else options.method or ('dynamics' if kept and not options.folds else 'folds')
+    if run and method != 'folds' and (typed := typed_options(options)): raise BadWords(f"{', '.join(typed)}: the run is judged as it was trained\nLeave {'it' if len(typed) == 1 else 'them'} out, or train parts of the images anew: --method folds")
+    return method
 
 def labels_by_options(options):
     "What the command does"
@@ -74,9 +76,11 @@ def labels_by_options(options):
     LINE.begin('loading')
     from cifar_fastai.base.devices import keep_freed_memory
     from cifar_fastai.comparison.judging import judge_dynamics, judge_folds, judge_test, save_issues
+    from cifar_fastai.runs.files import LABEL_FILES, read_run, recipe_with_kept
     from cifar_fastai.runs.session import train_session
     keep_freed_memory(recipe.device)
     make_folder(out)
+    if run and method == 'folds': recipe = replace(recipe, **{name: getattr(recipe_with_kept(read_run(run)), name) for name in LABEL_FILES if not hasattr(options, name)})
     if method == 'folds': issues = judge_folds(recipe, options.folds or 5, out/'folds', options.score, say)
     elif method == 'test': issues = judge_test(run, options.score, say)
     else:

@@ -57,6 +57,7 @@ def find_issues(
     names:Sequence[str], # Of the images
     classes:Sequence[str], # Class names
     quality:np.ndarray|None=None, # 0…1, shape (N,); the probability of the given class against the largest other if left out
+    centred:bool=True, # Whether a quality below 0.5 says that another class is likelier
     far:np.ndarray|None=None, # bool (N,): images that lie far from all others
     copied:np.ndarray|None=None, # bool (N,): images with a near copy of another label
     indices:np.ndarray|None=None, # Places of the images in their set; 0, 1, 2, … if left out
@@ -70,9 +71,10 @@ def find_issues(
     given = probabilities[np.arange(len(labels)), labels]
     suggested = np.where(most > given, other, labels)
     if quality is None: quality = margin_quality(np.log(np.maximum(given, 1e-12)) - np.log(np.maximum(most, 1e-12)))
-    suggested = np.where((suggested == labels) & (quality < 0.5), other, suggested)
+    doubted = quality < 0.5 if centred else most > given
+    suggested = np.where((suggested == labels) & doubted, other, suggested)
     wrong = flag_wrong(joint, labels, suggested, quality)
     none = np.zeros(len(labels), bool)
-    kinds = np.select([wrong, none if copied is None else copied, none if far is None else far, quality < 0.5], ['wrong', 'duplicate', 'outlier', 'ambiguous'], '')
+    kinds = np.select([wrong, none if copied is None else copied, none if far is None else far, doubted], ['wrong', 'duplicate', 'outlier', 'ambiguous'], '')
     return LabelIssues(labels, suggested, quality, kinds, np.asarray(names), np.arange(len(labels)) if indices is None else np.asarray(indices), tuple(map(str, classes)),
                        count_wrong(probabilities, labels, seed=seed))

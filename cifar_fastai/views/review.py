@@ -6,13 +6,13 @@
 __all__ = ['REVIEWED', 'near_pictures', 'review_values', 'review_explorer', 'review_lead', 'write_review', 'write_reviews']
 
 # %% ../../nbs/10_views/10_review.ipynb #ireview01
-import cifar_fastai
+import cifar_fastai, hashlib
 from pathlib import Path
 import numpy as np
 from ..base.label_files import ISSUES, UNSURE, DROP, file_text
 from ..base.wording import thousands
 from ..interpretation.marks import class_names, verdict_of
-from ..interpretation.suspects import SuspectsInterpretation, find_suspects
+from ..interpretation.suspects import find_suspects, has_suspects
 from ..runs.files import load_run
 from .pages import embedded_json, fill_page, write_page
 from .report_images import RIGHT_SIDE, heat_data, row_order
@@ -31,7 +31,7 @@ def near_pictures(kept, count, budget):
 def review_values(kept, order, group, near, names):
     "What the script is told of each suspect, in the order of the page"
     rows = [kept.rows[index] for index in order]
-    return dict(quality=[row.quality for row in rows], kind=[row.kind for row in rows], near=near[order].reshape(len(order), -1).tolist(), side=near.shape[2], names=names,
+    return dict(quality=[None if np.isnan(row.quality) else row.quality for row in rows], kind=[row.kind for row in rows], near=near[order].reshape(len(order), -1).tolist(), side=near.shape[2], names=names,
                 decided=[[row.index, *verdict_of(row.label, row.given)] for row in rows if row.label])
 
 # %% ../../nbs/10_views/10_review.ipynb #creview02
@@ -46,6 +46,7 @@ def review_explorer(interpretation, name):
     group, near, names = near_pictures(kept, len(order), LIMIT//4)
     data['pictures'] = [*data['pictures'], *([group.about('near')] if group.count else [])]
     data['review'] = review_values(kept, order, group, near, names)
+    data['key'] = hashlib.sha256(repr((data['key'], data['review']['decided'])).encode()).hexdigest()[:16]  # decisions in the file come before those that a browser kept
     sheets = {**found['sheets'], **{f'near-{number}': text for number, text in enumerate(group.sheets)}}
     return {**found, 'data': embedded_json(data), 'sheets': sheets, 'perfect': True}
 
@@ -83,7 +84,7 @@ def write_reviews(
     learner=None, # The run's Learner, where it is at hand
 )->list[Path]: # Where they went
     "A page for each file of labels that is there"
-    files = [Path(labels)] if labels else [Path(run)/name for name in REVIEWED if (Path(run)/name).is_file()]
+    files = [Path(labels)] if labels else [Path(run)/name for name in REVIEWED if has_suspects(Path(run)/name)]
     if not files: return []
     learner = learner or load_run(run)
     return [write_review(run, file, Path(out or run)/f'{file.stem}.html', learner=learner) for file in files]

@@ -100,6 +100,7 @@ class Explorer {
     return said;
   }
 
+  quality(row) { return `quality ${this.review.quality[row]?.toFixed(3) ?? 'unknown'}`; }
   confidence(row) {
     let most = 0;
     for (let i = row * this.width; i < (row + 1) * this.width; i++) if (this.shares[i] > most) most = this.shares[i];
@@ -120,7 +121,7 @@ class Explorer {
   title(row) { return this.right(row) ? this.classes[this.actual[row]] : `${this.classes[this.actual[row]]} → ${this.classes[this.predicted[row]]}`; }
   words(row) { return this.review ? `labelled ${this.classes[this.actual[row]]}, looks like ${this.classes[this.predicted[row]]}` : this.right(row) ? `${this.classes[this.actual[row]]}, recognised` : `${this.classes[this.actual[row]]} taken for ${this.classes[this.predicted[row]]}`; }
   caption(row) {
-    const sure = this.review ? `quality ${this.review.quality[row].toFixed(3)}` : percent(this.confidence(row));
+    const sure = this.review ? this.quality(row) : percent(this.confidence(row));
     const names = [this.classes[this.actual[row]], this.right(row) ? '\u00a0' : `→ ${this.classes[this.predicted[row]]}`];
     return [names, sure, `Image ${this.index[row]}: ${this.words(row)}, ${sure}${this.review ? '' : ' sure'}`];
   }
@@ -267,7 +268,7 @@ class Box {
     const { explorer } = this, rows = explorer.gallery.rows, place = rows.indexOf(row);
     this.row = row;
     this.title.textContent = explorer.title(row);
-    const { review } = explorer, said = review ? [`quality ${review.quality[row].toFixed(3)}`, review.kind[row]].filter(Boolean).join(' · ') : `loss ${explorer.loss[row].toPrecision(4)}`;
+    const { review } = explorer, said = review ? [explorer.quality(row), review.kind[row]].filter(Boolean).join(' · ') : `loss ${explorer.loss[row].toPrecision(4)}`;
     this.about.textContent = `Image ${explorer.index[row]} · ${explorer.names[row]} · ${said}`;
     this.near(row);
     this.place.textContent = place < 0 ? '' : `${place + 1} of ${rows.length}`;

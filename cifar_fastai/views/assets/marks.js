@@ -76,8 +76,8 @@ class Marks {
   csv() {
     const rows = [...this.kept].sort(([a], [b]) => a - b).map(([index, [verdict, label]]) => {
       const row = this.rowOf.get(index);
-      const given = this.classes[this.actual[row]], { quality = '', kind = '' } = this.found?.(row) ?? {};
-      return [String(index), this.names[row], given, this.classes[this.predicted[row]], String(quality), kind, decision(verdict, label, given)];
+      const given = this.classes[this.actual[row]], { quality, kind = '' } = this.found?.(row) ?? {};
+      return [String(index), this.names[row], given, this.classes[this.predicted[row]], String(quality ?? ''), kind, decision(verdict, label, given)];
     });
     return [COLUMNS, ...rows].map(cells => cells.map(quoted).join(',') + '\r\n').join('');
   }
