@@ -129,6 +129,19 @@ def test_the_head_learns_alone_first_and_the_whole_network_afterwards(weights):
     assert all(p.requires_grad for p in learner.model.parameters())
 
 
+@pytest.mark.parametrize('keeps', [True, False])
+def test_the_body_s_norms_keep_their_statistics_and_the_head_s_do_not(tmp_path, keeps):
+    torch.save(models.shufflenet_v2_x0_5().state_dict(), tmp_path/'weights.pth')
+    recipe = Recipe(**{**SMALL, 'arch': 'torchvision:shufflenet_v2_x0_5'}, weights=str(tmp_path/'weights.pth'), epochs=2, freeze_epochs=1, keep_norms=keeps, batch_size=8, optimizer='adamw', lr=0.01)
+    learner = cifar_learner(image_dataloaders(made(), recipe), recipe)
+    before = {name: value.clone() for name, value in learner.model.state_dict().items()}
+    with learner.no_bar(), learner.no_logging(): fit_recipe(learner)
+    after = learner.model.state_dict()
+    def moved(part, kind): return {not torch.equal(value, after[name]) for name, value in before.items() if name.startswith(part) and kind in name}
+    for kind in ('running_mean', 'running_var', 'num_batches_tracked'): assert (moved('body', kind), moved('head', kind)) == ({not keeps}, {True})
+    assert True in moved('body', '.weight')  # trained all the same
+
+
 def test_heatmaps_are_taken_from_the_end_of_the_body():
     model = library_network(Recipe(**SMALL), 2, 64)
     maps = heatmaps(model, torch.randn(2, 3, 64, 64))

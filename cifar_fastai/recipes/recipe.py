@@ -180,10 +180,10 @@ POSITIVE = Number(above=0)
 WHOLE = Number(int, low=0)
 BATCH_SIZE, LIBRARY_BATCH_SIZE = 512, 64  # what `auto` means, where there are images enough
 TABLE_ONLY = ('width', 'norm', 'norm_weights', 'norm_momentum', 'whiten', 'dirac', 'bias_lr', 'head_lr', 'freeze')
-LIBRARY_ONLY = ('pretrained', 'weights', 'freeze_epochs', 'body_lr')
+LIBRARY_ONLY = ('pretrained', 'weights', 'freeze_epochs', 'body_lr', 'keep_norms')
 LIBRARY_WHY = "is for the networks of the table: a library's comes as the library has it", 'take a network of the table'
 TABLE_WHY = 'is for networks that have trained weights', 'take --arch timm:NAME or torchvision:NAME'
-PLAIN_VALUES = {'pretrained': 'no', 'weights': "''", 'whiten': 'no', 'dirac': 'no', 'norm_weights': 'yes'}
+PLAIN_VALUES = {'pretrained': 'no', 'keep_norms': 'no', 'weights': "''", 'whiten': 'no', 'dirac': 'no', 'norm_weights': 'yes'}
 
 @dataclass(frozen=True)
 class Recipe:
@@ -213,6 +213,7 @@ class Recipe:
     epochs:Annotated[int|str, 'passes over the training images; auto: more of them where the images are few', Number(int, low=1, words=('auto',))] = 25
     freeze_epochs:Annotated[int|str, "of these, at first, passes that train the new head alone; after them the learning rate is half as high", Number(int, low=0, words=('auto',))] = 0
     body_lr:Annotated[float, "times the learning rate that the first layers of a library's network have; those between lie between", Number(above=0, high=1)] = 1.
+    keep_norms:Annotated[bool, "batch norms of a library's network keep the statistics that came with its weights; its new head has its own", Switch()] = False
     batch_size:Annotated[int|str, "images in a step; auto: 512 (64 for a library's network), fewer where the images are few", Number(int, low=2, words=('auto',))] = 'auto'
     optimizer:Annotated[str, 'the optimizer', Name(OPTIMIZERS, 'optimizer')] = 'muon'
     muon_steps:Annotated[int, "Newton–Schulz steps of Muon; fewer leave small singular values smaller", Number(int, low=1, high=20)] = 5
@@ -266,10 +267,8 @@ class Recipe:
         if self.loss_parameter != 'auto':
             if self.loss == 'ce': raise BadInput(f'loss_parameter {self.loss_parameter:g} is for a loss that has one, and cross-entropy has none\nOne of: {", ".join(list(LOSSES)[1:])}')
             LOSSES[self.loss].rule(self.loss_parameter, f'loss_parameter of {self.loss}')
-        if self.lr_start >= self.lr_end:
-            raise BadInput(f'lr_start {self.lr_start:g} must lie below lr_end {self.lr_end:g}')
-        if self.ema and self.lookahead:
-            raise BadInput(f'ema {self.ema:g} and lookahead {self.lookahead} both smooth the weights\nTake one of them: --ema 0 or --lookahead 0')
+        if self.lr_start >= self.lr_end: raise BadInput(f'lr_start {self.lr_start:g} must lie below lr_end {self.lr_end:g}')
+        if self.ema and self.lookahead: raise BadInput(f'ema {self.ema:g} and lookahead {self.lookahead} both smooth the weights\nTake one of them: --ema 0 or --lookahead 0')
         if self.track_images and (self.mixup or self.cutmix): raise BadInput('track_images follows single images, and mixup and cutmix mix them\nTake --mixup 0 --cutmix 0')
         closed = TABLE_ONLY if is_library(self.arch) else LIBRARY_ONLY
         if wrong := next((name for name in closed if getattr(self, name) != getattr(type(self), name)), None):
@@ -313,7 +312,7 @@ def recipe_to_dict(
 GROUPS = {
     'data': (*DATA_FIELDS, 'limit', 'holdout', 'set_aside', 'fold'),
     'network': ('arch', 'pretrained', 'weights', 'width', 'norm', 'norm_weights', 'norm_momentum', 'whiten', 'whiten_eps', 'dirac'),
-    'training': ('epochs', 'freeze_epochs', 'body_lr', 'batch_size', 'optimizer', 'muon_steps', 'momentum', 'momentum_low', 'weight_decay', 'decay_norms', 'bias_lr',
+    'training': ('epochs', 'freeze_epochs', 'body_lr', 'keep_norms', 'batch_size', 'optimizer', 'muon_steps', 'momentum', 'momentum_low', 'weight_decay', 'decay_norms', 'bias_lr',
                  'head_lr', 'loss', 'loss_parameter', 'keep_share', 'keep_warmup', 'label_smoothing', 'class_weights', 'sampler', 'clip_norm', 'clip_value', 'ema', 'lookahead', 'freeze', 'progressive', 'early_stopping', 'until_accuracy', 'track_images'),
     'schedule': ('schedule', 'anneal', 'pct_start', 'div', 'div_final', 'lr', 'lr_start', 'lr_end', 'lr_steps', 'lr_suggestion'),
     'augmentation': ('augment', 'mixup', 'cutmix', 'tta'),

@@ -9,9 +9,8 @@ __all__ = ['search_parser', 'search_by_options', 'main']
 import sys
 from pathlib import Path
 from ..base.messages import LINE, BadWords, need_module
-from ..base.commands import SWITCHES, Keeping, Parser, add_flag, add_option, add_out, open_page, run_command
+from ..base.commands import SWITCHES, Parser, add_flag, add_option, add_out, open_page, run_command
 from ..base.rules import Name, Number
-from ..recipes.recipe import SAMPLERS
 from ..recipes.options import add_recipe_options, recipe_from_options
 from .space import PRUNERS, SEARCHERS, check_space, field_to_vary
 
@@ -22,26 +21,22 @@ def search_parser(
     "The command's options"
     parser = Parser(program, 'Search the best values of fields on held-out training images. Each trial is a run. The same command again, on this machine or another, '
         'joins in or goes on. The test set is read once, for the recipe that is named.', '--vary FIELD=VALUES [OPTIONS]',
-        epilog=f'Such as: %(prog)s --recipe quick --vary lr=0.01..1:log --vary augment=crop_flip,trivial --trials 40 --holdout 5000. {SWITCHES}', conflict_handler='resolve')
+        epilog=f'Such as: %(prog)s --recipe quick --vary lr=0.01..1:log --vary augment=crop_flip,trivial --trials 40 --holdout 5000. {SWITCHES}')
     parser.set_defaults(act=search_by_options)
     group = parser.add_argument_group('search')
     group.add_argument('--vary', action='append', default=[], type=field_to_vary, metavar='FIELD=VALUES', help='a range lr=0.01..1, evenly over powers of ten lr=0.01..1:log, or choices augment=crop_flip,trivial')
     add_option(group, '--trials', Number(int, low=1), 'N', 'trials in the folder, those of all workers together [40]', 40)
+    add_option(group, '--method', Name(SEARCHERS, 'method'), 'NAME', f"how trials are drawn: {', '.join(SEARCHERS)} [tpe]", 'tpe')
     add_option(group, '--pruner', Name(PRUNERS, 'pruner'), 'NAME', f"what gives a trial up after an epoch: {', '.join(PRUNERS)} [median]", 'median')
     add_option(group, '--repeats', Number(int, low=0), 'N', 'other seeds with which the best trials are trained again before one is named; 0: none [3]', 3)
     add_flag(group, '--untested', 'leave the test set unread at the end')
     add_flag(group, '--open', 'open the page in the browser at the end')
     add_out(group, 'search.html, the trials and their journal', 'search', 'search')
     add_recipe_options(parser)
-    group.add_argument('--sampler', action='append', default=[], type=Keeping(Name((*SEARCHERS, *SAMPLERS), 'sampler'), '--sampler'), metavar='NAME',
-        help=f"how trials are drawn: {', '.join(SEARCHERS)} [tpe]; {' and '.join(SAMPLERS)} are the recipe's own")
     return parser
 
 def search_by_options(options):
     "What the command does"
-    drawn, own = ([name for name in options.sampler if (name in SEARCHERS) == which] for which in (True, False))
-    del options.sampler
-    if own: options.sampler = own[-1]
     recipe, space = recipe_from_options(options), dict(options.vary)
     if len(space) < len(options.vary): raise BadWords('a field is varied twice\nName each field once, with all its values')
     both = next((name for name in space if hasattr(options, name)), None)
@@ -53,7 +48,7 @@ def search_by_options(options):
     from cifar_fastai.views.report_page import write_run_report
     keep_freed_memory(recipe.device)
     need_module('optuna', 'search').logging.set_verbosity(30)  # warnings, and not a line for each trial
-    search_recipes(recipe, space, options.trials, drawn[-1] if drawn else 'tpe', options.pruner, options.repeats, options.out, not options.untested,
+    search_recipes(recipe, space, options.trials, options.method, options.pruner, options.repeats, options.out, not options.untested,
                    lambda run: write_run_report(run.path, run.interpretation), options.command)
     if options.open: open_page(Path(options.out)/'search.html')
 

@@ -41,7 +41,7 @@ def search_recipes(
     say=say, # Called with each line for the person
 )->Named|None: # None where other workers still have trials in hand
     "Search, or join in a search; raises `BadInput`"
-    one_of(searcher, SEARCHERS, 'sampler'); one_of(pruner, PRUNERS, 'pruner')
+    one_of(searcher, SEARCHERS, 'method'); one_of(pruner, PRUNERS, 'pruner')
     need_module('optuna', 'search'); need_module('plotly', 'search')
     check_space(recipe, space, pruner != 'none')
     LINE.begin('loading the data')

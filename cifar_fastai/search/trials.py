@@ -39,7 +39,7 @@ class Search:
     )->dict: # For search.json
         "What two workers must have alike"
         return {'schema': 1, 'recipe': recipe_to_dict(self.recipe), 'space': {name: space_text(values) for name, values in self.space.items()},
-                'sampler': self.searcher, 'pruner': self.pruner, 'images': data.fingerprints}
+                'method': self.searcher, 'pruner': self.pruner, 'images': data.fingerprints}
 
     def fields(self, drawn): return drawn_fields(self.space, drawn)
     def trial_recipe(self, drawn): return dataclasses.replace(self.recipe, **self.fields(drawn))

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MOST_SHARES', 'LossMode', 'Autocast', 'precision_callback', 'EpochNumber', 'MixImages', 'frozen_parts', 'FreezeParts',
-           'HeadFirst', 'GradientValueClip', 'TrackImages']
+           'HeadFirst', 'KeepNorms', 'GradientValueClip', 'TrackImages']
 
 # %% ../../nbs/07_training/03_callbacks.ipynb #i387fbf5
 import torch
@@ -162,6 +162,14 @@ class HeadFirst(RunCallback):
 
     def checkpoint_state(self): return {'freed': self.freed}
     def resume_state(self, state): self.freed = state['freed']
+
+# %% ../../nbs/07_training/03_callbacks.ipynb #kn000002
+class KeepNorms(RunCallback):
+    "Keeps the statistics of the body's batch norms: those that came with its weights"
+    order = ORDERS['KeepNorms']
+    def before_train(self):
+        for part in self.model.body.modules():
+            if isinstance(part, nn.modules.batchnorm._BatchNorm): part.eval()
 
 # %% ../../nbs/07_training/03_callbacks.ipynb #55af6be2
 class GradientValueClip(RunCallback):

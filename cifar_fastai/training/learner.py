@@ -31,7 +31,7 @@ from ..models.libraries import recipe_network
 from .run_callback import ask_callback
 from .optimizers import optimizer_function, scale_rates
 from .schedules import ShrinkImages, schedule
-from .callbacks import Autocast, EpochNumber, FreezeParts, GradientValueClip, HeadFirst, LossMode, MixImages, TrackImages
+from .callbacks import Autocast, EpochNumber, FreezeParts, GradientValueClip, HeadFirst, KeepNorms, LossMode, MixImages, TrackImages
 from .callbacks import precision_callback
 from .averaging import AverageWeights, LookaheadWeights
 from .recorder import put_on_device, avoid_waiting
@@ -103,6 +103,7 @@ def recipe_callbacks(
     if recipe.freeze: cbs.append(FreezeParts(recipe.freeze))
     if recipe.track_images: cbs.append(TrackImages())
     if resolved.freeze_epochs: cbs.append(HeadFirst(resolved.freeze_epochs))
+    if recipe.keep_norms and (recipe.pretrained or recipe.weights): cbs.append(KeepNorms())
     return cbs
 
 # %% ../../nbs/07_training/12_learner.ipynb #349a293e

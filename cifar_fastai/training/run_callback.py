@@ -13,6 +13,7 @@ ORDERS = {
     'LossMode': -9,  # after fastai's TrainEvalCallback (-10), which switches the model's mode
     'AtShare': -8,  # sets the share of the run, before all that ask for it
     'HeadFirst': -7,  # before the first batch of an epoch
+    'KeepNorms': -7,  # after TrainEvalCallback, as LossMode
     'KeepSmallLosses': -6,  # before the first batch of an epoch
     'EpochNumber': 0,  # before the loader begins its batches
     'Autocast': 10,  # in the place of fastai's MixedPrecision (10)
