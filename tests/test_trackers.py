@@ -11,6 +11,8 @@ from cifar_fastai.base.messages import BadInput
 from cifar_fastai.base.trackers import TRACKERS, check_trackers
 from cifar_fastai.runs.session import train_session
 from cifar_fastai.runs.files import read_run
+from cifar_fastai.training.distributed import ProcessLost
+from cifar_fastai.training.stopping import GaveUp
 
 DRAWINGS = 'interpreted.explain', 'folder.write_samples'
 
@@ -105,6 +107,22 @@ def test_what_is_not_installed_is_refused_before_anything(recipe, tmp_path, monk
             with pytest.raises(BadInput, match=rf"pip install 'cifar_fastai\[{name}\]'"): train_session(recipe, tmp_path/'none', trackers=[name])
     assert not (tmp_path/'none').exists() or not os.listdir(tmp_path/'none')
     with pytest.raises(BadInput, match='did you mean'): check_trackers(['tensorbord'])
+
+
+@pytest.mark.parametrize('error, status', [(GaveUp('low'), 'pruned'), (ProcessLost('gone'), 'interrupted'), (KeyboardInterrupt(), 'interrupted'), (ValueError('x'), 'failed')])
+def test_a_tracker_and_the_run_s_folder_say_the_same_end(recipe, tmp_path, monkeypatch, error, status):
+    ends = []
+    class Ends:
+        needs = 'json'
+        def __init__(self, path, recipe, step): pass
+        def numbers(self, values, step): pass
+        def end(self, status): ends.append(status)
+    class Fails(Callback):
+        order = 99
+        def after_epoch(self): raise error
+    monkeypatch.setitem(TRACKERS, 'ends', Ends)
+    with pytest.raises(type(error)): trained(recipe, tmp_path, monkeypatch, ['ends'], cbs=[Fails()])
+    assert ends == [status] == [json.loads((tmp_path/'run'/'metrics.json').read_text())['status']]
 
 
 class Counts(Callback):

@@ -26,12 +26,12 @@ from ..data.images import ImageData
 from ..data.loaders import image_dataloaders, load_recipe_images
 from ..training.run_callback import RunCallback
 from ..training.history import History, ProgressLine
-from ..training.stopping import GaveUp, stopping_callbacks
+from ..training.stopping import stopping_callbacks
 from ..training.lr_find import find_learning_rate
 from ..training.learner import CifarLearner, cifar_learner, fit_recipe
 from ..training.memory import check_memory, name_memory
-from ..training.distributed import ProcessLost, Processes, check_device, check_shares, join_learner, join_processes, leave_processes, name_loss, train_command
-from ..training.following import FollowRun
+from ..training.distributed import Processes, check_device, check_shares, join_learner, join_processes, leave_processes, name_loss, train_command
+from ..training.following import FollowRun, end_status
 from .files import RunRecord, check_place, load_run, new_run_folder, read_about, read_run
 from .checkpoints import Checkpoints, Stops, list_differences, read_checkpoint, resume_from
 from .resume import check_identity, check_recipe, identity, is_extension, is_finished, run_to_resume, shared_identity
@@ -171,11 +171,11 @@ def record_end(
         with ExitStack() as quiet, suppress(OSError):
             if threading.current_thread() is threading.main_thread():  # a second Ctrl-C shall not cut this short
                 for number in (signal.SIGINT, signal.SIGTERM): quiet.callback(signal.signal, number, signal.signal(number, signal.SIG_IGN))
-            interrupted, pruned = isinstance(error, (KeyboardInterrupt, ProcessLost)), isinstance(error, GaveUp)
-            folder.update(status='interrupted' if interrupted else 'pruned' if pruned else 'failed', message=str(error)[:2000])
-            if pruned: shutil.rmtree(folder.path/'checkpoint', ignore_errors=True); raise
+            status = end_status(error)
+            folder.update(status=status, message=str(error)[:2000])
+            if status == 'pruned': shutil.rmtree(folder.path/'checkpoint', ignore_errors=True); raise
             kept = ', with its last checkpoint' if any((folder.path/'checkpoint').glob('*.json')) else ''
-            notice(f"Resume with: {train_command(folder.learner.resolved.processes, f'--resume {folder.path}')}" if interrupted else f'what the run wrote is in {folder.path}{kept}')
+            notice(f"Resume with: {train_command(folder.learner.resolved.processes, f'--resume {folder.path}')}" if status == 'interrupted' else f'what the run wrote is in {folder.path}{kept}')
         raise
 
 def train_learner(
