@@ -83,6 +83,40 @@ def test_as_on_one_process(tiny_data, tiny_recipe, tmp_path, count, name):
     assert np.sum([other['computed'] for other, _ in several], axis=0).tolist() == one['computed']
 
 
+class Norms(Callback):
+    "What the first batch norm is given in the first step, and its running statistics after it"
+    def before_fit(self):
+        self.kept, self.norm = [], next(part for part in self.model.modules() if isinstance(part, torch.nn.BatchNorm2d))
+        def keep(part, given):
+            if not self.kept: self.kept.append(given[0].detach().clone().contiguous())
+        self.hook = self.norm.register_forward_pre_hook(keep)
+
+    def after_batch(self):
+        if self.training and len(self.kept) == 1: self.kept += [self.norm.running_mean.clone(), self.norm.running_var.clone()]
+
+    def after_fit(self): self.hook.remove()
+
+
+def fit_norms(data, recipe, out):
+    with join_processes() as processes:
+        torch.manual_seed(1), np.random.seed(1)
+        learner, norms = join_learner(cifar_learner(image_dataloaders(data, recipe), recipe), processes), Norms()
+        with learner.no_bar(), learner.no_logging(): fit_recipe(learner, 0.05, [norms])
+        save_file(dict(zip(('given', 'mean', 'variance'), norms.kept)), out/f'{processes.rank}.safetensors')
+
+
+def test_running_statistics_are_the_mean_of_the_shares(tiny_data, tiny_recipe, tmp_path):
+    recipe = dataclasses.replace(tiny_recipe, width=8, norm='batch', batch_size=25, epochs=1, optimizer='sgd')
+    assert wait_for(start_processes(2, fit_norms, tiny_data, recipe, tmp_path)) == [0, 0]
+    found = [load_file(tmp_path/f'{rank}.safetensors') for rank in range(2)]
+    weights = [len(one['given'])/25 for one in found]
+    assert sorted(len(one['given']) for one in found) == [12, 13]
+    momentum, start = recipe.norm_momentum, {'mean': 0., 'variance': 1.}
+    for name, measure in (('mean', lambda x: x.mean((0, 2, 3))), ('variance', lambda x: x.var((0, 2, 3)))):
+        wanted = sum(weight*((1 - momentum)*start[name] + momentum*measure(one['given'].double())) for weight, one in zip(weights, found))
+        for one in found: torch.testing.assert_close(one[name].double(), wanted, rtol=1e-5, atol=1e-6)
+
+
 def test_batch_norms_have_the_statistics_of_all_shares(tiny_data, tiny_recipe, tmp_path):
     recipe = dataclasses.replace(tiny_recipe, width=8, norm='batch', batch_size=25, epochs=1, optimizer='sgd', ema=0.9)
     (one, _), (first, weights), (second, others) = fit_on(1, tiny_data, recipe, tmp_path/'one') + fit_on(2, tiny_data, recipe, tmp_path/'two')

@@ -256,7 +256,7 @@ class JoinProcesses(RunCallback):
 
     def after_backward(self):
         "Running statistics are those of all shares; before the gradient is there, PyTorch lets nobody touch them"
-        running = [value for part in self.model.modules() if getattr(part, 'running_mean', None) is not None for value in (part.running_mean, part.running_var)]
+        running = [value for part in self.model.modules() if part.training and getattr(part, 'running_mean', None) is not None for value in (part.running_mean, part.running_var)]
         if not running: return
         both = torch.cat([value.flatten() for value in running])*self.weight
         dist.all_reduce(both)
