@@ -11,8 +11,7 @@ from cifar_fastai.base.messages import BadInput
 from cifar_fastai.base.trackers import TRACKERS, check_trackers
 from cifar_fastai.runs.session import train_session
 from cifar_fastai.runs.files import read_run
-from cifar_fastai.training.distributed import ProcessLost
-from cifar_fastai.training.stopping import GaveUp
+from cifar_fastai.training.stopping import GaveUp, ProcessLost
 
 DRAWINGS = 'interpreted.explain', 'folder.write_samples'
 

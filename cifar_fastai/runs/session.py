@@ -26,12 +26,12 @@ from ..data.images import ImageData
 from ..data.loaders import image_dataloaders, load_recipe_images
 from ..training.run_callback import RunCallback
 from ..training.history import History, ProgressLine
-from ..training.stopping import stopping_callbacks
+from ..training.stopping import end_status, stopping_callbacks
 from ..training.lr_find import find_learning_rate
 from ..training.learner import CifarLearner, cifar_learner, fit_recipe
 from ..training.memory import check_memory, name_memory
 from ..training.distributed import Processes, check_device, check_shares, join_learner, join_processes, leave_processes, name_loss, train_command
-from ..training.following import FollowRun, end_status
+from ..training.following import FollowRun
 from .files import RunRecord, check_place, load_run, new_run_folder, read_about, read_run
 from .checkpoints import Checkpoints, Stops, list_differences, read_checkpoint, resume_from
 from .resume import check_identity, check_recipe, identity, is_extension, is_finished, run_to_resume, shared_identity
