@@ -26,7 +26,7 @@ class NamedRecipe:
 SPEED = Recipe(arch='cifarnet', width=80, whiten=True, whiten_eps=0.01, dirac=True, norm_weights=False, norm_momentum=0.2, epochs=11, muon_steps=3, lr=0.12,
                bias_lr=560, head_lr=3.5, weight_decay=0.02, augment='alternating', label_smoothing=0.2, progressive=0.5)
 
-PHOTOS = Recipe(image_size='photo', arch='torchvision:resnet18', pretrained=True, epochs='auto', freeze_epochs='auto', body_lr=0.1, keep_norms=True, optimizer='adamw', lr=4e-3,
+PHOTOS = Recipe(image_size='photo', arch='torchvision:resnet18', pretrained=True, epochs='auto', freeze_epochs='auto', body_lr=0.01, keep_norms=True, optimizer='adamw', lr=4e-3,
                 momentum=0.95, momentum_low=0.85, weight_decay=0.01, decay_norms=False, anneal='cosine', pct_start=0.3, div=5, augment='crop_flip', progressive=0)
 
 RECIPES = {
