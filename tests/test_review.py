@@ -87,6 +87,8 @@ def test_a_notebook_decides_into_the_same_file(run):
     with pytest.warns(UserWarning, match="labels=''"): explorer = explore(run)
     names = explorer.kept.names.tolist()
     assert 'nearest bee' in explorer.about.value and explorer.current == 0
+    assert '9 labels to look at, lowest quality first; page 1 of 1' in explorer.status.value and explorer.filters['kind'].layout.display == 'none'
+    assert f'quality {explorer.kept.rows[0].quality:.3f}' in explorer.tiles[0].picture.value and 'index' not in explorer.tiles[0].picture.value
     for name in ('accept', 'keep', 'unsure'): explorer.decide[name].click()
     explorer.tiles[3].mark.value = ('label looks wrong', '')
     assert explorer.current == 3

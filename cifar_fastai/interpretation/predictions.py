@@ -63,6 +63,16 @@ class ClassifiedImages:
     @property
     def set_size(self): return len(self)
 
+    def counted(self,
+        kind:str, # misclassified, correct or all
+        count:int, # How many
+    )->str: # Such as `12 wrong images`
+        "How many there are, in words"
+        return f"{count:,} {dict(misclassified='wrong ', correct='right ', all='')[kind]}image{'s'*(count != 1)}"
+
+    def place_words(self, index): return f'index {index}'
+    def loss_words(self, index): return f'loss {self.losses[index]:.3f}'
+
 # %% ../../nbs/05_interpretation/00_predictions.ipynb #a4a20976
 def class_table(
     predictions:ClassifiedImages, # Kept predictions

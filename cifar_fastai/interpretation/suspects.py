@@ -45,6 +45,10 @@ class Suspects(ClassifiedImages):
     @property
     def set_size(self): return self.total
 
+    def counted(self, kind, count): return f"{count:,} label{'s'*(count != 1)} to look at"
+    def loss_words(self, index): return f"quality {'unknown' if np.isnan(self.rows[index].quality) else f'{self.rows[index].quality:.3f}'}"
+    place_words = loss_words
+
 class SuspectsInterpretation(CifarInterpretation):
     "An interpretation of suspects: the heat of what is predicted is that of the suggested class"
     def heatmaps(self, indices, target='predicted', method='gradcam', layer=None, **kwargs):

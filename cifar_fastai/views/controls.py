@@ -9,7 +9,8 @@ __all__ = ['menu', 'button', 'row', 'filter_controls', 'heat_controls', 'page_co
 import math
 from ipywidgets import Box, Button, Dropdown, FloatRangeSlider, HTML, IntSlider, Layout, Text, ToggleButtons, VBox
 from ..heatmaps.gradcam import METHODS, TARGETS
-from .browsing import IMAGE_ORDERS, MARKED, UNMARKED, mark_choices
+from ..interpretation.suspects import Suspects
+from .browsing import MARKED, UNMARKED, mark_choices, order_words
 
 # %% ../../nbs/10_views/08_controls.ipynb #d06d1b5b
 def menu(description, options, tooltip, width='210px', **kwargs):
@@ -29,13 +30,14 @@ def filter_controls(kept):
         return FloatRangeSlider(value=(0, high), min=0, max=high, step=step, description=description, readout_format=format, tooltip=tooltip,
                                 continuous_update=False, layout=Layout(width='322px'), style=dict(description_width='76px'))
     kinds = [(f'{word} {counts[kind]:,}', kind) for word, kind in (('wrong', 'misclassified'), ('right', 'correct'), ('all', 'all'))]
+    suspects = isinstance(kept, Suspects)  # all of them are to be looked at, and none has a loss
     return dict(
-        kind=ToggleButtons(options=kinds, value='misclassified', style=dict(button_width='100px'), tooltip='Which images'),
+        kind=ToggleButtons(options=kinds, value='misclassified', style=dict(button_width='116px'), tooltip='Which images', layout=Layout(display='none' if suspects else None)),
         actual=menu('actual', classes, 'Only images of this class'), predicted=menu('predicted', classes, 'Only images taken for this class'),
-        sort=menu('order', [(words, order) for order, words in IMAGE_ORDERS.items()], 'The order of the images', '245px'),
+        sort=menu('order', [(words, order) for order, words in order_words(kept).items()], 'The order of the images', '245px'),
         marked=menu('marks', [(words, name) for name, words in MARKED.items()], 'Only images with or without a mark'),
         confidence=slider('confidence', 1., 0.01, '.0%', 'Probability of the predicted class'),
-        loss=slider('loss', top, 0.1, '.1f', 'Cross-entropy of the image'))
+        loss=slider(*(('1 − quality', 1., 0.01, '.2f', 'How much speaks against the label') if suspects else ('loss', top, 0.1, '.1f', 'Cross-entropy of the image'))))
 
 # %% ../../nbs/10_views/08_controls.ipynb #fa8aa2da
 def heat_controls(kept):
@@ -79,9 +81,9 @@ class Tile:
         marked, # Called with an index, a verdict and a suggested label
     ):
         self.index, self.quiet = None, False
-        self.picture, self.open = HTML(layout=Layout(width='100%')), button('', 'See this image large, with its probabilities')
-        self.mark = Dropdown(options=[(UNMARKED, ('', ''))], tooltip='What is wrong with this image', layout=Layout(width='calc(100% - 4px)'))
-        self.widget = VBox([self.open, self.picture, self.mark], layout=Layout(margin='0 0 8px 0', min_width='0'))
+        self.picture, self.open = HTML(layout=Layout(width='auto', margin='2px 0')), button('', 'See this image large, with its probabilities')
+        self.mark = Dropdown(options=[(UNMARKED, ('', ''))], tooltip='What is wrong with this image', layout=Layout(width='auto', margin='2px 0'))
+        self.widget = VBox([self.open, self.picture, self.mark], layout=Layout(margin='0 0 8px 0', min_width='0', overflow='hidden'))
         self.widget.add_class('cifar-tile')
         self.open.add_class('cifar-open')
         self.open.on_click(lambda _: opened(self.index))
