@@ -3747,6 +3747,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                   'cifar_fastai/views/report_page.py'),
                                                 'cifar_fastai.views.report_page.shared_values': ( '10_views/report_page.html#shared_values',
                                                                                                   'cifar_fastai/views/report_page.py'),
+                                                'cifar_fastai.views.report_page.trained_on': ( '10_views/report_page.html#trained_on',
+                                                                                               'cifar_fastai/views/report_page.py'),
                                                 'cifar_fastai.views.report_page.trust_values': ( '10_views/report_page.html#trust_values',
                                                                                                  'cifar_fastai/views/report_page.py'),
                                                 'cifar_fastai.views.report_page.write_report': ( '10_views/report_page.html#write_report',

@@ -83,7 +83,7 @@ def test_a_run_ends_with_its_page(run):
     page = Page(run.path/'report.html')
     assert run.metrics['status'] == 'complete'
     right = round(run.metrics['test_accuracy']*15)
-    assert f'of 15 images of the test set right: {right};' in page.text and f"{run.metrics['test_accuracy']:.2%}" in page.text
+    assert f'{right} of 15 images of the test set are right;' in page.text and f"{run.metrics['test_accuracy']:.2%}" in page.text
     assert 'python -m cifar_fastai.train --data' in page.text and '6,573,130' not in page.text and 'Test images' in page.text
     assert {'h1', 'dialog', 'svg', 'table'} <= {tag for tag, _ in page.tags}
 
@@ -149,10 +149,29 @@ def test_the_first_screen_answers(run):
     first = page.text[:page.text.index('Confusion matrix')]
     assert f'{names[row]} taken for {names[column]} : {off.max()} of {matrix[row].sum()}' in first and 'guessing gives 33.3%' in first
     worst = kept.losses[~kept.right].argsort()[::-1][:3]
-    shown = [attributes['data-image'] for tag, attributes in page.tags if 'data-image' in attributes]
+    shown = list(dict.fromkeys(attributes['data-image'] for tag, attributes in page.tags if 'data-image' in attributes))
     assert shown == [str(index) for index in np.flatnonzero(~kept.right)[worst]]
     assert page.text.index('Errors') < page.text.index('Confusion matrix') < page.text.index('Calibration and heatmaps Accuracy') < page.text.index('How it was run To reproduce')
     assert 'The maps that are judged' in page.text and any(tag == 'img' and attributes.get('alt', '').startswith('gradcam over') for tag, attributes in page.tags)
+
+
+def alike(places):
+    "Errors between two classes: maps of 2×2 for the predicted and for the actual class, which share a part of their heat"
+    return {place: (np.array([[shared, 1 - shared], [0, 0]]), np.array([[shared, 0], [0, 1 - shared]])) for place, shared in places.items()}
+
+
+@pytest.mark.parametrize('others, says', [
+    (0.2, 'share 80% of the heat (mean of 4 images), more than in other errors (20%): the same parts speak for bee and for ant'),
+    (0.95, 'share 80% of the heat (mean of 4 images), less than in other errors (95%): other parts speak for bee than for ant'),
+    (0.81, 'as in other errors (81%): the heat does not tell why'), (None, 'share 80% of the heat (mean of 4 images)')])
+def test_why_two_classes_are_mixed_up_is_set_beside_the_other_errors(others, says):
+    from cifar_fastai.interpretation.predictions import ClassifiedImages
+    from cifar_fastai.views.report_images import pair_sentence
+    targets, predicted = np.array([0]*4 + [1]*4 + [2]), np.array([1]*4 + [2]*4 + [2])
+    kept = ClassifiedImages(np.eye(3, dtype=np.float32)[predicted], targets, np.arange(9).astype(str), ('ant', 'bee', 'cat'))
+    maps = alike({place: 0.8 if place < 4 else others for place in range(8) if place < 4 or others is not None})
+    assert pair_sentence(kept, {'maps': maps}, 0, 1).endswith(says)
+    assert pair_sentence(kept, {'maps': alike({0: 0.8, 4: 0.2})}, 0, 1) == '' == pair_sentence(kept, None, 0, 1)
 
 
 def test_a_wheel_holds_the_pages(tmp_path):
@@ -334,7 +353,7 @@ def test_any_learner(tiny_folder, tmp_path):
     with learner.no_bar(), learner.no_logging(): learner.fit(2, 1e-2)
     values = [list(row) for row in learner.recorder.values]
     page = Page(write_report(CifarInterpretation.from_learner(learner), tmp_path/'page.html', 'A title & more'))
-    assert 'A title & more' in page.text and 'Sequential' in page.text and 'of 15 images of the validation set right' in page.text
+    assert 'A title & more' in page.text and 'Sequential' in page.text and 'of 15 images of the validation set are right' in page.text
     assert f'{values[-1][1]:.4g}' in page.text and learner.recorder.values == values and len(page.explorer['names']) == 15
 
 

@@ -373,7 +373,7 @@ def test_by_keyboard_from_the_first_screen_to_a_mark(page, said):
     wrong = np.flatnonzero(said['target'] != said['predicted'])
     worst = wrong[said['loss'][wrong].argmax()]
     page.execute_script('scrollTo(0, 0)')
-    find(page, 'body').click()
+    find(page, 'h1').click()
     for _ in range(30):
         press(page, Keys.TAB)
         if page.execute_script('return document.activeElement.dataset.image') == str(worst): break
@@ -382,6 +382,10 @@ def test_by_keyboard_from_the_first_screen_to_a_mark(page, said):
     wait(page, lambda: find(page, 'dialog').get_attribute('open'))
     press(page, '3', Keys.ESCAPE)
     assert find(page, '.marked').text == '1 mark'
+    assert page.execute_script('return document.activeElement.dataset.image') == str(worst)  # back where the person was
+    find(page, '.trio').click()
+    wait(page, lambda: find(page, 'dialog').get_attribute('open'))
+    press(page, Keys.ESCAPE)
 
 
 def test_a_search_keeps_wrong_only(page, said):

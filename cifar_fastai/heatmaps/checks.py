@@ -176,7 +176,7 @@ def check_heatmaps(
     checks = HeatmapChecks(len(images), list(images.shape[2:]), layer, size, accuracy, seed)
     LINE.begin('heatmap checks', len(methods)*(1 + len({'faithfulness', 'sanity'} & {*parts})) + ('faithfulness' in parts))  # ROAD has the random map too
     with add_seconds(checks.seconds, 'maps'): maps = {name: step_after(heatmaps(model, images, 'actual', name, layer, predicted)) for name in methods}
-    if 'pointing' in parts and masks is None: checks.notes.append('No pointing game: these images have no masks that say where the figure is.')
+    if 'pointing' in parts and masks is None: checks.notes.append('No pointing game: for that it must be known where in each picture the figure is, and these images come without such masks.')
     elif 'pointing' in parts:
         with add_seconds(checks.seconds, 'pointing'): checks.pointing = pointing_rows(maps, images, masks)
     if 'faithfulness' in parts:

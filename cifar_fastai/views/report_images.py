@@ -191,7 +191,7 @@ def shown_error(interpretation, heat, index):
     actual, predicted = names[kept.targets[index]], names[kept.predicted[index]]
     views = [dict(src=picture_uri(image), words=f'the image: {actual}')]
     for name, one in zip((predicted, actual), maps if maps is not None else ()):
-        views.append(dict(src=heat_picture(image, one), words=f'evidence for {name}') if one.any() else dict(src='', words=f'no positive evidence for {name}'))
+        views.append(dict(src=heat_picture(image, one), words=f"{'' if one.any() else 'no positive '}evidence for {name}"))
     return dict(index=index, actual=actual, predicted=predicted, sure=percent(kept.confidence[index]), share=percent(kept.probabilities[index, kept.targets[index]]),
                 small=max(image.shape[:2]) <= 64, views=views)
 
@@ -231,18 +231,21 @@ def pair_sentence(
 )->str: # '' where too few of these errors have maps
     "Why two classes are mixed up, as far as the heat tells: on which places the network finds each of them"
     maps = (heat or {}).get('maps', {})
-    inside = [index for index in np.flatnonzero((kept.targets == actual) & (kept.predicted == predicted)) if index in maps]
-    if len(inside) < 3: return ''
-    two = np.array([maps[index] for index in inside], float).reshape(len(inside), 2, -1)
-    two = two[(two.sum(2) > 0).all(1)]
-    if len(two) < 3: return ''
-    shares = two/two.sum(2, keepdims=True)
-    same = float(np.minimum(shares[:, 0], shares[:, 1]).sum(1).mean())
+    errors = np.array([index for index in np.flatnonzero(~kept.right) if index in maps], int)
+    if not len(errors): return ''
+    both = np.array([maps[index] for index in errors], float).reshape(len(errors), 2, -1)
+    alive = (both.sum(2) > 0).all(1)
+    errors, shares = errors[alive], both[alive]/both[alive].sum(2, keepdims=True)
+    same, inside = np.minimum(shares[:, 0], shares[:, 1]).sum(1), (kept.targets[errors] == actual) & (kept.predicted[errors] == predicted)
+    own, others = same[inside], same[~inside]
+    if len(own) < 3: return ''
     names = class_names(kept)
-    one, other = names[actual], names[predicted]
-    place = ('the same places: it sees the same parts and reads them as the other class' if same >= 0.6 else
-             'other places: another part of the picture speaks for the other class' if same < 0.4 else 'partly the same places')
-    return f'The network finds {other} and {one} in {place} (the two maps share {percentage(same, 0)} of their heat, mean of {thousands(len(two))} images)'
+    said = f'Their two maps share {percentage(own.mean(), 0)} of the heat (mean of {thousands(len(own))} images)'
+    if len(others) < 3: return said
+    gap, error = own.mean() - others.mean(), (own.var(ddof=1)/len(own) + others.var(ddof=1)/len(others))**0.5
+    if abs(gap) < max(0.03, 2*error): return f'{said}, as in other errors ({percentage(others.mean(), 0)}): the heat does not tell why'
+    if gap > 0: return f'{said}, more than in other errors ({percentage(others.mean(), 0)}): the same parts speak for {names[predicted]} and for {names[actual]}'
+    return f'{said}, less than in other errors ({percentage(others.mean(), 0)}): other parts speak for {names[predicted]} than for {names[actual]}'
 
 # %% ../../nbs/10_views/05_report_images.ipynb #ba6fd205
 def sample_grids(

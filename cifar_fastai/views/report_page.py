@@ -6,7 +6,7 @@
 __all__ = ['MOST_CELLS', 'LEVELS', 'LIMIT', 'FIRST', 'class_rows', 'matrix_cells', 'confused_pairs', 'classes_values',
            'number_interval', 'check_tables', 'scaled_values', 'trust_values', 'first_tiles', 'attempt',
            'answer_values', 'pictures_values', 'render', 'shared_values', 'name_of_set', 'write_report',
-           'history_table', 'finder_of', 'lazy_interpretation', 'first_line', 'reviews_of', 'run_values',
+           'history_table', 'finder_of', 'lazy_interpretation', 'first_line', 'reviews_of', 'trained_on', 'run_values',
            'write_run_report']
 
 # %% ../../nbs/10_views/06_report_page.ipynb #i78a5651
@@ -188,17 +188,17 @@ def write_report(
                ('calibration error', percentage(interpretation.expected_calibration_error())), *([('epochs', str(len(history)))] if len(history) else [])]
     samples, no_samples = attempt('samples', lambda: sample_grids(learner.dls, interpretation.dl, measured.removesuffix(' set')))
     values = dict(first=first_line((getattr(getattr(learner.dls, 'data', None), 'changes', None) or {}).get('test_labels')), reviews=[], heading=file_text(title or f'{facts[0][1][0][1]} on {Path(learner.dls.path).resolve().name}'), lead=lead or f'a fastai Learner, looked at over its {measured}', numbers=numbers,
-                  warnings=check_answers_given(kept) + check_course(history, MEASURED[valid_is], len(kept)) + check_calibration(kept) + check_counts(kept, measured), groups=[], command='', facts=facts, charts=curve_charts(history, valid_is, step_table(learner)), history=history_table(history),
+                  warnings=check_answers_given(kept) + check_course(history, MEASURED[valid_is], len(kept)) + check_calibration(kept) + check_counts(kept, measured), groups=[], command='', facts=facts, charts=curve_charts(history, valid_is, step_table(learner)), history=history_table(history, valid_is),
                   finder=None, samples=samples or [], no_samples=no_samples, missing='', reading=reading_values(getattr(getattr(learner.dls, 'data', None), 'read', None)), **shared_values(interpretation, checks, measured))
     write_page(path, render(values, interpretation))
     return path
 
-def history_table(history):
+def history_table(history, valid_is='valid'):
     "The epochs as heads and rows of text"
     if not len(history): return None
     known = [name for name in history.columns if pd.api.types.is_numeric_dtype(pd.to_numeric(history[name], errors='coerce'))]
     def text(name, value): return f'{value:.0f}' if name in ('epoch', 'seconds') else percentage(value) if name.endswith('accuracy') else f'{value:.4g}'
-    return dict(heads=[name.replace('_', ' ') for name in known], rows=[[text(name, float(row[name])) for name in known] for _, row in history[known].iterrows()])
+    return dict(heads=[name.replace('valid_', f'{dict(holdout="hold-out", test="test", valid="validation")[valid_is]} ').replace('_', ' ') for name in known], rows=[[text(name, float(row[name])) for name in known] for _, row in history[known].iterrows()])
 
 # %% ../../nbs/10_views/06_report_page.ipynb #9b2400b8
 def finder_of(record):
@@ -223,11 +223,16 @@ def reviews_of(folder):
         except BadInput: return 0
     return [(f"{name.removesuffix('.csv')}.html", f'{thousands(count(name))} {what} to look at') for name, what in words.items() if (folder/name).is_file() and count(name)]
 
+def trained_on(record):
+    "How many images a run was trained on, where it says so"
+    count = (record.about.get('data') or {}).get('counts', {}).get('train')
+    return f'{thousands(count)} training images, ' if count else ''
+
 def run_values(record, interpretation):
     "What the head of the page says of a run"
     recipe, name = record.recipe, (record.about.get('data') or {}).get('name') or record.recipe.data
     known = {} if interpretation is None else dict(misclassified=interpretation.misclassified, ece=interpretation.expected_calibration_error())
-    return dict(first=first_line(record.metrics.get('test_labels')), reviews=reviews_of(record.path), heading=file_text(record.path.resolve().name), lead=f"{recipe.arch} on {name}, {record.about['resolved'].get('epochs', recipe.epochs)} epochs, {recipe.schedule.replace('_', '-')}",
+    return dict(first=first_line(record.metrics.get('test_labels')), reviews=reviews_of(record.path), heading=file_text(record.path.resolve().name), lead=f"{recipe.arch} on {name}, {trained_on(record)}{record.about['resolved'].get('epochs', recipe.epochs)} epochs, {recipe.schedule.replace('_', '-')}",
                 numbers=run_numbers({**record.metrics, **known}), groups=recipe_groups(record), command=command_again(recipe), facts=run_facts(record))
 
 def write_run_report(
@@ -244,7 +249,7 @@ def write_run_report(
     (curve, finder), (reading, _) = finder_of(record), attempt('the table of what was read', lambda: run_reading(record.path))
     samples, no_samples = attempt('samples', lambda: sample_grids(loaders(), loaders().test, seed=record.recipe.seed))
     values = dict(run_values(record, interpretation), warnings=[*reading_warnings(record.metrics, reading), *run_warnings(record, None if interpretation is None else interpretation.kept, curve)],
-                  reading=reading, history=history_table(record.history), finder=finder,
+                  reading=reading, history=history_table(record.history, record.metrics.get('valid_is', 'test')), finder=finder,
                   charts=curve_charts(record.history, record.metrics.get('valid_is', 'test'), record.steps), samples=samples or [], no_samples=no_samples, missing=missing,
                   **shared_values(interpretation, checks, 'test set', record.metrics))
     write_page(path, render(values, interpretation))

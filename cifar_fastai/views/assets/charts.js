@@ -28,7 +28,7 @@ class Chart {
     this.at = this.places.length;
     plot.addEventListener('pointermove', event => this.point(event));
     plot.addEventListener('pointerdown', event => this.point(event));
-    plot.addEventListener('pointerleave', () => this.leave());
+    plot.addEventListener('pointerleave', event => { if (event.pointerType === 'mouse') this.leave(); });  // what a finger pointed at stays
     plot.addEventListener('blur', () => this.leave());
     plot.addEventListener('keydown', event => this.key(event));
   }

@@ -172,7 +172,7 @@ class Explorer {
     if (!inside) this.gallery.step(0, true);
   }
 
-  open(row) { this.box.open(row); }
+  open(row, from) { this.box.open(row, from); }
 
   tools() {
     const on = (name, act) => this.root.querySelector(`.${name}`).addEventListener('click', act);
@@ -227,13 +227,15 @@ class Box {
     dialog.addEventListener('click', event => { if (event.target === dialog) dialog.close(); });
     dialog.addEventListener('close', () => {
       explorer.address();
-      explorer.gallery.focus(this.row);
+      if (this.from?.isConnected && !explorer.root.contains(this.from)) this.from.focus();  // where the person was
+      else explorer.gallery.focus(this.row);
     });
     dialog.addEventListener('keydown', event => this.key(event));
     find('.verdict').addEventListener('change', () => this.mark());
   }
 
-  open(row) {
+  open(row, from) {
+    this.from = from;
     this.show(row);
     if (!this.dialog.open) this.dialog.showModal();
   }

@@ -6,7 +6,7 @@ document.addEventListener('click', event => {
   const button = event.target.closest('[data-actual], [data-image]');
   if (!button || !explorer) return;
   const { actual = '', predicted = '', image } = button.dataset;
-  if (image !== undefined) { if (explorer.marks.rowOf.has(+image)) explorer.open(explorer.marks.rowOf.get(+image)); }
+  if (image !== undefined) { if (explorer.marks.rowOf.has(+image)) explorer.open(explorer.marks.rowOf.get(+image), button.closest('li')?.querySelector('button')); }
   else explorer.choose({ actual, predicted, kind: actual && actual === predicted ? 'right' : 'wrong' }, button);
 });
 
