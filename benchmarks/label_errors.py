@@ -21,7 +21,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from cifar_fastai.base.commands import run_command
 from cifar_fastai.base.devices import keep_freed_memory
 from cifar_fastai.base.files import whole_file
-from cifar_fastai.base.label_files import DROP, LabelRow, write_labels
+from cifar_fastai.base.label_files import CONDITIONS, DROP, LabelRow, parse_condition, write_labels
 from cifar_fastai.base.messages import BadInput, need_module, one_of
 from cifar_fastai.comparison.folds import fold_plan, gather_folds, mean_margins, place_names, train_folds
 from cifar_fastai.comparison.significance import paired_seeds
@@ -108,6 +108,15 @@ def methods(found, dynamics, data):
             'loss in the last epoch': (slow, lowest(slow)), 'random': (random, lowest(random))}
 
 
+def print_thresholds(name, quality, wrong, right):
+    "What `--accept` takes at a few qualities"
+    print(f'\n{name}:\n\n| quality below | labels | wrong | suggestion is the true class | of all wrong labels |\n|---|---|---|---|---|')
+    for limit in (0.05, 0.1, 0.15, 0.2, 0.3, 0.5):
+        taken = quality < limit
+        if taken.any(): print(f'| {limit} | {taken.sum():,} | {wrong[taken].mean():.1%} | {right[taken].mean():.1%} | {(wrong & taken).sum()/wrong.sum():.1%} |')
+    print()
+
+
 def finding(options, recipe, clean, official, noisy, name):
     "The rows of the table for one set of labels; and its parts"
     out = options.out/name
@@ -123,6 +132,8 @@ def finding(options, recipe, clean, official, noisy, name):
         precision, recall = (intervals(lambda hit, among: hit[among].mean() if among.any() else np.nan, *pair, draws=options.draws) for pair in ((wrong, flagged), (flagged, wrong)))
         average = intervals(average_precision_score, wrong, -quality, draws=options.draws)
         table.append(f'| {name} | {method} | {shown(average)} | {shown(precision)} | {shown(recall)} | {flagged.sum():,} |')
+    joined = margin_quality(joined_margin(logit_margin(found.kept.logits, found.kept.targets), found.margins))
+    print_thresholds(name, joined, wrong, find_issues(found.kept.probabilities, found.kept.targets, found.kept.names, found.kept.classes, joined).suggested == clean.labels[found.positions])
     count = count_wrong(found.kept.probabilities, found.kept.targets)
     right = found.kept.predicted == clean.labels[found.positions]
     print(f'{name}: {wrong.sum():,} of {len(wrong):,} labels are wrong; by the joint, {count.line()}; out of fold {right.mean():.2%} are taken for the clean class, {found.kept.right.mean():.2%} for the given one')
@@ -158,6 +169,9 @@ def mending(options, recipe, clean, noisy, found, name):
     from cifar_fastai.comparison.grid import grid_arms, grid_plan, train_missing
     out, issues = options.out/name, find_issues(found.kept.probabilities, found.kept.targets, found.kept.names, found.kept.classes, margin_quality(joined_margin(logit_margin(found.kept.logits, found.kept.targets), found.margins)))
     wrong, places = issues.kinds == 'wrong', found.positions
+    if options.accept:
+        sign, limit = parse_condition(options.accept)
+        wrong &= CONDITIONS[sign](issues.quality, limit)
     dropped, changed = noisy.copy(), noisy.copy()
     dropped[places[wrong]], changed[places[wrong]] = -1, issues.suggested[wrong]
     recipe = dataclasses.replace(recipe, holdout=0, track_images=False, tta='none', epochs=options.mend_epochs or recipe.epochs)
@@ -189,6 +203,7 @@ def main(words):
     parser.add_argument('--draws', type=int, default=200, help='times that the images are drawn anew for an interval [200]')
     parser.add_argument('--mend', type=int, default=0, metavar='SEEDS', help='also train on mended labels, with so many seeds; 0: no')
     parser.add_argument('--mend-epochs', type=int, default=0, help='epochs of those [as many]')
+    parser.add_argument('--accept', default='', help="of the flagged labels mend only these, such as 'quality<0.1' [all]")
     parser.add_argument('--loss', default='generalized', help='the loss that bears wrong labels [generalized]')
     parser.add_argument('--out', type=Path, default=Path('runs/label_errors'), help='folder of the runs')
     parser.add_argument('--traceback', action='store_true')
