@@ -3400,6 +3400,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                             'cifar_fastai/training/optimizers.py'),
                                                   'cifar_fastai.training.optimizers.is_hidden_convolution': ( '07_training/optimizers.html#is_hidden_convolution',
                                                                                                               'cifar_fastai/training/optimizers.py'),
+                                                  'cifar_fastai.training.optimizers.matrix_dtype': ( '07_training/optimizers.html#matrix_dtype',
+                                                                                                     'cifar_fastai/training/optimizers.py'),
                                                   'cifar_fastai.training.optimizers.muon_step': ( '07_training/optimizers.html#muon_step',
                                                                                                   'cifar_fastai/training/optimizers.py'),
                                                   'cifar_fastai.training.optimizers.nesterov_sgd_step': ( '07_training/optimizers.html#nesterov_sgd_step',

@@ -21,7 +21,7 @@ from cifar_fastai.training.history import History
 from cifar_fastai.recipes.resolved import resolve
 from cifar_fastai.training.lr_find import find_learning_rate
 from cifar_fastai.base.messages import BadInput
-from cifar_fastai.training.optimizers import Muon, NesterovSGD, optimizer_function, orthogonalise
+from cifar_fastai.training.optimizers import Muon, NesterovSGD, matrix_dtype, optimizer_function, orthogonalise
 from cifar_fastai.recipes.recipe import Recipe
 from cifar_fastai.training.schedules import cost_share, schedule, training_size
 from cifar_fastai.training.stopping import EarlyStopping, UntilAccuracy, until_reached
@@ -74,33 +74,43 @@ def test_orthogonalised_is_near_the_polar_factor(shape):
     assert torch.linalg.svdvals(found).min() > 0.3 and torch.linalg.svdvals(found).max() < 1.3
 
 
-def newton_schulz(matrix, steps):
-    rows = matrix.bfloat16()/(matrix.bfloat16().norm() + 1e-7)
+def newton_schulz(matrix, steps, dtype=torch.bfloat16):
+    rows = matrix.to(dtype)/(matrix.to(dtype).norm() + 1e-7)
     for _ in range(steps):
         square = rows @ rows.T
         rows = 3.4445*rows + (-4.7750*square + 2.0315*square @ square) @ rows
     return rows.float()
 
 
-def test_iterations_of_muon_are_its_newton_schulz_steps():
+@pytest.fixture(params=[True, False], ids=['bf16', 'fp32'])
+def native(request, monkeypatch):
+    monkeypatch.setattr('cifar_fastai.training.optimizers.bf16_is_native', lambda device: request.param)
+    matrix_dtype.cache_clear()
+    yield request.param
+    matrix_dtype.cache_clear()
+
+
+def test_iterations_of_muon_are_its_newton_schulz_steps_in_bf16_only_where_it_is_native(native):
+    dtype, tolerance = (torch.bfloat16, 2e-3) if native else (torch.float32, 1e-5)  # bf16 rounds; a step more or less moves it by 0.01
+    assert orthogonalise(torch.randn(4, 8)).dtype == dtype
     torch.manual_seed(4)
     weight, gradient = torch.randn(8, 16, 3, 3), torch.randn(1, 8, 16, 3, 3)
     for steps in range(1, 6):
-        expected = weight*(8**0.5/weight.norm()) - 0.1*newton_schulz(gradient[0].flatten(1), steps).view_as(weight)
+        expected = weight*(8**0.5/weight.norm()) - 0.1*newton_schulz(gradient[0].flatten(1), steps, dtype).view_as(weight)
         build = optimizer_function(resolve(Recipe(optimizer='muon', muon_steps=steps)))
         found = stepped(lambda p: build(p, lr=0.1), weight, gradient)
-        torch.testing.assert_close(found, expected, rtol=0, atol=2e-3)  # bf16 rounds; a step more or less moves it by 0.01
+        torch.testing.assert_close(found, expected, rtol=0, atol=tolerance)
 
 
 @pytest.mark.parametrize('momentum', [0.5, 0.95])
-def test_muon_s_matrices_go_on_along_their_own_momentum(momentum):
+def test_muon_s_matrices_go_on_along_their_own_momentum(momentum, native):
     "Several steps: in the first, momentum does nothing"
     torch.manual_seed(5)
     weight, gradients = torch.randn(8, 16, 3, 3), torch.randn(4, 8, 16, 3, 3)
     expected, average = weight, 0.
     for gradient in gradients:
         average = 0.6*average + gradient
-        step = newton_schulz((gradient + 0.6*average).flatten(1), 5).view_as(weight)
+        step = newton_schulz((gradient + 0.6*average).flatten(1), 5, torch.bfloat16 if native else torch.float32).view_as(weight)
         expected = expected*(8**0.5/expected.norm()) - step
     build = optimizer_function(resolve(Recipe(optimizer='muon', momentum=momentum)))
     torch.testing.assert_close(stepped(lambda p: build(p, lr=1.), weight, gradients), expected, rtol=0, atol=5e-3)

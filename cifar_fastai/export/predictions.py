@@ -136,7 +136,7 @@ class Tally:
         unknown = self.pictures - self.labelled.total()
         if self.labelled and unknown: found.append(f'          {unknown:,} pictures are in no folder that has the name of a class, and are not in it')
         if self.unsure: found.append(f'unsure    {self.unsure:,} of {self.pictures:,}')
-        if others: found.append(f'left out  {others:,} files that do not end like a picture')
+        if others: found.append(f"left out  {others:,} file{'s that do' if others > 1 else ' that does'} not end like a picture")
         return found
 
 # %% ../../nbs/12_export/03_predictions.ipynb #cexp0013

@@ -41,7 +41,7 @@ def neighbour_weights(
     width:int, # Cells to a row
 )->sparse.csr_array: # float64, shape (cells, cells)
     "What each cell counts for each other: 1/6 beside it, 1/12 at its corners"
-    down, across = (sparse.diags_array([1, 2, 1], offsets=[-1, 0, 1], shape=(count, count)) for count in (height, width))
+    down, across = (sparse.diags_array([1., 2., 1.], offsets=[-1, 0, 1], shape=(count, count)) for count in (height, width))
     return ((sparse.kron(down, across) - 4*sparse.eye_array(height*width))/12).tocsr()
 
 class CellImputer:
