@@ -143,7 +143,7 @@ def test_broken_pictures_are_named_and_left_out(run, pictures, tmp_path, capsys)
     assert predict(run, tmp_path/'new', '--out', tmp_path/'a.jsonl', '--top', '2', '--unsure-below', '0.99') == 1
     said = capsys.readouterr()
     assert 'cut.png cannot be read' in said.err and 'wide.png cannot be read: more than' in said.err
-    assert f'2 of {whole + 3} pictures cannot be read' in said.err and 'left out  1 files' in said.out and 'accuracy' not in said.out
+    assert f'2 of {whole + 3} pictures cannot be read' in said.err and 'left out  1 file that does not end like a picture' in said.out and 'accuracy' not in said.out
     found = [json.loads(line) for line in (tmp_path/'a.jsonl').read_text(encoding='utf-8').splitlines()]
     assert len(found) == whole + 1 and all(len(row['top']) == 2 and row['actual'] is None for row in found)
     assert all(row['unsure'] == (row['probability'] < 0.99) for row in found) and any(row['picture'].endswith('thin.png') for row in found)
