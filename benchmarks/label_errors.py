@@ -78,7 +78,13 @@ def cleanlab_issues(probabilities, labels):
     return flagged, need_module('cleanlab.rank', 'labels').get_label_quality_scores(labels, probabilities) - 2*flagged
 
 
-def methods(found, dynamics, data):
+def judge(found):
+    "What `labels` says of each label, by both kinds of margins"
+    kept = found.kept
+    return find_issues(kept.probabilities, kept.targets, kept.names, kept.classes, margin_quality(joined_margin(logit_margin(kept.logits, kept.targets), found.margins)))
+
+
+def methods(found, dynamics, data, issues):
     "Name → quality and flagged images, each by its own means"
     kept, labels = found.kept, found.kept.targets
     margins, joint = logit_margin(kept.logits, labels), confident_joint(kept.probabilities, labels)
@@ -95,25 +101,23 @@ def methods(found, dynamics, data):
     means /= means.sum(1, keepdims=True)
     def flag(quality, joint, suggested): return flag_wrong(joint, labels, suggested, quality)
     def best(values): return np.where(largest_other(values, labels)[1] > values[np.arange(len(labels)), labels], largest_other(values, labels)[0], labels)
-    joined = margin_quality(joined_margin(margins, found.margins))
-    issues = find_issues(kept.probabilities, labels, kept.names, kept.classes, joined)
     area = mean_margins(dynamics, data)[found.positions]
     area, slow = np.where(np.isfinite(area), area, margins), -np.where(np.isfinite(loss), loss, kept.losses)
     random = np.random.default_rng(0).random(len(labels))
     theirs, ranked = cleanlab_issues(kept.probabilities, labels)
     count = int(issues.wrong.count)
     def lowest(quality): return quality <= np.partition(quality, count - 1)[count - 1]
-    return {'out of fold and dynamics (`labels`)': (joined, issues.kinds == 'wrong'), 'out of fold': (margins, flag(margins, joint, best(kept.probabilities))),
+    return {'out of fold and dynamics (`labels`)': (issues.quality, issues.kinds == 'wrong'), 'out of fold': (margins, flag(margins, joint, best(kept.probabilities))),
             'dynamics': (area, flag(area, confident_joint(means, labels), best(means))), "cleanlab's `find_label_issues`": (ranked, theirs),
             'loss in the last epoch': (slow, lowest(slow)), 'random': (random, lowest(random))}
 
 
-def print_thresholds(name, quality, wrong, right):
+def print_thresholds(name, issues, wrong, truth):
     "What `--accept` takes at a few qualities"
     print(f'\n{name}:\n\n| quality below | labels | wrong | suggestion is the true class | of all wrong labels |\n|---|---|---|---|---|')
     for limit in (0.05, 0.1, 0.15, 0.2, 0.3, 0.5):
-        taken = quality < limit
-        if taken.any(): print(f'| {limit} | {taken.sum():,} | {wrong[taken].mean():.1%} | {right[taken].mean():.1%} | {(wrong & taken).sum()/wrong.sum():.1%} |')
+        taken = issues.quality < limit
+        if taken.any(): print(f'| {limit} | {taken.sum():,} | {wrong[taken].mean():.1%} | {(issues.suggested == truth)[taken].mean():.1%} | {(wrong & taken).sum()/wrong.sum():.1%} |')
     print()
 
 
@@ -126,18 +130,17 @@ def finding(options, recipe, clean, official, noisy, name):
     data = load_recipe_images(recipe)
     paths = train_folds(fold_plan(recipe, options.folds, data, out), out)
     found = gather_folds(paths, data)
-    wrong = found.kept.targets != clean.labels[found.positions]
+    issues, truth = judge(found), clean.labels[found.positions]
+    wrong = found.kept.targets != truth
     table = []
-    for method, (quality, flagged) in methods(found, [read_dynamics(path/'image_dynamics.npz') for path in paths], data).items():
+    for method, (quality, flagged) in methods(found, [read_dynamics(path/'image_dynamics.npz') for path in paths], data, issues).items():
         precision, recall = (intervals(lambda hit, among: hit[among].mean() if among.any() else np.nan, *pair, draws=options.draws) for pair in ((wrong, flagged), (flagged, wrong)))
         average = intervals(average_precision_score, wrong, -quality, draws=options.draws)
         table.append(f'| {name} | {method} | {shown(average)} | {shown(precision)} | {shown(recall)} | {flagged.sum():,} |')
-    joined = margin_quality(joined_margin(logit_margin(found.kept.logits, found.kept.targets), found.margins))
-    print_thresholds(name, joined, wrong, find_issues(found.kept.probabilities, found.kept.targets, found.kept.names, found.kept.classes, joined).suggested == clean.labels[found.positions])
-    count = count_wrong(found.kept.probabilities, found.kept.targets)
+    print_thresholds(name, issues, wrong, truth)
     right = found.kept.predicted == clean.labels[found.positions]
-    print(f'{name}: {wrong.sum():,} of {len(wrong):,} labels are wrong; by the joint, {count.line()}; out of fold {right.mean():.2%} are taken for the clean class, {found.kept.right.mean():.2%} for the given one')
-    return table, paths, found
+    print(f'{name}: {wrong.sum():,} of {len(wrong):,} labels are wrong; by the joint, {issues.wrong.line()}; out of fold {right.mean():.2%} are taken for the clean class, {found.kept.right.mean():.2%} for the given one')
+    return table, paths, found, issues
 
 
 def judged_tests(options, paths):
@@ -164,10 +167,10 @@ def label_file(path, clean, labels, positions=None):
     return str(path)
 
 
-def mending(options, recipe, clean, noisy, found, name):
+def mending(options, recipe, clean, noisy, found, issues, name):
     "What mending brings, in accuracy on the clean test set"
     from cifar_fastai.comparison.grid import grid_arms, grid_plan, train_missing
-    out, issues = options.out/name, find_issues(found.kept.probabilities, found.kept.targets, found.kept.names, found.kept.classes, margin_quality(joined_margin(logit_margin(found.kept.logits, found.kept.targets), found.margins)))
+    out = options.out/name
     wrong, places = issues.kinds == 'wrong', found.positions
     if options.accept:
         sign, limit = parse_condition(options.accept)
@@ -220,7 +223,7 @@ def main(words):
     judged_tests(options, parts[names[-1]][0])
     places = official_places(clean.labels[clean.train_positions], official)
     for name in names if options.mend else ():
-        mending(options, recipe, clean, arrays[name].astype(np.int64)[places], parts[name][1], name)
+        mending(options, recipe, clean, arrays[name].astype(np.int64)[places], *parts[name][1:], name)
 
 
 if __name__ == '__main__': sys.exit(run_command(main))

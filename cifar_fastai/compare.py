@@ -15,7 +15,7 @@ from .base.commands import SWITCHES, Keeping, Parser, add_flag, add_option, add_
 from .base.rules import Name, Number, Text
 from .recipes.recipe import Recipe, recipe_fields
 from .recipes.named import GRIDS, named_recipe
-from .recipes.options import add_recipe_options, split_field
+from .recipes.options import add_recipe_options, split_field, typed_options
 
 # %% ../nbs/13_doors/06_compare.ipynb #07e13a84
 def compare(
@@ -164,7 +164,7 @@ def compare_by_options(options):
     "What the command does"
     LINE.begin('loading')
     recipe, fields, choose = grid_from_options(options)
-    typed = [name for name in vars(options) if name in {field.name for field in recipe_fields()}] + ['--choose']*len(options.choose) + [f'--{name}' for name in ('engine', 'jobs', 'address', 'cpus', 'gpus') if getattr(options, name)]
+    typed = typed_options(options) + ['--choose']*len(options.choose) + [f'--{name}' for name in ('engine', 'jobs', 'address', 'cpus', 'gpus') if getattr(options, name)]
     if options.runs and (typed or options.plan): raise BadWords(f"run folders are compared as they are, and '{typed[0] if typed else '--plan'}' is for runs to be trained\nName one or the other")
     if options.plan: return show_plan(recipe, fields, options.seeds, choose, options.folder, options.yes)
     if not options.runs and len(fields) == 0 and options.seeds == 1:

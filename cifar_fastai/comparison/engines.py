@@ -137,16 +137,16 @@ def train_in_child(pipe, job, runs, begun, gpu, images):
 class LocalEngine(Workers):
     "Processes of this machine, which share its cores"
     def __init__(self,
-        jobs:int=0, # Runs at a time; 0: one for each core
+        jobs:int=0, # Runs at a time; 0: one for each GPU, or for each core where there is none
         cpus:int=0, # Threads of each; 0: the cores, shared
     ):
-        self.most = jobs or max(1, cores()//(cpus or 1))
-        self.threads, self.children, self.room, self.all_cores = cpus or max(1, cores()//self.most), {}, None, not jobs
+        self.jobs, self.cpus, self.children, self.room = jobs, cpus, {}, None
 
     def open(self):
         kind = 'forkserver' if 'forkserver' in multiprocessing.get_all_start_methods() else 'spawn'
         self.context, self.gpus, self.room = multiprocessing.get_context(kind), torch.cuda.device_count(), tempfile.TemporaryDirectory(prefix='cifar_fastai-')
-        if self.gpus and self.all_cores: self.most = self.gpus
+        self.most = self.jobs or self.gpus or max(1, cores()//(self.cpus or 1))
+        self.threads = self.cpus or max(1, cores()//self.most)
         self.images = {place: keep_images(one, Path(self.room.name)/str(number)) for number, (place, one) in enumerate((self.data or {}).items())}
         if kind == 'forkserver': self.context.set_forkserver_preload(['cifar_fastai.comparison.engines'])
         return f"{self.most} runs at a time on this machine, {self.threads} thread{'s'*(self.threads > 1)} each"

@@ -215,7 +215,7 @@ def group_copies(
     "The near copies among some images, found once"
     key = *data.fingerprints.values(), positions.tobytes()
     if key not in GROUPS:
-        images = data.images[:data.train_count] if len(positions) == data.train_count and positions[-1] == data.train_count - 1 else data.images[positions]  # a slice is no copy
+        images = data.images[:data.train_count] if np.array_equal(positions, np.arange(data.train_count)) else data.images[positions]  # a slice is no copy
         GROUPS.clear()
         GROUPS[key] = find_near_copies(images)
     return GROUPS[key]

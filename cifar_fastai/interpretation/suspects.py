@@ -61,7 +61,7 @@ def has_suspects(
     path:str|Path, # A `labels.csv`, which may be there
 )->bool:
     "Whether a file holds a label that is to be looked at"
-    return Path(path).is_file() and any(row.given for row in choose_suspects(read_labels(path), 1))
+    return Path(path).is_file() and any(row.given for row in choose_suspects(read_labels(path), None))
 
 def choose_suspects(
     rows:Sequence[LabelRow], # Of a `labels.csv`

@@ -80,7 +80,9 @@ def labels_by_options(options):
     from cifar_fastai.runs.session import train_session
     keep_freed_memory(recipe.device)
     make_folder(out)
-    if run and method == 'folds': recipe = replace(recipe, **{name: getattr(recipe_with_kept(read_run(run)), name) for name in LABEL_FILES if not hasattr(options, name)})
+    if run and method == 'folds':
+        kept = recipe_with_kept(read_run(run))
+        recipe = replace(recipe, **{name: getattr(kept, name) for name in LABEL_FILES if not hasattr(options, name)})
     if method == 'folds': issues = judge_folds(recipe, options.folds or 5, out/'folds', options.score, say)
     elif method == 'test': issues = judge_test(run, options.score, say)
     else:

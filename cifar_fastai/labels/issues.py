@@ -9,8 +9,9 @@ __all__ = ['LabelIssues', 'find_issues']
 from collections.abc import Sequence
 from dataclasses import dataclass
 import numpy as np
+from ..base.intervals import wilson_interval
 from ..base.label_files import ISSUES, LabelRow, file_text
-from ..base.messages import BadInput
+from ..base.messages import BadInput, notice
 from .scores import largest_other, margin_quality
 from .confident import WrongLabels, confident_joint, count_wrong, flag_wrong
 
@@ -67,6 +68,9 @@ def find_issues(
     probabilities, labels = np.asarray(probabilities, np.float64), np.asarray(labels)
     if probabilities.shape[1] < 2: raise BadInput('labels of a single class cannot be judged')
     joint = confident_joint(probabilities, labels)
+    right, guess = int((probabilities.argmax(1) == labels).sum()), np.bincount(labels).max()/len(labels)
+    if wilson_interval(right, len(labels))[0] <= guess:
+        notice(f'the network says the label of {right/len(labels):.1%} of the images, and naming the commonest class gives {guess:.1%}: what it finds means little\nTrain longer, on more images, or by another recipe')
     other, most = largest_other(probabilities, labels)
     given = probabilities[np.arange(len(labels)), labels]
     suggested = np.where(most > given, other, labels)

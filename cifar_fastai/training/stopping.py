@@ -47,7 +47,7 @@ class EarlyStopping(RunCallback):
     def resume_state(self, state):
         self.best, self.best_epoch, self.waited, self.weights = (state[name] for name in ('best', 'best_epoch', 'waited', 'weights'))
 
-# %% ../../nbs/07_training/08_stopping.ipynb #5a939d0b
+# %% ../../nbs/07_training/08_stopping.ipynb #endst002
 class GaveUp(BadInput):
     "What a callback raises when the rest of a run is not worth its time; the run's status is then `pruned`"
 
@@ -61,6 +61,7 @@ def end_status(
     if error is None: return 'complete'
     return 'interrupted' if isinstance(error, (KeyboardInterrupt, ProcessLost)) else 'pruned' if isinstance(error, GaveUp) else 'failed'
 
+# %% ../../nbs/07_training/08_stopping.ipynb #5a939d0b
 class UntilAccuracy(RunCallback):
     "Ends a fit with the first epoch whose hold-out accuracy reaches `accuracy`"
     order, in_sweep = ORDERS['UntilAccuracy'], False

@@ -6,8 +6,8 @@
 __all__ = ['MOST_CELLS', 'LEVELS', 'LIMIT', 'FIRST', 'class_rows', 'matrix_cells', 'confused_pairs', 'classes_values',
            'number_interval', 'check_tables', 'scaled_values', 'trust_values', 'first_tiles', 'attempt',
            'answer_values', 'pictures_values', 'render', 'shared_values', 'name_of_set', 'write_report',
-           'history_table', 'finder_of', 'lazy_interpretation', 'first_line', 'reviews_of', 'trained_on', 'run_values',
-           'write_run_report']
+           'history_table', 'finder_of', 'lazy_interpretation', 'first_line', 'reviews_of', 'say_training',
+           'run_values', 'write_run_report']
 
 # %% ../../nbs/10_views/06_report_page.ipynb #i78a5651
 import cifar_fastai
@@ -198,7 +198,7 @@ def history_table(history, valid_is='valid'):
     if not len(history): return None
     known = [name for name in history.columns if pd.api.types.is_numeric_dtype(pd.to_numeric(history[name], errors='coerce'))]
     def text(name, value): return f'{value:.0f}' if name in ('epoch', 'seconds') else percentage(value) if name.endswith('accuracy') else f'{value:.4g}'
-    return dict(heads=[name.replace('valid_', f'{dict(holdout="hold-out", test="test", valid="validation")[valid_is]} ').replace('_', ' ') for name in known], rows=[[text(name, float(row[name])) for name in known] for _, row in history[known].iterrows()])
+    return dict(heads=[name.replace('valid_', MEASURED[valid_is].removesuffix(' set') + ' ').replace('_', ' ') for name in known], rows=[[text(name, float(row[name])) for name in known] for _, row in history[known].iterrows()])
 
 # %% ../../nbs/10_views/06_report_page.ipynb #9b2400b8
 def finder_of(record):
@@ -223,7 +223,7 @@ def reviews_of(folder):
         except BadInput: return 0
     return [(f"{name.removesuffix('.csv')}.html", f'{thousands(count(name))} {what} to look at') for name, what in words.items() if (folder/name).is_file() and count(name)]
 
-def trained_on(record):
+def say_training(record):
     "How many images a run was trained on, where it says so"
     count = (record.about.get('data') or {}).get('counts', {}).get('train')
     return f'{thousands(count)} training images, ' if count else ''
@@ -232,7 +232,7 @@ def run_values(record, interpretation):
     "What the head of the page says of a run"
     recipe, name = record.recipe, (record.about.get('data') or {}).get('name') or record.recipe.data
     known = {} if interpretation is None else dict(misclassified=interpretation.misclassified, ece=interpretation.expected_calibration_error())
-    return dict(first=first_line(record.metrics.get('test_labels')), reviews=reviews_of(record.path), heading=file_text(record.path.resolve().name), lead=f"{recipe.arch} on {name}, {trained_on(record)}{record.about['resolved'].get('epochs', recipe.epochs)} epochs, {recipe.schedule.replace('_', '-')}",
+    return dict(first=first_line(record.metrics.get('test_labels')), reviews=reviews_of(record.path), heading=file_text(record.path.resolve().name), lead=f"{recipe.arch} on {name}, {say_training(record)}{record.about['resolved'].get('epochs', recipe.epochs)} epochs, {recipe.schedule.replace('_', '-')}",
                 numbers=run_numbers({**record.metrics, **known}), groups=recipe_groups(record), command=command_again(recipe), facts=run_facts(record))
 
 def write_run_report(
