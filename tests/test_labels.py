@@ -90,7 +90,7 @@ def test_each_image_has_one_kind_and_the_rows_are_those_of_the_file(tmp_path):
 
 
 KEPT = ('circle', 'cross', 'triangle')
-WORDS = ['--folds', '2', '--recipe', 'speed', '--image-size', '16', '--width', '16', '--epochs', '10', '--batch-size', '32', '--augment', 'shapes', '--progressive', '0', '--precision', 'fp32', '--device', 'cpu']
+WORDS = ['--folds', '2', '--recipe', 'speed', '--image-size', '16', '--width', '16', '--epochs', '14', '--batch-size', '32', '--augment', 'shapes', '--progressive', '0', '--precision', 'fp32', '--device', 'cpu']
 
 
 @pytest.fixture(scope='module')
@@ -142,7 +142,7 @@ def test_one_run_says_so_by_its_dynamics_and_of_its_test_images(flipped, capsys,
     run = sorted((folder/'found'/'folds').glob('*/recipe.json'))[0].parent
     dispatch(['labels', str(run), '--out', str(tmp_path)])
     rows, said = read_labels(tmp_path/'labels.csv', KEPT), capsys.readouterr().out
-    assert 'dynamics 10 epochs of' in said and len(rows) <= len(wrong)//2 + 1
+    assert 'dynamics 14 epochs of' in said and len(rows) <= len(wrong)//2 + 1
     order = [wrong[row.index] for row in rows]
     assert sum(order[:sum(order)]) >= 0.8*sum(order)
     dispatch(['labels', str(run), '--test', '--out', str(tmp_path)])
