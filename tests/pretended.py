@@ -85,7 +85,7 @@ def pretended_gpu(monkeypatch):
     "Inside, `device='cuda'` works; what is noticed begins anew"
     torch._C._ensureCUDADeviceGuardSet()
     for place, name, value in ((torch.cuda, '_initialized', True), (torch.cuda, 'Event', Event), (torch.cuda, 'get_rng_state', lambda *_: torch.zeros(1)),
-                               (torch.cuda, 'set_rng_state', lambda *_: None), (torch.nn.Module, 'to', lambda model, *_, **__: model), (torch.Tensor, 'pin_memory', lambda tensor, *_: tensor)):
+                               (torch.cuda, 'set_rng_state', lambda *_: None), (torch.cuda, 'get_device_capability', lambda *_: (9, 0)), (torch.nn.Module, 'to', lambda model, *_, **__: model), (torch.Tensor, 'pin_memory', lambda tensor, *_: tensor)):
         monkeypatch.setattr(place, name, value)
     noticed.__init__()
     with Pretending(): yield noticed
