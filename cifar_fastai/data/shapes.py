@@ -85,19 +85,32 @@ def paint(
     "Two colours mixed by a texture"
     shape = (len(x), 1, 1)
     kind, turn, pitch = random.integers(5, size=shape), random.uniform(0, np.pi, shape), random.uniform(3, 8, shape)
-    u, v = x*np.cos(turn)+y*np.sin(turn), y*np.cos(turn)-x*np.sin(turn)
-    waves = [np.clip(.5+1.5*np.sin(2*np.pi*(w/pitch+random.random(shape))), 0, 1) for w in (u, v)]
-    every = [np.zeros_like(u), waves[0], waves[0]+waves[1]-2*waves[0]*waves[1], waves[0]*waves[1], np.clip(u/32, 0, 1)]
-    return pair[0]+(pair[1]-pair[0])*np.choose(kind, every)[...,None]
+    phases, share = [random.random(shape) for _ in 'uv'], np.zeros(x.shape)
+    textures = [ # beside a plain one; each is computed for its own images only
+        lambda u, v, wave: wave(u, phases[0]),
+        lambda u, v, wave: (a := wave(u, phases[0]))+(b := wave(v, phases[1]))-2*a*b,
+        lambda u, v, wave: wave(u, phases[0])*wave(v, phases[1]),
+        lambda u, v, wave: np.clip(u/32, 0, 1),
+    ]
+    for number, texture in enumerate(textures, 1):
+        own = kind[:,0,0] == number
+        sine, cosine = np.sin(turn[own]), np.cos(turn[own])
+        wave = lambda w, phase: np.clip(.5+1.5*np.sin(2*np.pi*(w/pitch[own]+phase[own])), 0, 1)
+        share[own] = texture(x[own]*cosine+y[own]*sine, y[own]*cosine-x[own]*sine, wave)
+    return pair[0]+(pair[1]-pair[0])*share[...,None]
 
 # %% ../../nbs/03_data/09_shapes.ipynb #6eb6f83c
 def lay_over(
-    picture:np.ndarray, # Shape (N, H, W, 3)
+    picture:np.ndarray, # Shape (N, H, W, 3); is changed
     colour:np.ndarray, # What is laid over it, broadcast to the same shape
     distance:np.ndarray, # Signed distance in pixels to what is laid over, shape (N, H, W)
 )->np.ndarray: # Shape (N, H, W, 3)
     "`colour` over `picture` where `distance` is negative, with an edge one pixel soft"
-    return picture+(colour-picture)*np.clip(.5-distance, 0, 1)[...,None]
+    share = np.clip(.5-distance, 0, 1)
+    touched = share > 0
+    under = picture[touched]
+    picture[touched] = under+(np.broadcast_to(colour, picture.shape)[touched]-under)*share[touched][:,None]
+    return picture
 
 def add_clutter(
     random:np.random.Generator, # Draws the strokes
