@@ -8,6 +8,7 @@ __all__ = ['FIGURES', 'BRIGHTNESS', 'polygon_distance', 'disc_distance', 'star_c
 
 # %% ../../nbs/03_data/09_shapes.ipynb #i4a8fb82
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 import numpy as np
 
 # %% ../../nbs/03_data/09_shapes.ipynb #3f67b0b6
@@ -168,13 +169,14 @@ def draw_batch(
     return np.clip(picture+.5, 0, 255).astype(np.uint8), distance <= 0
 
 # %% ../../nbs/03_data/09_shapes.ipynb #ba17ec0e
+@lru_cache(maxsize=2) # the runs of a comparison, and the cells of a notebook, ask for the same
 def draw_shapes(
     train:int=10_000, # Training images
     test:int=2_000, # Test images
     seed:int=0, # Same seed, same images
     size:int=32, # Side in pixels
-)->tuple[np.ndarray,np.ndarray,np.ndarray,tuple[str,...]]: # uint8 (N, size, size, 3), int64 (N,), bool (N, size, size), names
-    "Images, labels, masks and class names; training images first"
+)->tuple[np.ndarray,np.ndarray,np.ndarray,tuple[str,...]]: # uint8 (N, size, size, 3), int64 (N,), bool (N, size, size), names; read-only
+    "Images, labels, masks and class names; training images first. The last two sets are kept, 50 MB each by default"
     counts = list(enumerate((train, test)))
     labels = [np.random.default_rng((seed, part)).permutation(np.arange(count)%len(FIGURES)) for part, count in counts]
     def draw(place):
@@ -183,4 +185,6 @@ def draw_shapes(
     with ThreadPoolExecutor() as pool: # numpy computes outside Python's lock
         drawn = pool.map(draw, [(part, start) for part, count in counts for start in range(0, count, 100)])
         images, masks = (np.concatenate(arrays) for arrays in zip(*drawn))
-    return images, np.concatenate(labels), masks, tuple(FIGURES)
+    arrays = images, np.concatenate(labels), masks
+    for array in arrays: array.setflags(write=False)
+    return *arrays, tuple(FIGURES)
