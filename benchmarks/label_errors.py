@@ -177,7 +177,7 @@ def mending(options, recipe, clean, noisy, found, issues, name):
         wrong &= CONDITIONS[sign](issues.quality, limit)
     dropped, changed = noisy.copy(), noisy.copy()
     dropped[places[wrong]], changed[places[wrong]] = -1, issues.suggested[wrong]
-    recipe = dataclasses.replace(recipe, holdout=0, track_images=False, tta='none', epochs=options.mend_epochs or recipe.epochs)
+    recipe = dataclasses.replace(recipe, holdout=0, track_images=False, tta='none', epochs=options.mend_epochs or recipe.epochs, width=options.mend_width or recipe.width)
     ways = {'noisy labels': dict(labels=label_file(out/'noisy.csv', clean, noisy)), 'found and dropped': dict(labels=label_file(out/'dropped.csv', clean, dropped)),
             'found and relabelled': dict(labels=label_file(out/'relabelled.csv', clean, changed)), f'noisy labels, {options.loss} loss': dict(labels=str(out/'noisy.csv'), loss=options.loss), 'clean labels': {}}
     rights = {}
@@ -206,6 +206,7 @@ def main(words):
     parser.add_argument('--draws', type=int, default=200, help='times that the images are drawn anew for an interval [200]')
     parser.add_argument('--mend', type=int, default=0, metavar='SEEDS', help='also train on mended labels, with so many seeds; 0: no')
     parser.add_argument('--mend-epochs', type=int, default=0, help='epochs of those [as many]')
+    parser.add_argument('--mend-width', type=int, default=0, help='width of their network [as wide]')
     parser.add_argument('--accept', default='', help="of the flagged labels mend only these, such as 'quality<0.1' [all]")
     parser.add_argument('--loss', default='generalized', help='the loss that bears wrong labels [generalized]')
     parser.add_argument('--out', type=Path, default=Path('runs/label_errors'), help='folder of the runs')

@@ -328,7 +328,9 @@ def test_bad_folders(tmp_path):
         folder = tmp_path/str(len(os.listdir(tmp_path)))
         for name in names: save(folder/name, noise(8, 8, 3))
         return folder
-    assert 'train/ and test/' in refused(made('cat/1.png', 'dog/1.png'), 'no train/ in this folder')
+    flat = refused(made('cat/1.png', 'dog/1.png'), 'no train/ in this folder')
+    assert 'train/ and test/' in flat and 'If its 2 folders of images (cat, dog) are the classes: --test-share 0.2' in flat
+    assert 'If its' not in refused(made('cat/1.png'), 'no train/ in this folder')
     refused(made('train/cat/1.png', 'test/cat/1.png'), "one class, 'cat'")
     refused(made('train/cat/1.png', 'train/dog/1.png'), 'no images under test/')
     refused(made('train/1.png', 'train/2.png', 'test/1.png'), 'no images under train/<class>/')

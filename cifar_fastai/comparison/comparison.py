@@ -221,7 +221,7 @@ def table_text(
         n = row['n']
         accuracy = SeedMean(row['accuracy'], row['sd'], row['low'], row['high'], n).percent() if n else row['status']
         rows.append({'': row['arm'], 'accuracy': accuracy, '95% interval': f"{100*row['low']:.2f} to {100*row['high']:.2f}%{'' if n > 1 else ' (network fixed)'}" if n else '',
-                     'loss': number(row['loss'], '.4f'), 'seconds': number(row['train_seconds'], ',.0f'), 'images/s': number(row['images_per_second'], ',.0f'),
+                     'loss': number(row['loss'], '.4f'), 'seconds': number(row['train_seconds'], ',.0f'), 'images/s': number(row['images_per_second'] or None, ',.0f'),
                      'parameters': number(row['parameters'], ',.0f'), **{f'to {100*level:g}%': when(row, level) for level in levels}})
     text = pd.DataFrame(rows)
     return text.drop(columns=[name for name in text if name.startswith('to ') and set(text[name]) <= {'', 'not reached'}])

@@ -8,6 +8,7 @@ __all__ = ['FIGURES', 'BRIGHTNESS', 'polygon_distance', 'disc_distance', 'star_c
 
 # %% ../../nbs/03_data/09_shapes.ipynb #i4a8fb82
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 import numpy as np
 
 # %% ../../nbs/03_data/09_shapes.ipynb #3f67b0b6
@@ -85,19 +86,32 @@ def paint(
     "Two colours mixed by a texture"
     shape = (len(x), 1, 1)
     kind, turn, pitch = random.integers(5, size=shape), random.uniform(0, np.pi, shape), random.uniform(3, 8, shape)
-    u, v = x*np.cos(turn)+y*np.sin(turn), y*np.cos(turn)-x*np.sin(turn)
-    waves = [np.clip(.5+1.5*np.sin(2*np.pi*(w/pitch+random.random(shape))), 0, 1) for w in (u, v)]
-    every = [np.zeros_like(u), waves[0], waves[0]+waves[1]-2*waves[0]*waves[1], waves[0]*waves[1], np.clip(u/32, 0, 1)]
-    return pair[0]+(pair[1]-pair[0])*np.choose(kind, every)[...,None]
+    phases, share = [random.random(shape) for _ in 'uv'], np.zeros(x.shape)
+    textures = [ # beside a plain one; each is computed for its own images only
+        lambda u, v, wave: wave(u, phases[0]),
+        lambda u, v, wave: (a := wave(u, phases[0]))+(b := wave(v, phases[1]))-2*a*b,
+        lambda u, v, wave: wave(u, phases[0])*wave(v, phases[1]),
+        lambda u, v, wave: np.clip(u/32, 0, 1),
+    ]
+    for number, texture in enumerate(textures, 1):
+        own = kind[:,0,0] == number
+        sine, cosine = np.sin(turn[own]), np.cos(turn[own])
+        wave = lambda w, phase: np.clip(.5+1.5*np.sin(2*np.pi*(w/pitch[own]+phase[own])), 0, 1)
+        share[own] = texture(x[own]*cosine+y[own]*sine, y[own]*cosine-x[own]*sine, wave)
+    return pair[0]+(pair[1]-pair[0])*share[...,None]
 
 # %% ../../nbs/03_data/09_shapes.ipynb #6eb6f83c
 def lay_over(
-    picture:np.ndarray, # Shape (N, H, W, 3)
+    picture:np.ndarray, # Shape (N, H, W, 3); is changed
     colour:np.ndarray, # What is laid over it, broadcast to the same shape
     distance:np.ndarray, # Signed distance in pixels to what is laid over, shape (N, H, W)
 )->np.ndarray: # Shape (N, H, W, 3)
     "`colour` over `picture` where `distance` is negative, with an edge one pixel soft"
-    return picture+(colour-picture)*np.clip(.5-distance, 0, 1)[...,None]
+    share = np.clip(.5-distance, 0, 1)
+    touched = share > 0
+    under = picture[touched]
+    picture[touched] = under+(np.broadcast_to(colour, picture.shape)[touched]-under)*share[touched][:,None]
+    return picture
 
 def add_clutter(
     random:np.random.Generator, # Draws the strokes
@@ -155,13 +169,14 @@ def draw_batch(
     return np.clip(picture+.5, 0, 255).astype(np.uint8), distance <= 0
 
 # %% ../../nbs/03_data/09_shapes.ipynb #ba17ec0e
+@lru_cache(maxsize=2) # the runs of a comparison, and the cells of a notebook, ask for the same
 def draw_shapes(
     train:int=10_000, # Training images
     test:int=2_000, # Test images
     seed:int=0, # Same seed, same images
     size:int=32, # Side in pixels
-)->tuple[np.ndarray,np.ndarray,np.ndarray,tuple[str,...]]: # uint8 (N, size, size, 3), int64 (N,), bool (N, size, size), names
-    "Images, labels, masks and class names; training images first"
+)->tuple[np.ndarray,np.ndarray,np.ndarray,tuple[str,...]]: # uint8 (N, size, size, 3), int64 (N,), bool (N, size, size), names; read-only
+    "Images, labels, masks and class names; training images first. The last two sets are kept, 50 MB each by default"
     counts = list(enumerate((train, test)))
     labels = [np.random.default_rng((seed, part)).permutation(np.arange(count)%len(FIGURES)) for part, count in counts]
     def draw(place):
@@ -170,4 +185,6 @@ def draw_shapes(
     with ThreadPoolExecutor() as pool: # numpy computes outside Python's lock
         drawn = pool.map(draw, [(part, start) for part, count in counts for start in range(0, count, 100)])
         images, masks = (np.concatenate(arrays) for arrays in zip(*drawn))
-    return images, np.concatenate(labels), masks, tuple(FIGURES)
+    arrays = images, np.concatenate(labels), masks
+    for array in arrays: array.setflags(write=False)
+    return *arrays, tuple(FIGURES)

@@ -53,8 +53,11 @@ def find_placement(
     if tables: return place_by_table(files, tables, label_column)
     if test_share: return place_without_splits(files)
     if flat := shallowest(split_roots(names, deep=False)): return place_by_folder(files, flat[0])
+    classes = list(dict.fromkeys(title for name, (_, title) in place_without_splits(files).placed.items() if is_image(name)))
+    draw = (f"If its {len(classes):,} folders of images ({', '.join(map(safe_text, classes[:3]))}{' …' if len(classes) > 3 else ''}) are the classes: "
+            "--test-share 0.2 draws a fifth of each for testing\n") if len(classes) > 1 else ''
     raise BadInput(f"--data {files.path}: no train/ in this {files.kind} of {len(names):,} files, {sum(map(is_image, names)):,} of them images, "
-                   f"such as {safe_text(names[0])!r}\n{EXPECTED}")
+                   f"such as {safe_text(names[0])!r}\n{draw}{EXPECTED}")
 
 def read_files(
     files:Files, # A folder or an archive

@@ -111,7 +111,7 @@ def write_hub(
     write_text(Path(folder)/'README.md', model_card(about, record, kept))
     drawn = record.path/'figures'/'curves.png'
     if drawn.is_file(): shutil.copyfile(drawn, Path(folder)/'curves.png')
-    else: save_figure(plot_curves(record.history, record.about['data']['valid_is']), Path(folder)/'curves.png')
+    else: save_figure(plot_curves(record.history, record.about['data']['valid_is'], record.steps), Path(folder)/'curves.png')
 
 # %% ../../nbs/12_export/10_hub.ipynb #b8fb441a
 def check_hub_name(
