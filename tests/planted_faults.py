@@ -40,8 +40,8 @@ FAULTS = [
     Fault('a cutout of any size is 8', 'recipes', 'recipes/recipe.py', 'cutout=int(side))', 'cutout=8)', 'test_augment.py -k wired'),
     Fault("a typed option loses to the recipe's", 'recipes', 'recipes/options.py', "named_recipe(options.recipe or 'default'), **typed)", "named_recipe(options.recipe or 'default'), **({} if options.recipe else typed))",
           'test_command.py -k words_of_train'),
-    Fault('the command to reproduce a run leaves out what it changed', 'recipes', 'recipes/options.py', "for field, value in differing_fields(recipe, RECIPES[name].recipe).items():",
-          "for field, value in [*differing_fields(recipe, RECIPES[name].recipe).items()][1:]:", 'test_recipes.py -k command_again'),
+    Fault('the command to reproduce a run leaves out what it changed', 'recipes', 'recipes/options.py', "for field, value in {'data': recipe.data, **differing_fields(recipe, RECIPES[name].recipe), 'seed': recipe.seed}.items():",
+          "for field, value in {'data': recipe.data, **dict([*differing_fields(recipe, RECIPES[name].recipe).items()][1:]), 'seed': recipe.seed}.items():", 'test_recipes.py -k command_again'),
 
     # heatmaps
     Fault("target='actual' explains the predicted class", 'heatmaps', 'heatmaps/gradcam.py',

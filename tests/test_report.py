@@ -84,7 +84,7 @@ def test_a_run_ends_with_its_page(run):
     assert run.metrics['status'] == 'complete'
     right = round(run.metrics['test_accuracy']*15)
     assert f'{right} of 15 images of the test set are right;' in page.text and f"{run.metrics['test_accuracy']:.2%}" in page.text
-    assert 'python -m cifar_fastai.train --data' in page.text and '6,573,130' not in page.text and 'Test images' in page.text
+    assert 'python -m cifar_fastai.train --data' in page.text and f'--seed {run.recipe.seed}' in page.text and 'on a CPU to the last bit' in page.text and '6,573,130' not in page.text and 'Test images' in page.text
     assert {'h1', 'dialog', 'svg', 'table'} <= {tag for tag, _ in page.tags}
 
 
@@ -148,9 +148,11 @@ def test_the_first_screen_answers(run):
     row, column = np.unravel_index(off.argmax(), off.shape)
     first = page.text[:page.text.index('Confusion matrix')]
     assert f'{names[row]} taken for {names[column]} : {off.max()} of {matrix[row].sum()}' in first and 'guessing gives 33.3%' in first
-    worst = kept.losses[~kept.right].argsort()[::-1][:3]
-    shown = list(dict.fromkeys(attributes['data-image'] for tag, attributes in page.tags if 'data-image' in attributes))
-    assert shown == [str(index) for index in np.flatnonzero(~kept.right)[worst]]
+    def worst(chosen): return [str(index) for index in np.flatnonzero(chosen)[kept.losses[chosen].argsort()[::-1][:3]]]
+    of_pair = (kept.targets == row) & (kept.predicted == column)
+    shown = [attributes['data-image'] for tag, attributes in page.tags if tag == 'button' and 'data-image' in attributes]
+    assert shown == worst(of_pair) + worst(~kept.right) and len(worst(of_pair)) > 1
+    assert first.index('most frequent error') < first.index(f'{names[row]} taken for {names[column]} , and where the network looked see all {off.max()}') < first.index('The largest losses of all classes')
     assert page.text.index('Errors') < page.text.index('Confusion matrix') < page.text.index('Calibration and heatmaps Accuracy') < page.text.index('How it was run To reproduce')
     assert 'The maps that are judged' in page.text and any(tag == 'img' and attributes.get('alt', '').startswith('gradcam over') for tag, attributes in page.tags)
 
@@ -161,9 +163,9 @@ def alike(places):
 
 
 @pytest.mark.parametrize('others, says', [
-    (0.2, 'share 80% of the heat (mean of 4 images), more than in other errors (20%): the same parts speak for bee and for ant'),
-    (0.95, 'share 80% of the heat (mean of 4 images), less than in other errors (95%): other parts speak for bee than for ant'),
-    (0.81, 'as in other errors (81%): the heat does not tell why'), (None, 'share 80% of the heat (mean of 4 images)')])
+    (0.2, 'The evidence for bee and the evidence for ant lie on the same places to 80% (mean of 4 images; in all other errors 20%): the network looks at the same parts for both'),
+    (0.95, '80% (mean of 4 images; in all other errors 95%): the network looks at other parts for each'),
+    (0.81, 'in all other errors 81%): much as elsewhere, so the heat does not tell why'), (None, 'to 80% (mean of 4 images)')])
 def test_why_two_classes_are_mixed_up_is_set_beside_the_other_errors(others, says):
     from cifar_fastai.interpretation.predictions import ClassifiedImages
     from cifar_fastai.views.report_images import pair_sentence
@@ -172,6 +174,45 @@ def test_why_two_classes_are_mixed_up_is_set_beside_the_other_errors(others, say
     maps = alike({place: 0.8 if place < 4 else others for place in range(8) if place < 4 or others is not None})
     assert pair_sentence(kept, {'maps': maps}, 0, 1).endswith(says)
     assert pair_sentence(kept, {'maps': alike({0: 0.8, 4: 0.2})}, 0, 1) == '' == pair_sentence(kept, None, 0, 1)
+
+
+def test_the_pair_of_both_ways_is_named_where_it_is_another(run):
+    from cifar_fastai.views.report_page import answer_values
+    def both(*counts):
+        places = [place for place, count in zip([(0, 1), (1, 0), (1, 2), (2, 1), (2, 2)], counts) for _ in range(count)]
+        targets, predicted = np.array(places).T
+        kept = ClassifiedImages(5*np.eye(3, dtype=np.float32)[predicted], targets, np.arange(len(places)).astype(str), ('ant', 'bee', 'cat'))
+        return answer_values(of_arrays(kept, np.zeros((1, 8, 8, 3), np.uint8), run), None)['pair']
+    assert both(5, 0, 4, 3, 9)['both'] == dict(names=['bee', 'cat'], count=7) and both(5, 0, 4, 0, 9)['both'] is None
+
+
+@pytest.mark.parametrize('road, sanity, says', [
+    ('better than random', 'follows the weights', 'Yes, as far as was checked'), ('no better than random', 'follows the weights', 'Only in part'),
+    ('no better than random: worse', 'hardly follows the weights', 'No'), ('no better than random', 'dead once the weights are drawn anew', 'No')])
+def test_trust_in_the_heatmaps_begins_with_the_answer(road, sanity, says):
+    from cifar_fastai.views.report_page import trust_sentence
+    said = trust_sentence(dict(faithfulness=[dict(map='gradcam', verdict=road), dict(map='random')], pointing=None, sanity=[dict(map='layercam', verdict='x'), dict(map='gradcam', verdict=sanity)]))
+    assert said == f'{says}. What the checks say of Grad-CAM, the maps of this page: {road} (faithfulness); {sanity} (sanity).' and trust_sentence({}) == ''
+
+
+def test_the_maps_that_are_judged_are_of_several_classes(run):
+    from cifar_fastai.views.report_images import judged_maps
+    targets = np.repeat([0, 1, 2], 10)  # in the order of the classes, as a folder is read
+    kept = ClassifiedImages(5*np.eye(3, dtype=np.float32)[(targets + 1) % 3], targets, np.arange(30).astype(str), ('ant', 'bee', 'cat'))
+    over = of_arrays(kept, np.zeros((1, 8, 8, 3), np.uint8), run)
+    over.heatmaps = lambda indices, *about: np.zeros((len(indices), 8, 8), np.float32)
+    found = judged_maps(over, dict(images=20, seed=0, faithfulness=[dict(map='gradcam', verdict='better than random')]))
+    assert [image['words'] for image in found['images']][:3] == ['ant taken for bee', 'bee taken for cat', 'cat taken for ant'] and len(found['images']) == 4
+
+
+def test_what_was_read_has_a_row_a_class_and_says_what_was_used():
+    from cifar_fastai.views.reading import reading_values
+    def row(split, name, images, **found): return {'split': split, 'class': name, 'files': 9, 'images': images, 'left_out': {}, 'found': found}
+    read = dict(rows=[row('train', 'ant', 9), row('train', 'bee', 8, grey=2), row('test', 'ant', 7)], how=['as it is'], left_out={}, copies={})
+    found = reading_values(read, dict(train=10))
+    assert found['heads'] == ['class', 'train: files', 'train: images', 'train: grey', 'test: files', 'test: images']
+    assert found['rows'] == [['ant', '9', '9', '', '9', '7'], ['bee', '9', '8', '2', '', '']] and found['training'] == 17
+    assert found['how'] == ['10 of 17 training images were trained on', 'as it is'] and reading_values(read, dict(train=17))['how'] == ['as it is']
 
 
 def test_a_wheel_holds_the_pages(tmp_path):
@@ -217,11 +258,11 @@ def test_rates_lie_where_the_steps_say():
     loss, rate, momentum = curve_charts(history, 'test', steps)
     for chart, line, column in ((loss, loss['lines'][1], 'loss'), (rate, rate['lines'][0], 'lr'), (momentum, momentum['lines'][0], 'momentum')):
         across, up = drawn_values(chart, line)
-        np.testing.assert_allclose(across, steps.epoch, atol=0.02)
+        np.testing.assert_allclose(across, steps.epoch*(1 if column == 'loss' else (steps.step - 1)/steps.step), atol=0.02)  # a step's rate is set before it, its loss is known after it
         np.testing.assert_allclose(up, steps[column], atol=0.01*np.ptp(steps[column]) + 0.001)
         assert chart['x_ticks'][0] == (50., '0') and len(chart['grid']) == 3
-    assert rate['y_ticks'][0][1].rstrip('0.') == '' and '0.42 at its highest after 1.6 epochs' in rate['description'] and 'lowest' in momentum['description']
-    long = pd.DataFrame(dict(step=np.arange(1000), epoch=np.linspace(0, 3, 1000), lr=np.linspace(0, 1, 1000), momentum=0.9, loss=1.))
+    assert rate['y_ticks'][0][1].rstrip('0.') == '' and '0.42 at its highest after 1.5 epochs' in rate['note'] and rate['note'] in rate['description'] and 'lags behind' in loss['note'] and 'lowest' in momentum['description']
+    long = pd.DataFrame(dict(step=np.arange(1, 1001), epoch=np.linspace(0, 3, 1000), lr=np.linspace(0, 1, 1000), momentum=0.9, loss=1.))
     assert len(curve_charts(history, 'test', long)) == 2 and len(curve_charts(history, 'test', long)[1]['lines'][0]['read']['x']) == 250
 
 
@@ -230,7 +271,8 @@ def test_a_run_keeps_its_steps(run):
     assert list(steps.columns) == ['step', 'epoch', 'lr', 'momentum', 'loss'] and list(steps.step) == list(range(1, len(steps) + 1)) and steps.epoch.iloc[-1] == 3
     assert steps.lr.iloc[0] < steps.lr.max() > steps.lr.iloc[-1] and set(steps.momentum) == {0.85}
     np.testing.assert_allclose(steps.lr.iloc[-1], pd.read_csv(run.path/'history.csv').lr.iloc[-1], rtol=1e-12)
-    assert 'at its highest after' in (run.path/'report.html').read_text()
+    page = Page(run.path/'report.html').text
+    assert 'at its highest after' in page and 'lr at the end seconds with testing' in page
 
 
 def test_accuracy_lies_over_confidence_with_its_interval():

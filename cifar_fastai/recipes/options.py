@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['metavar', 'option_text', 'add_recipe_options', 'typed_options', 'recipe_from_options', 'differing_fields',
-           'command_again', 'split_field']
+           'nearest_recipe', 'command_again', 'split_field']
 
 # %% ../../nbs/01_recipes/02_options.ipynb #irecipes
 import argparse, dataclasses, shlex
@@ -64,13 +64,19 @@ def recipe_from_options(
 # %% ../../nbs/01_recipes/02_options.ipynb #b0000008
 def differing_fields(recipe, base): return {field.name: getattr(recipe, field.name) for field in recipe_fields() if getattr(recipe, field.name) != getattr(base, field.name)}
 
+def nearest_recipe(
+    recipe:Recipe,
+)->str: # A name in `RECIPES`
+    "The named recipe that differs in the fewest fields"
+    return min(RECIPES, key=lambda name: len(differing_fields(recipe, RECIPES[name].recipe)))
+
 def command_again(
     recipe:Recipe,
 )->str: # A line for a shell
-    "The command that trains by this recipe"
-    name = min(RECIPES, key=lambda name: len(differing_fields(recipe, RECIPES[name].recipe)))
+    "The command that trains by this recipe; data and seed are always written out"
+    name = nearest_recipe(recipe)
     words = [] if name == 'default' else ['--recipe', name]
-    for field, value in differing_fields(recipe, RECIPES[name].recipe).items(): words += [f"--{field.replace('_', '-')}", option_text(value)]
+    for field, value in {'data': recipe.data, **differing_fields(recipe, RECIPES[name].recipe), 'seed': recipe.seed}.items(): words += [f"--{field.replace('_', '-')}", option_text(value)]
     return shlex.join(['python', '-m', 'cifar_fastai.train', *words])
 
 # %% ../../nbs/01_recipes/02_options.ipynb #rec02s

@@ -14,23 +14,28 @@ from ..base.wording import percentage, thousands
 # %% ../../nbs/10_views/04_reading.ipynb #8bb83cae
 def reading_values(
     read:dict|None, # data.json, or the same of images at hand
-)->dict|None: # heads, rows, left, copies, ranges; None where nothing is known
+    counts:dict={}, # Images of the run's train, valid and test
+)->dict|None: # heads, rows (one a class), training (images read), left, copies, how; None where nothing is known
     "What the page shows of what was read"
     if not read: return None
-    found = list(dict.fromkeys(what for row in read['rows'] for what in row['found']))
-    reasons = list(dict.fromkeys(why for row in read['rows'] for why in row['left_out']))
-    heads = ['split', 'class', 'files', 'images', *(f'left out: {why}' for why in reasons), *found]
-    rows = [[row['split'], row['class'], thousands(row['files']), thousands(row['images']), *(thousands(count) if count else '' for count in
-            (*(row['left_out'].get(why, 0) for why in reasons), *(row['found'].get(what, 0) for what in found)))] for row in read['rows']]
+    cells = {row['class']: {} for row in read['rows']}
+    for row in read['rows']:
+        about = dict(files=row['files'], images=row['images']) | {f'left out: {why}': count for why, count in row['left_out'].items()} | row['found']
+        cells[row['class']] |= {(row['split'], what): count for what, count in about.items()}
+    columns = sorted({column: None for row in cells.values() for column in row}, key=lambda column: list(dict.fromkeys(row['split'] for row in read['rows'])).index(column[0]))
+    training, used = sum(row['images'] for row in read['rows'] if row['split'] == 'train'), counts.get('train')
+    trained = [f'{thousands(used)} of {thousands(training)} training images were trained on'] if used and used < training else []
     left = [dict(why=why, files=thousands(about['files']), such_as=about['such_as'][:2]) for why, about in read['left_out'].items()]
     copies = [dict(what=what, pairs=pairs[:10]) for what, pairs in read['copies'].items() if pairs]
-    return dict(heads=heads, rows=rows, left=left, copies=copies, how=[*read['how'], *changes_lines(read.get('labels'))])
+    return dict(heads=['class', *(f'{split}: {what}' for split, what in columns)], rows=[[name, *(thousands(row[column]) if row.get(column) else '' for column in columns)] for name, row in cells.items()],
+                training=training, left=left, copies=copies, how=[*trained, *read['how'], *changes_lines(read.get('labels'))])
 
 def run_reading(
     path:Path, # A run folder
+    counts:dict={}, # Images of its train, valid and test
 )->dict|None: # As of `reading_values`
     "What a run's page shows of what was read"
-    return reading_values(read_json(path/'data.json')) if (path/'data.json').is_file() else None
+    return reading_values(read_json(path/'data.json'), counts) if (path/'data.json').is_file() else None
 
 def reading_warnings(
     metrics:dict, # metrics.json

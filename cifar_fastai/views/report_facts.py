@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['CHART_POINTS', 'MEASURED', 'STATUS', 'recipe_groups', 'fact_group', 'people_facts', 'run_facts', 'name_of',
            'learner_facts', 'learner_history', 'curve_charts', 'course_text', 'finder_chart', 'reliability_chart',
-           'edge_warning', 'run_warnings', 'status_warnings', 'holdout_warnings', 'headline', 'run_numbers']
+           'edge_warning', 'run_warnings', 'larger_values', 'status_warnings', 'holdout_warnings', 'headline',
+           'run_numbers']
 
 # %% ../../nbs/10_views/03_report_facts.ipynb #id8a2e99
 import math
@@ -14,11 +15,12 @@ from fastai.learner import Learner
 from ..base.wording import duration, percentage, thousands
 from ..base.intervals import wilson_interval
 from ..base.steps import spread_places
-from ..recipes.recipe import GROUPS, recipe_fields
-from ..recipes.options import option_text
+from ..recipes.recipe import GROUPS, NETWORKS, recipe_fields
+from ..recipes.named import RECIPES
+from ..recipes.options import nearest_recipe, option_text
 from ..interpretation.predictions import ClassifiedImages, class_table, confusion
 from ..interpretation.human import human_lines
-from ..interpretation.cautions import WIDE, Caution, check_answers_given, check_calibration, check_counts, check_course
+from ..interpretation.cautions import WIDE, Caution, check_answers_given, check_calibration, check_counts, check_course, check_fit
 from ..base.label_files import file_text
 from ..runs.files import RunRecord
 from .vector_charts import Line, line_chart
@@ -93,10 +95,15 @@ def curve_charts(
 )->list[dict]: # Charts of loss, accuracy, learning rate and momentum, as far as they are known
     "The curves of a run"
     history, stepped = history.astype(float), steps is not None and len(steps) > 0
-    if stepped: steps = steps.iloc[spread_places(len(steps), CHART_POINTS)]
+    if stepped:
+        steps = steps.iloc[spread_places(len(steps), CHART_POINTS)]
+        starts = steps.assign(epoch=steps.epoch*(steps.step - 1)/steps.step)  # a step's rate is set before it, its loss is known after it
     last = max(len(history), 1, math.ceil(steps.epoch.max() - 1e-9) if stepped else 0)
     frame = dict(x_label='epoch', x_range=(0, last), grid=range(1, last + 1) if last <= 60 else range(0, last + 1, 10))
-    def by_step(column, name): return Line(name, steps.epoch.tolist(), steps[column].tolist())
+    def by_step(steps, column, name): return Line(name, steps.epoch.tolist(), steps[column].tolist())
+    def course(title, column, **words):
+        said = course_text(starts, column)
+        return line_chart(title, [by_step(starts, column, title.lower())], **frame, **words, note=said, description=f'{title}: {said}')
     def lines(kind):
         known = [(f'train_{kind}', 'training'), (f'valid_{kind}', MEASURED[valid_is])]
         return [Line(name, history.epoch.tolist(), history[column].tolist()) for column, name in known if column in history]
@@ -105,11 +112,12 @@ def curve_charts(
         found = lines(kind)
         if not found or not count: continue
         ends = ', '.join(f'{line.name} {percentage(line.y[-1]) if percent else f"{line.y[-1]:.4g}"}' for line in found)
-        if stepped and kind == 'loss': found.append(by_step('loss', 'training, smoothed, step by step'))
-        charts.append(line_chart(kind.capitalize(), found, percent=percent, **frame, description=f'{kind.capitalize()} over {count} epochs; at the end: {ends}'))
+        smooth = stepped and kind == 'loss'
+        if smooth: found.append(by_step(steps, 'loss', 'training, smoothed, step by step'))
+        charts.append(line_chart(kind.capitalize(), found, percent=percent, **frame, note='The smoothed line is a running mean over some 50 steps: it lags behind.'*smooth, description=f'{kind.capitalize()} over {count} epochs; at the end: {ends}'))
     if stepped:
-        charts.append(line_chart('Learning rate', [by_step('lr', 'learning rate')], **frame, y_range=(0, 1.05*max(steps.lr.max(), 1e-12)), description=f'Learning rate: {course_text(steps, "lr")}'))
-        if steps.momentum.nunique() > 1: charts.append(line_chart('Momentum', [by_step('momentum', 'momentum')], **frame, description=f'Momentum: {course_text(steps, "momentum")}'))
+        charts.append(course('Learning rate', 'lr', y_range=(0, 1.05*max(steps.lr.max(), 1e-12))))
+        if steps.momentum.nunique() > 1: charts.append(course('Momentum', 'momentum'))
     elif 'lr' in history and count:
         rates = history.lr.tolist()
         charts.append(line_chart('Learning rate, at each epoch’s end', [Line('learning rate', history.epoch.tolist(), rates)], **frame, y_range=(0, 1.05*max([*rates, 1e-12])),
@@ -170,12 +178,14 @@ def run_warnings(
     record:RunRecord,
     kept:ClassifiedImages|None=None, # Its predictions, where they are at hand
     curve:pd.DataFrame|None=None, # Of the learning-rate finder, where it ran
+    read:int=0, # Training images that were read, as far as is known
 )->list[Caution]: # The gravest first
     "What is worth knowing about a run"
     metrics, data, recipe = record.metrics, record.about.get('data') or {}, record.recipe
     valid_is, chosen, found = metrics.get('valid_is', 'test'), metrics.get('selected') == 'best_on_holdout', status_warnings(record)
     counts = data.get('counts') or {}
     measured_on = int(counts.get('valid' if valid_is == 'holdout' else 'test', 0))
+    if metrics.get('status') == 'complete': found += check_fit(record.history, larger_values(record, read), MEASURED[valid_is])
     if kept is not None: found += check_answers_given(kept)
     if metrics.get('status') == 'complete': found += check_course(record.history, MEASURED[valid_is], measured_on, chosen)
     if kept is not None: found += check_calibration(kept, recipe.label_smoothing, bool(recipe.mixup or recipe.cutmix)) + check_counts(kept)
@@ -186,6 +196,15 @@ def run_warnings(
                              'For those, name the official files with --data'))
     found += [Caution('Pictures', note) for note in data.get('notes', ())]
     return found + (edge_warning(curve, (record.about.get('resolved') or {}).get('lr')) if curve is not None else [])
+
+def larger_values(record, read):
+    "What the run had less of than its data and the named recipe nearest to it, with the values"
+    recipe, name = record.recipe, nearest_recipe(record.recipe)
+    usual = RECIPES[name].recipe
+    def width(one): return NETWORKS[one.arch].width if one.width == 'auto' and one.arch in NETWORKS else one.width
+    pairs = [('more epochs', '--epochs', recipe.epochs, usual.epochs)] + [('a wider network', '--width', width(recipe), width(usual))]*(recipe.arch == usual.arch)
+    found = [f'all {thousands(read)} training images (without --limit {recipe.limit})'] if 0 < recipe.limit < read else []
+    return found + [f'{what} ({option} {more} as in {name}, not {value})' for what, option, value, more in pairs if isinstance(value, int) and isinstance(more, int) and value < more]
 
 def status_warnings(record):
     "Whether the run is whole"

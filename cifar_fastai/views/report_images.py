@@ -199,10 +199,11 @@ def worst_errors(
     interpretation:CifarInterpretation, # Over any Learner or run
     heat:dict|None=None, # `heat_data`
     count:int=3, # How many
+    pair:tuple|None=None, # Indices of an actual and a predicted class: their errors only
 )->list[dict]: # index, actual, predicted, sure, share, small, and views: src, words
     "The errors of the largest losses with their heat"
     kept = interpretation.kept
-    wrong = np.flatnonzero(~kept.right)
+    wrong = np.flatnonzero(~kept.right & (pair is None or (kept.targets == pair[0]) & (kept.predicted == pair[1])))
     return [shown_error(interpretation, heat, int(index)) for index in wrong[np.argsort(-kept.losses[wrong], kind='stable')][:count]]
 
 def judged_maps(
@@ -215,7 +216,9 @@ def judged_maps(
     verdicts = {row['map']: row.get('verdict', '') for part in ('faithfulness', 'pointing', 'sanity') for row in checks.get(part) or () if row['map'] in METHODS}
     if not verdicts: return None
     looked = np.sort(np.random.default_rng(checks.get('seed', 0)).permutation(len(kept))[:checks['images']])
-    indices = looked[np.argsort(kept.right[looked], kind='stable')][:count]
+    looked = looked[np.argsort(kept.right[looked], kind='stable')]
+    first = np.sort(np.unique(kept.targets[looked], return_index=True)[1])  # of each class
+    indices = np.concatenate([looked[first], np.delete(looked, first)])[:count]
     images = interpretation.images(indices)
     words = [f'{names[kept.targets[index]]}' + ('' if kept.right[index] else f' taken for {names[kept.predicted[index]]}') for index in indices]
     rows = [dict(method=method, verdict=verdict, pictures=[heat_picture(*pair) for pair in zip(images, interpretation.heatmaps(indices, 'predicted', method, checks.get('layer')))])
@@ -240,12 +243,13 @@ def pair_sentence(
     own, others = same[inside], same[~inside]
     if len(own) < 3: return ''
     names = class_names(kept)
-    said = f'Their two maps share {percentage(own.mean(), 0)} of the heat (mean of {thousands(len(own))} images)'
+    said = f'The evidence for {names[predicted]} and the evidence for {names[actual]} lie on the same places to {percentage(own.mean(), 0)} (mean of {thousands(len(own))} images)'
     if len(others) < 3: return said
+    said = f"{said[:-1]}; in all other errors {percentage(others.mean(), 0)})"
     gap, error = own.mean() - others.mean(), (own.var(ddof=1)/len(own) + others.var(ddof=1)/len(others))**0.5
-    if abs(gap) < max(0.03, 2*error): return f'{said}, as in other errors ({percentage(others.mean(), 0)}): the heat does not tell why'
-    if gap > 0: return f'{said}, more than in other errors ({percentage(others.mean(), 0)}): the same parts speak for {names[predicted]} and for {names[actual]}'
-    return f'{said}, less than in other errors ({percentage(others.mean(), 0)}): other parts speak for {names[predicted]} than for {names[actual]}'
+    if abs(gap) < max(0.03, 2*error): return f'{said}: much as elsewhere, so the heat does not tell why'
+    if gap > 0: return f'{said}: the network looks at the same parts for both'
+    return f'{said}: the network looks at other parts for each'
 
 # %% ../../nbs/10_views/05_report_images.ipynb #ba6fd205
 def sample_grids(

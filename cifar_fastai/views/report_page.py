@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['MOST_CELLS', 'LEVELS', 'LIMIT', 'FIRST', 'class_rows', 'matrix_cells', 'confused_pairs', 'classes_values',
-           'number_interval', 'check_tables', 'scaled_values', 'trust_values', 'first_tiles', 'attempt',
-           'answer_values', 'pictures_values', 'render', 'shared_values', 'name_of_set', 'write_report',
+           'number_interval', 'check_tables', 'trust_sentence', 'scaled_values', 'trust_values', 'first_tiles',
+           'attempt', 'answer_values', 'pictures_values', 'render', 'shared_values', 'name_of_set', 'write_report',
            'history_table', 'finder_of', 'lazy_interpretation', 'first_line', 'reviews_of', 'say_training',
            'run_values', 'write_run_report']
 
@@ -91,6 +91,13 @@ def check_tables(
             rows=[[row['map'], number_interval(row.get('correlation'), 3), row.get('verdict', '')] for row in checks['sanity']]))
     return tables
 
+def trust_sentence(checks):
+    "What the checks found of Grad-CAM, the map that the page shows, in a sentence or two"
+    found = [(row['verdict'], part) for part in ('faithfulness', 'pointing', 'sanity') for row in checks.get(part) or () if row['map'] == 'gradcam' and row.get('verdict')]
+    good = [verdict.startswith(('better', 'points better', 'follows')) for verdict, _ in found]
+    answer = 'Yes, as far as was checked' if all(good) else 'Only in part' if any(good) else 'No'
+    return f"{answer}. What the checks say of Grad-CAM, the maps of this page: {'; '.join(f'{verdict} ({part})' for verdict, part in found)}." if found else ''
+
 def scaled_values(kept, metrics):
     "The temperature of a run that has one, the images it was fitted on, and the calibration error with it"
     temperature = metrics.get('temperature')
@@ -103,7 +110,7 @@ def trust_values(interpretation, checks, metrics):
     kept = interpretation.kept
     confidence = float(kept.confidence.mean())
     judged, _ = attempt('the maps that were checked', lambda: judged_maps(interpretation, checks)) if checks else (None, '')
-    return dict(judged=judged,reliability=reliability_chart(calibration_bins(kept)), ece=expected_calibration_error(kept), scaled=scaled_values(kept, metrics), confidence=confidence,
+    return dict(judged=judged, says=trust_sentence(checks or {}), reliability=reliability_chart(calibration_bins(kept)), ece=expected_calibration_error(kept), scaled=scaled_values(kept, metrics), confidence=confidence,
                 surer=confidence - float(kept.right.mean()), checks=check_tables(checks or {}), checked=checks,
                 notes=[note.replace('`', '') for note in (checks or {}).get('notes', ())])
 
@@ -131,12 +138,15 @@ def attempt(
 def answer_values(interpretation, heat):
     "The first screen beside the numbers: the most confused pair, and the worst errors with their heat"
     kept, [pair] = interpretation.kept, confused_pairs(confusion(interpretation.kept), 1) or [None]
-    errors, _ = attempt('the worst errors', lambda: worst_errors(interpretation, heat))
     if pair is None: return dict(pair=None, errors=[])
-    names, matrix = class_names(kept), confusion(kept)
-    there, back = names[pair['actual']], names[pair['predicted']]
-    return dict(pair=dict(pair, there=there, back=back, of=int(matrix[pair['actual']].sum()), reverse=int(matrix[pair['predicted'], pair['actual']]),
-                          why=pair_sentence(kept, heat, pair['actual'], pair['predicted'])), errors=errors or [])
+    names, matrix, places = class_names(kept), confusion(kept), (pair['actual'], pair['predicted'])
+    found, _ = attempt('the worst errors', lambda: [worst_errors(interpretation, heat, pair=chosen) for chosen in (places, None)])
+    shown, errors = found or ([], [])
+    both = np.triu(matrix + matrix.T, 1)
+    most = np.unravel_index(both.argmax(), both.shape)
+    return dict(pair=dict(pair, there=names[places[0]], back=names[places[1]], of=int(matrix[places[0]].sum()), reverse=int(matrix[places[::-1]]), shown=shown,
+                          both=None if set(most) == set(places) else dict(names=[names[place] for place in most], count=int(both[most])),
+                          why=pair_sentence(kept, heat, *places)), errors=errors)
 
 def pictures_values(interpretation, base, heat, no_heat, name):
     "The explorer's data, its sheets, and what is missing"
@@ -198,7 +208,8 @@ def history_table(history, valid_is='valid'):
     if not len(history): return None
     known = [name for name in history.columns if pd.api.types.is_numeric_dtype(pd.to_numeric(history[name], errors='coerce'))]
     def text(name, value): return f'{value:.0f}' if name in ('epoch', 'seconds') else percentage(value) if name.endswith('accuracy') else f'{value:.4g}'
-    return dict(heads=[name.replace('valid_', MEASURED[valid_is].removesuffix(' set') + ' ').replace('_', ' ') for name in known], rows=[[text(name, float(row[name])) for name in known] for _, row in history[known].iterrows()])
+    words = {'lr': 'lr at the end', 'seconds': 'seconds with testing'}
+    return dict(heads=[words.get(name) or name.replace('valid_', MEASURED[valid_is].removesuffix(' set') + ' ').replace('_', ' ') for name in known], rows=[[text(name, float(row[name])) for name in known] for _, row in history[known].iterrows()])
 
 # %% ../../nbs/10_views/06_report_page.ipynb #9b2400b8
 def finder_of(record):
@@ -246,9 +257,9 @@ def write_run_report(
     loaders = cache(lambda: run_loaders(record)) if interpretation is None else lambda: interpretation.learn.dls
     if interpretation is None: interpretation, missing = attempt('predictions', lambda: lazy_interpretation(record, loaders))
     checks = read_json(record.path/'heatmap_checks.json') if (record.path/'heatmap_checks.json').is_file() else None
-    (curve, finder), (reading, _) = finder_of(record), attempt('the table of what was read', lambda: run_reading(record.path))
+    (curve, finder), (reading, _) = finder_of(record), attempt('the table of what was read', lambda: run_reading(record.path, (record.about.get('data') or {}).get('counts', {})))
     samples, no_samples = attempt('samples', lambda: sample_grids(loaders(), loaders().test, seed=record.recipe.seed))
-    values = dict(run_values(record, interpretation), warnings=[*reading_warnings(record.metrics, reading), *run_warnings(record, None if interpretation is None else interpretation.kept, curve)],
+    values = dict(run_values(record, interpretation), warnings=[*reading_warnings(record.metrics, reading), *run_warnings(record, None if interpretation is None else interpretation.kept, curve, (reading or {}).get('training', 0))],
                   reading=reading, history=history_table(record.history, record.metrics.get('valid_is', 'test')), finder=finder,
                   charts=curve_charts(record.history, record.metrics.get('valid_is', 'test'), record.steps), samples=samples or [], no_samples=no_samples, missing=missing,
                   **shared_values(interpretation, checks, 'test set', record.metrics))

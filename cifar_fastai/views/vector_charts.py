@@ -112,7 +112,7 @@ def line_chart(
     title:str, # Above the chart
     lines:Sequence[Line], # At most six, each with a colour and dashes of its own
     x_label:str='', # What runs across
-    y_label:str='', # What runs up
+    note:str='', # What stands below while no value is read
     x_percent:bool=False, # Shares across
     percent:bool=False, # Shares up
     x_log:bool=False, # A logarithmic axis across
@@ -128,10 +128,10 @@ def line_chart(
     low, high = x_range or spread([line.x for line in lines], x_log, 0 if any(len(line.x) > 1 for line in lines) else 0.04)
     whole = not x_percent and (len(grid) > 0 or all(float(x).is_integer() for line in lines for x in line.x))
     across = Axis(low, high, LEFT, WIDTH - RIGHT, x_label, x_percent, x_log, whole)
-    up = Axis(*(y_range or spread(heights)), HEIGHT - BOTTOM, TOP, y_label, percent)
+    up = Axis(*(y_range or spread(heights)), HEIGHT - BOTTOM, TOP, percent=percent)
     drawn = [draw_line(across, up, line, place) for place, line in enumerate(lines)]
     corners = (f'M{LEFT} {HEIGHT - BOTTOM}L{WIDTH - RIGHT} {TOP}') if diagonal else ''
     return dict(title=title, description=' '.join((description or title).split()), width=WIDTH, height=HEIGHT,
-                frame=(LEFT, TOP, WIDTH - RIGHT, HEIGHT - BOTTOM), x_label=x_label, y_label=y_label, x_ticks=across.ticks(), grid=[across.place(x) for x in grid], y_ticks=up.ticks(),
+                frame=(LEFT, TOP, WIDTH - RIGHT, HEIGHT - BOTTOM), x_label=x_label, note=note, x_ticks=across.ticks(), grid=[across.place(x) for x in grid], y_ticks=up.ticks(),
                 lines=drawn, diagonal=corners, marks=[(across.place(x), name, main) for x, name, main in marks if across.place(x) is not None],
                 read=dict(label=x_label, lines=[line['read'] for line in drawn]))

@@ -172,7 +172,14 @@ class Explorer {
     if (!inside) this.gallery.step(0, true);
   }
 
-  open(row, from) { this.box.open(row, from); }
+  // Opens a picture; filters that leave it out are lifted, so that the next and the previous one are there
+  open(row, from) {
+    if (!this.gallery.rows.includes(row)) {
+      this.set({});
+      this.filter();
+    }
+    this.box.open(row, from);
+  }
 
   tools() {
     const on = (name, act) => this.root.querySelector(`.${name}`).addEventListener('click', act);

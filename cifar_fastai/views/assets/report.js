@@ -10,6 +10,11 @@ document.addEventListener('click', event => {
   else explorer.choose({ actual, predicted, kind: actual && actual === predicted ? 'right' : 'wrong' }, button);
 });
 
+document.querySelector('.copy')?.addEventListener('click', event => {
+  getSelection().selectAllChildren(document.querySelector('.command code'));
+  event.target.textContent = document.execCommand('copy') ? 'Copied' : 'Selected';
+});
+
 // The matrix is one stop of the tabulator key; the arrow keys walk from cell to cell.
 const table = document.querySelector('table.matrix');
 if (table?.querySelector('button')) {
