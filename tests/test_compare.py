@@ -28,7 +28,7 @@ CLASSES = ('ant', 'bee', 'cat')
 TARGETS = np.arange(30) % 3
 
 
-def made_run(folder, name, wrong=(), test_set='ab', classes=CLASSES, **fields):
+def made_run(folder, name, wrong=(), test_set='ab', classes=CLASSES, pictures='', **fields):
     "A complete run folder whose model errs on the images of `wrong`"
     path = folder/name
     path.mkdir(parents=True)
@@ -40,7 +40,7 @@ def made_run(folder, name, wrong=(), test_set='ab', classes=CLASSES, **fields):
     recipe = Recipe(data='made', **fields)
     prints = {'train': 'cd'*32, 'test': test_set*32}
     write_json(path/'recipe.json', {'schema': 1, 'recipe': recipe_to_dict(recipe), 'environment': {'device': 'cpu'}, 'resolved': {},
-                                    'data': {'name': 'made', 'counts': {'train': 60, 'valid': 30, 'test': 30}, 'valid_is': 'test', 'fingerprints': prints, 'classes': list(classes), 'mean': [.5]*3,
+                                    'data': {'name': 'made', 'counts': {'train': 60, 'valid': 30, 'test': 30}, 'valid_is': 'test', 'fingerprints': prints, 'test_pictures': pictures, 'classes': list(classes), 'mean': [.5]*3,
                                              'deviation': [.2]*3, 'notes': []}})
     accuracy = 1 - len(wrong)/30
     write_json(path/'metrics.json', {'schema': 1, 'status': 'complete', 'test_accuracy': accuracy, 'test_loss': 0.5, 'epochs': 3, 'parameters': 1234,
@@ -62,6 +62,10 @@ def test_refusals(tmp_path):
                         ([one, strange], 'different classes.*\n.*ant, bee, cat.*\n.*ant, bee, dog'),
                         ([one, other], f"different test images.*\n.*{'ab'*8}…\n.*{'ef'*8}…")):
         with pytest.raises(BadInput, match=said): compare_runs(paths)
+    larger, others = (made_run(tmp_path, name, test_set='ef', image_size=64, pictures=pictures) for name, pictures in (('larger', 'one'), ('others', 'two')))
+    small = made_run(tmp_path, 'small', image_size=32, pictures='one')
+    assert compare_runs([small, larger]).arms[1].fields == {'image_size': 64}  # the same pictures, of two sizes
+    with pytest.raises(BadInput, match='different test images'): compare_runs([small, others])
     again = tmp_path/'again'
     assert run_command(main, [str(one), str(other), '--out', str(again)]) == 1 and not (again/'comparison.csv').exists()
 

@@ -219,3 +219,5 @@ def test_labels_are_compared_as_any_field(sources, tiny_recipe, tmp_path):
     assert len({str(data.fingerprints) for data in found}) == 2 and len(grid_plan(arms, tmp_path/'none').missing) == 4
     tests = grid_arms(dataclasses.replace(tiny_recipe, data=sources['folder']), {'test_labels': ['', written(tmp_path/'t.csv', 'name,label', f'{plain.names[-1]},ant')]})
     with pytest.raises(BadInput, match='different test sets'): grid_data(tests)
+    sizes = list(grid_data(grid_arms(dataclasses.replace(tiny_recipe, data=sources['folder']), {'image_size': [8, 16]})).values())
+    assert [data.image_size for data in sizes] == [8, 16] and sizes[0].fingerprints != sizes[1].fingerprints and sizes[0].test_pictures == sizes[1].test_pictures

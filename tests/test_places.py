@@ -165,14 +165,14 @@ def test_an_archive_is_read_for_its_key_only_when_it_has_changed(tmp_path, monke
     path = tmp_path/'some.tgz'
     path.write_bytes(b'one')
     os.utime(path, ns=(1, 1))
-    key = cache.source_key(path, 32)
+    key = cache.source_digest(path)
     assert not list(cache.cache_folder().glob('digest-*'))  # too young to be sure of
     monkeypatch.setattr(cache, 'RECENT', -10**12)
-    assert cache.source_key(path, 32) == key
+    assert cache.source_digest(path) == key
     monkeypatch.setattr(cache.hashlib, 'new', never)
-    assert cache.source_key(path, 32) == key
+    assert cache.source_digest(path) == key
     path.write_bytes(b'two')
     os.utime(path, ns=(1, 1))
-    with pytest.raises(AssertionError): cache.source_key(path, 32)
+    with pytest.raises(AssertionError): cache.source_digest(path)
     monkeypatch.undo()
-    assert cache.source_key(path, 32) != key
+    assert cache.source_digest(path) != key

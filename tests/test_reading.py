@@ -71,12 +71,12 @@ def test_a_known_folder_is_not_read_for_its_key(tmp_path, monkeypatch):
     monkeypatch.setenv('FASTAI_HOME', str(tmp_path/'home'))
     monkeypatch.setattr(cache, 'RECENT', -10**12)
     path = plain(tmp_path/'pets')
-    key = cache.source_key(path, 32)
+    key = cache.source_digest(path)
     def never(*_): raise AssertionError('read again')
     monkeypatch.setattr(cache, 'folder_digest', never)
-    assert cache.source_key(path, 32) == key
+    assert cache.source_digest(path) == key
     (path/'train'/'cat'/'new.txt').write_text('x')
-    with pytest.raises(AssertionError): cache.source_key(path, 32)
+    with pytest.raises(AssertionError): cache.source_digest(path)
 
 
 # ---- names, links, machine-made folders --------------------------------------------------------------------------

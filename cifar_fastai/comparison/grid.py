@@ -156,13 +156,13 @@ def data_place(recipe): return tuple(getattr(recipe, name) for name in DATA_FIEL
 def grid_data(
     arms:list[Arm],
 )->dict[tuple, ImageData]: # `data_place` → images
-    "The images of all arms, judged on the same test set"
+    "The images of all arms, judged on the same pictures"
     found = {}
     for arm in arms:
         place = data_place(arm.recipe)
         if place not in found: found[place] = load_recipe_images(arm.recipe)
     tests = {place: data.fingerprints['test'][:12] for place, data in found.items()}
-    if len(set(tests.values())) > 1:
+    if len(set(tests.values())) > 1 and ('' in (pictures := {data.test_pictures for data in found.values()}) or len(pictures) > 1):
         named = '; '.join(f'{place[0]} (image size {place[1]}, {place[2]}) {digest}…' for place, digest in tests.items())
         raise BadInput(f'arms with different test sets cannot be compared: {named}')
     return found

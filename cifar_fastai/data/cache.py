@@ -4,14 +4,16 @@
 
 # %% auto #0
 __all__ = ['RECENT', 'VERSION', 'ABANDONED', 'ARRAYS', 'fastai_folder', 'cache_folder', 'file_stamp', 'remember',
-           'remember_digest', 'folder_stamp', 'folder_digest', 'source_key', 'new_folder', 'mapped_room', 'date_back',
-           'write_folder', 'keep_data', 'is_whole', 'known_stamps', 'fetch_data', 'read_once']
+           'remember_digest', 'folder_stamp', 'folder_digest', 'source_digest', 'source_key', 'new_folder',
+           'mapped_room', 'date_back', 'write_folder', 'keep_data', 'is_whole', 'known_stamps', 'fetch_data',
+           'read_once']
 
 # %% ../../nbs/03_data/10_cache.ipynb #ie33b59e
 import errno, hashlib, json, os, shutil, tempfile, time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from functools import cache as once
+from dataclasses import replace
 from pathlib import Path
 import numpy as np
 from fastcore.xtras import Config
@@ -93,18 +95,21 @@ def folder_digest(
         digest.update(data)
     return digest.hexdigest()
 
-def source_key(
+def source_digest(
     path:Path, # A folder or an archive
+)->str: # 64 hexadecimal digits
+    "SHA-256 of what is there, computed when it has changed"
+    with refuse_unreadable(path):
+        if not path.is_dir(): return remember_digest(path, 'sha256')
+        files = Files(path)
+        return remember(path, 'folder', lambda: folder_stamp(Files(path)), lambda: folder_digest(files))
+
+def source_key(
+    source:str, # Its digest
     asked:object, # How it is to be read: values whose `repr` tells them apart
 )->str: # 32 hexadecimal digits
     "What the decoded images of a source are kept under"
-    digest = hashlib.sha256(repr((VERSION, asked)).encode('utf8', 'backslashreplace'))
-    with refuse_unreadable(path):
-        if path.is_dir():
-            files = Files(path)
-            digest.update(remember(path, 'folder', lambda: folder_stamp(Files(path)), lambda: folder_digest(files)).encode())
-        else: digest.update(remember_digest(path, 'sha256').encode())
-    return digest.hexdigest()[:32]
+    return hashlib.sha256(repr((VERSION, asked)).encode('utf8', 'backslashreplace') + source.encode()).hexdigest()[:32]
 
 # %% ../../nbs/03_data/10_cache.ipynb #4a7b0733
 ABANDONED = 86_400 # seconds after which what a killed process left is removed
@@ -216,9 +221,10 @@ def read_once(
     if not cache: return read()
     data = None
     try:
-        folder = cache_folder()/source_key(path, image_size)
+        source = source_digest(path)
+        folder = cache_folder()/source_key(source, image_size)
         kept = fetch_data(folder)
-        if kept is not None: return kept
+        if kept is not None: return replace(kept, source=source)
         with ExitStack() as ending:
             whole = once(lambda: ending.enter_context(new_folder(folder)))  # none for what cannot be read
             data = read(room=lambda count, size: mapped_room(whole(), count, size))
@@ -227,4 +233,4 @@ def read_once(
     except OSError as error:
         notice(f'the decoded images are not kept for the next time: {error.filename or cache_folder()}: {error.strerror or error}')
         return read() if data is None else data
-    return fetch_data(folder) or read()
+    return replace(fetch_data(folder) or read(), source=source)

@@ -46,6 +46,7 @@ class ImageData:
     dropped:np.ndarray|None=None # int64, ascending: places of images that a label file leaves out
     soft:tuple|None=None # Of soft labels: each image's row in them or -1, int64 (N,); shares of the classes, float32 (k, classes)
     changes:dict|None=None # What label files changed: `overlay.change_labels`
+    source:str='' # SHA-256 of what the images were read from; '' where it is not known
 
     def __deepcopy__(self, memo): return self  # nothing writes into it, and the images may be large
 
@@ -61,6 +62,11 @@ class ImageData:
 
     @property
     def image_size(self)->int: return self.images.shape[1]
+    @property
+    def test_pictures(self)->str:
+        "SHA-256 of which pictures are tested on and as what, the same for images of any size; '' where the source is not known"
+        where = self.test_positions
+        return self.source and hashlib.sha256(repr((self.source, self.classes, self.names[where].tolist(), self.labels[where].tolist())).encode('utf8', 'backslashreplace')).hexdigest()
 
     def _repr_markdown_(self):
         train, test = len(self.train_positions), len(self.test_positions)

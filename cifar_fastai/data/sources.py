@@ -240,4 +240,4 @@ def shapes_data(
     images, labels, masks, classes = draw_shapes(train, test, size=size)
     parts = ['train']*train+['test']*test
     names = [f'{part}/{classes[label]}/{position:05}' for position, (part, label) in enumerate(zip(parts, labels))]
-    return image_data(images, labels, classes, names, train, name='shapes', masks=masks)
+    return image_data(images, labels, classes, names, train, name='shapes', masks=masks, source='shapes')

@@ -57,7 +57,7 @@ def about_run(
     loaders, data = learner.dls, learner.dls.data
     return {'schema': SCHEMA, 'recipe': recipe_to_dict(learner.recipe), 'resolved': learner.resolved.to_dict(), 'by_hand': list(learner.by_hand),
             'environment': environment(loaders.device, learner.resolved.precision),
-            'data': {'name': data.name, 'fingerprints': data.fingerprints, 'classes': list(data.classes),
+            'data': {'name': data.name, 'fingerprints': data.fingerprints, 'test_pictures': data.test_pictures, 'classes': list(data.classes),
                      'counts': {name: len(where) for name, where in loaders.positions.items()}, 'valid_is': loaders.valid_is,
                      'mean': loaders.statistics[0], 'deviation': loaders.statistics[1], 'notes': [*data.notes, *getattr(loaders, 'notes', ())], 'ranges': (data.read or {}).get('ranges', {}),
                      **({'labels': data.changes} if data.changes else {})}}
