@@ -191,16 +191,16 @@ def other_kind(
     if data[4:8] == b'ftyp' and data[8:12] in (b'heic', b'heix', b'hevc', b'heim', b'heis', b'mif1', b'msf1'): return 'HEIC pictures, which are not read: save them as JPEG'
     if data[4:8] == b'ftyp' and data[8:12] in (b'avif', b'avis'): return 'AVIF pictures, which this Pillow does not read'
     if data.startswith(b'version https://git-lfs'): return 'pointers of Git LFS, not the pictures: git lfs pull fetches these'
-    if data[:200].lstrip(b'\xef\xbb\xbf \r\n\t')[:5].lower() in (b'<!doc', b'<html'): return 'web pages, not pictures'
+    if data[:200].lstrip(b'\xef\xbb\xbf \r\n\t')[:5].lower() in (b'<!doc', b'<html'): return 'web pages'
     ending = PurePosixPath(name).suffix.lower()
-    return f'not pictures ({ending})' if ending else 'not pictures'
+    return f'of another kind ({ending})' if ending else 'of another kind'
 
 class Unreadable(BadInput):
     "An image that cannot be read: why, and what it is where Pillow knows no picture in it"
     def __init__(self, name, data, error):
         self.unknown, self.kind = isinstance(error, UnidentifiedImageError), other_kind(data, name)
         self.reason = (str(error) or type(error).__name__)[:200]
-        if self.unknown: self.reason = 'not an image, or damaged' if self.kind.startswith('not pictures') else self.kind
+        if self.unknown: self.reason = 'not an image, or damaged' if self.kind.startswith('of another kind') else self.kind
         super().__init__(f'the image {name} cannot be read: {self.reason}\nReplace it, or take it out of the folder.')
 
 def open_picture(

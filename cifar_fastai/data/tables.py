@@ -193,7 +193,7 @@ def place_by_table(
     result.how.append(f'the classes are those in {called}')
     if missing: result.how.append(f"{called} names {len(missing):,} {'file that is' if len(missing) == 1 else 'files that are'} not there: {some(missing, 2)}")
     for name in files.sizes:
-        if name not in result.placed and name not in result.left: result.left[name] = 'a table of labels' if name in tables else f'without a row in {called}' if is_image(name) else OUTSIDE
+        if name not in result.placed and name not in result.left: result.left[name] = 'with the labels' if name in tables else f'without a row in {called}' if is_image(name) else OUTSIDE
     return settle_drawn(result)
 
 def place_by_name(
