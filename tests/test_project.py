@@ -163,3 +163,10 @@ def test_the_package_says_what_it_is_and_its_version():
     assert outside[0] == ''.join(introduction['source']).removeprefix('#| export\n\n')
     assert 'numpy' not in outside[2]
     with pytest.raises(ImportError): from cifar_fastai import nothing
+
+
+def test_the_planted_faults_fit_the_package():
+    "`tests/planted.py` replaces texts of the modules; a change of theirs is a change of its list"
+    from planted import stale
+    from planted_faults import FAULTS
+    assert not [f'{fault.name}: {why}' for fault in FAULTS if (why := stale(fault))]
