@@ -1329,6 +1329,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                       'cifar_fastai/data/shapes.py'),
                                           'cifar_fastai.data.shapes.draw_batch': ( '03_data/shapes.html#draw_batch',
                                                                                    'cifar_fastai/data/shapes.py'),
+                                          'cifar_fastai.data.shapes.draw_sets': ( '03_data/shapes.html#draw_sets',
+                                                                                  'cifar_fastai/data/shapes.py'),
                                           'cifar_fastai.data.shapes.draw_shapes': ( '03_data/shapes.html#draw_shapes',
                                                                                     'cifar_fastai/data/shapes.py'),
                                           'cifar_fastai.data.shapes.figure_distance': ( '03_data/shapes.html#figure_distance',

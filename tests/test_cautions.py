@@ -43,6 +43,8 @@ def test_a_good_finished_run_deserves_none(): assert titles() == []
     ('Under-fitted', dict(course=LOW, epochs=25, limit=9000, read=50_000), dict(course=LOW, epochs=25, limit=9000)),
     ('Under-fitted', dict(course=LOW, epochs=25, width=8), dict(course=LOW.assign(train_accuracy=0.06*EPOCHS), epochs=25, width=8)),
     ('Under-fitted', dict(course=LOW), dict(course=COURSE)),
+    ('Under-fitted', dict(course=LOW), dict(course=LOW.assign(valid_accuracy=0.045*EPOCHS + 0.5))),
+    ('Under-fitted', dict(course=LOW), dict(course=LOW, mixup=0.4)),
     ('No better than guessing', dict(kept=answers(0.25, 0.3)), dict(kept=answers(0.33, 0.35))),
     ('Never predicted', dict(kept=answers(blind=2)), dict(kept=answers(0.5, 0.5))),
     ('Over-fitting', dict(course=COURSE.assign(valid_loss=1 + abs(EPOCHS - 4)/10)), dict(course=COURSE.assign(valid_loss=1 + abs(EPOCHS - 9)/20))),

@@ -24,7 +24,7 @@ from ..data.loaders import image_dataloaders, load_recipe_images
 from ..training.schedules import run_cost
 from ..training.lr_find import sweep
 from ..training.learner import cifar_learner
-from ..runs.files import read_run
+from ..runs.files import read_about, read_run
 from ..runs.session import train_session
 
 # %% ../../nbs/11_comparison/01_grid.ipynb #6c73a696
@@ -177,6 +177,8 @@ def grid_plan(
     "Which runs are there, and which are to be trained"
     data, (complete, begun) = data or grid_data(arms), known_runs(runs)
     images = lambda recipe: data[data_place(recipe)]
+    if len({one.fingerprints['test'] for one in data.values()}) > 1:  # sizes differ, and an older run does not say which pictures it was tested on
+        complete, begun = ({key: path for key, path in found.items() if read_about(path)['data'].get('test_pictures')} for found in (complete, begun))
     keys = [(arm, recipe, run_key(recipe, images(recipe).fingerprints)) for arm in arms for recipe in arm.recipes]
     plan = Plan([Planned(arm, recipe, complete.get(key), begun.get(key), key=key) for arm, recipe, key in keys])
     steps = {}

@@ -219,7 +219,7 @@ def read_once(
 )->ImageData: # From the cache, or read and then kept
     "`read()`, or what an earlier `read()` of the same source gave"
     if not cache: return read()
-    data = None
+    data, source = None, ''
     try:
         source = source_digest(path)
         folder = cache_folder()/source_key(source, image_size)
@@ -232,5 +232,5 @@ def read_once(
             data = None  # Windows renames no folder with a file in it that is mapped
     except OSError as error:
         notice(f'the decoded images are not kept for the next time: {error.filename or cache_folder()}: {error.strerror or error}')
-        return read() if data is None else data
+        return replace(read() if data is None else data, source=source)
     return replace(fetch_data(folder) or read(), source=source)

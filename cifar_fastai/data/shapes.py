@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FIGURES', 'BRIGHTNESS', 'polygon_distance', 'disc_distance', 'star_corners', 'heart_distance', 'colours', 'paint',
-           'lay_over', 'add_clutter', 'figure_distance', 'draw_batch', 'draw_shapes']
+           'lay_over', 'add_clutter', 'figure_distance', 'draw_batch', 'draw_shapes', 'draw_sets']
 
 # %% ../../nbs/03_data/09_shapes.ipynb #i4a8fb82
 from concurrent.futures import ThreadPoolExecutor
@@ -169,14 +169,19 @@ def draw_batch(
     return np.clip(picture+.5, 0, 255).astype(np.uint8), distance <= 0
 
 # %% ../../nbs/03_data/09_shapes.ipynb #ba17ec0e
-@lru_cache(maxsize=2) # the runs of a comparison, and the cells of a notebook, ask for the same
 def draw_shapes(
     train:int=10_000, # Training images
     test:int=2_000, # Test images
     seed:int=0, # Same seed, same images
     size:int=32, # Side in pixels
 )->tuple[np.ndarray,np.ndarray,np.ndarray,tuple[str,...]]: # uint8 (N, size, size, 3), int64 (N,), bool (N, size, size), names; read-only
-    "Images, labels, masks and class names; training images first. The last two sets are kept, 50 MB each by default"
+    "Images, labels, masks and class names; training images first. The last two sets of up to 50 MB are kept for the next call"
+    small = (train + test)*size**2 <= 12_000*32**2
+    return (draw_sets if small else draw_sets.__wrapped__)(train, test, seed, size)
+
+@lru_cache(maxsize=2) # the runs of a comparison, and the cells of a notebook, ask for the same
+def draw_sets(train, test, seed, size):
+    "The same, drawn or kept"
     counts = list(enumerate((train, test)))
     labels = [np.random.default_rng((seed, part)).permutation(np.arange(count)%len(FIGURES)) for part, count in counts]
     def draw(place):

@@ -56,7 +56,7 @@ def find_reference(
 )->Reference:
     "What an exported file is compared with"
     if loaders is None:
-        pictures = draw_shapes(0, CHECKED, size=portable.classifier.image_size)[0]
+        pictures = draw_shapes(0, CHECKED, size=portable.classifier.image_size)[0].copy()
         return Reference(pictures, network_answers(portable, pictures), f'{CHECKED} drawn pictures, against the network itself')
     kept, test = run_predictions(record.path), loaders.positions['test']
     chosen = np.unique(np.linspace(0, len(test) - 1, CHECKED).round().astype(int))

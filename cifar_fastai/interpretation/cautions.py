@@ -115,6 +115,6 @@ def check_fit(
     "A small run that has not learnt its training images yet"
     if not larger or not len(history) or not {'train_accuracy', 'valid_accuracy'} <= set(history): return []
     trained, accuracy = (float(history[name].iloc[-1]) for name in ('train_accuracy', 'valid_accuracy'))
-    if trained >= FAR or trained - accuracy > 0.02: return []
+    if max(trained, accuracy) >= FAR or trained - accuracy > 0.02: return []
     return [Caution('Under-fitted', f'the training accuracy, over augmented images, ends at {percentage(trained, 1)}, that on the {measured} at {percentage(accuracy, 1)}: '
                     'the network has not learnt its training images yet', f"For a higher accuracy train with {', '.join(larger)}")]

@@ -27,7 +27,7 @@ def reading_values(
     trained = [f'{thousands(used)} of {thousands(training)} training images were trained on'] if used and used < training else []
     left = [dict(why=why, files=thousands(about['files']), such_as=about['such_as'][:2]) for why, about in read['left_out'].items()]
     copies = [dict(what=what, pairs=pairs[:10]) for what, pairs in read['copies'].items() if pairs]
-    return dict(heads=['class', *(f'{split}: {what}' for split, what in columns)], rows=[[name, *(thousands(row[column]) if row.get(column) else '' for column in columns)] for name, row in cells.items()],
+    return dict(heads=['class', *(f'{split}: {what}' for split, what in columns)], rows=[[name, *(thousands(row[column]) if row.get(column) or column in row and column[1] in ('files', 'images') else '' for column in columns)] for name, row in cells.items()],
                 training=training, left=left, copies=copies, how=[*trained, *read['how'], *changes_lines(read.get('labels'))])
 
 def run_reading(

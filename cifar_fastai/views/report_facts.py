@@ -185,10 +185,11 @@ def run_warnings(
     valid_is, chosen, found = metrics.get('valid_is', 'test'), metrics.get('selected') == 'best_on_holdout', status_warnings(record)
     counts = data.get('counts') or {}
     measured_on = int(counts.get('valid' if valid_is == 'holdout' else 'test', 0))
-    if metrics.get('status') == 'complete': found += check_fit(record.history, larger_values(record, read), MEASURED[valid_is])
-    if kept is not None: found += check_answers_given(kept)
+    answers, mixed = check_answers_given(kept) if kept is not None else [], bool(recipe.mixup or recipe.cutmix)  # mixed images are rarely right
+    if metrics.get('status') == 'complete' and not answers and not mixed: found += check_fit(record.history, larger_values(record, read), MEASURED[valid_is])
+    found += answers
     if metrics.get('status') == 'complete': found += check_course(record.history, MEASURED[valid_is], measured_on, chosen)
-    if kept is not None: found += check_calibration(kept, recipe.label_smoothing, bool(recipe.mixup or recipe.cutmix)) + check_counts(kept)
+    if kept is not None: found += check_calibration(kept, recipe.label_smoothing, mixed) + check_counts(kept)
     found += holdout_warnings(record, chosen, measured_on)
     jpeg = kept is not None and any(str(name).lower().endswith(('.jpg', '.jpeg')) for name in kept.names)
     if data.get('name') == 'cifar10' and jpeg:
