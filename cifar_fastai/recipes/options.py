@@ -72,12 +72,13 @@ def nearest_recipe(
 
 def command_again(
     recipe:Recipe,
+    processes:int=1, # That trained together
 )->str: # A line for a shell
     "The command that trains by this recipe; data and seed are always written out"
     name = nearest_recipe(recipe)
     words = [] if name == 'default' else ['--recipe', name]
     for field, value in {'data': recipe.data, **differing_fields(recipe, RECIPES[name].recipe), 'seed': recipe.seed}.items(): words += [f"--{field.replace('_', '-')}", option_text(value)]
-    return shlex.join(['python', '-m', 'cifar_fastai.train', *words])
+    return shlex.join([*(['python'] if processes == 1 else ['torchrun', '--nproc-per-node', str(processes)]), '-m', 'cifar_fastai.train', *words])
 
 # %% ../../nbs/01_recipes/02_options.ipynb #rec02s
 def split_field(

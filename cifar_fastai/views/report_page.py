@@ -21,7 +21,6 @@ from ..base.wording import percent, percentage, thousands
 from ..base.files import read_json
 from ..base.steps import step_table
 from ..recipes.options import command_again
-from ..training.distributed import train_command
 from ..interpretation.predictions import ClassifiedImages, calibration_bins, class_table, confusion, expected_calibration_error
 from ..interpretation.predictions import report_text
 from ..interpretation.inference import steady_loader
@@ -245,7 +244,7 @@ def run_values(record, interpretation):
     recipe, name = record.recipe, (record.about.get('data') or {}).get('name') or record.recipe.data
     known = {} if interpretation is None else dict(misclassified=interpretation.misclassified, ece=interpretation.expected_calibration_error())
     return dict(first=first_line(record.metrics.get('test_labels')), reviews=reviews_of(record.path), heading=file_text(record.path.resolve().name), lead=f"{recipe.arch} on {name}, {say_training(record)}{record.about['resolved'].get('epochs', recipe.epochs)} epochs, {recipe.schedule.replace('_', '-')}",
-                numbers=run_numbers({**record.metrics, **known}), groups=recipe_groups(record), command=train_command((record.about.get('resolved') or {}).get('processes'), command_again(recipe).partition('cifar_fastai.train ')[2]), by_hand=record.about.get('by_hand'), facts=run_facts(record))
+                numbers=run_numbers({**record.metrics, **known}), groups=recipe_groups(record), command=command_again(recipe, (record.about.get('resolved') or {}).get('processes') or 1), by_hand=record.about.get('by_hand'), facts=run_facts(record))
 
 def write_run_report(
     folder:str|Path, # A run folder
