@@ -62,7 +62,7 @@ def search(tiny_recipe):
 
 def table_of(search, data, folder, count):
     study = open_search(search, data, EPOCHS, folder)
-    run_trials(study, search, folder, count, say=lambda line: None)
+    run_trials(study, search, folder, count, say=lambda line: print(line, flush=True))  # shown where a test fails
     return trial_table(study, search)
 
 
