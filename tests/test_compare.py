@@ -66,6 +66,8 @@ def test_refusals(tmp_path):
     small = made_run(tmp_path, 'small', image_size=32, pictures='one')
     assert compare_runs([small, larger]).arms[1].fields == {'image_size': 64}  # the same pictures, of two sizes
     with pytest.raises(BadInput, match='different test images'): compare_runs([small, others])
+    assert {small, larger} <= {*grid.known_runs(tmp_path, several=True)[0].values()} and one not in grid.known_runs(tmp_path, several=True)[0].values()
+    assert one in grid.known_runs(tmp_path)[0].values()  # an older run does not say which pictures it was tested on
     again = tmp_path/'again'
     assert run_command(main, [str(one), str(other), '--out', str(again)]) == 1 and not (again/'comparison.csv').exists()
 

@@ -192,7 +192,7 @@ def test_the_pair_of_both_ways_is_named_where_it_is_another(run):
 def test_trust_in_the_heatmaps_begins_with_the_answer(road, sanity, says):
     from cifar_fastai.views.report_page import trust_sentence
     said = trust_sentence(dict(faithfulness=[dict(map='gradcam', verdict=road), dict(map='random')], pointing=None, sanity=[dict(map='layercam', verdict='x'), dict(map='gradcam', verdict=sanity)]))
-    assert said == f'{says}. What the checks say of Grad-CAM, the maps of this page: {road} (faithfulness); {sanity} (sanity).' and trust_sentence({}) == ''
+    assert said == f'{says}. What the checks say of Grad-CAM: {road} (faithfulness); {sanity} (sanity).' and trust_sentence({}) == ''
 
 
 def test_the_maps_that_are_judged_are_of_several_classes(run):

@@ -24,7 +24,7 @@ from ..data.loaders import image_dataloaders, load_recipe_images
 from ..training.schedules import run_cost
 from ..training.lr_find import sweep
 from ..training.learner import cifar_learner
-from ..runs.files import read_about, read_run
+from ..runs.files import read_run
 from ..runs.session import train_session
 
 # %% ../../nbs/11_comparison/01_grid.ipynb #6c73a696
@@ -72,6 +72,7 @@ def run_key(
 
 def known_runs(
     folder:str|Path, # Folder of runs
+    several:bool=False, # Of images of several sizes: only runs that say which pictures they were tested on, which older ones don't
 )->tuple[dict[str, Path], dict[str, Path]]: # Complete runs, and those begun: the folder of each key; of several alike the first by name
     "The runs in a folder"
     complete, begun = {}, {}
@@ -79,6 +80,7 @@ def known_runs(
         try: record = read_run(path)
         except (BadInput, OSError): continue
         if record.about.get('by_hand'): continue  # the recipe does not say what was done
+        if several and not record.about['data'].get('test_pictures'): continue
         finished = record.metrics.get('status') == 'complete' and (path/'predictions.npz').is_file()
         (complete if finished else begun).setdefault(run_key(record.recipe, record.about['data']['fingerprints']), path)
     return complete, begun
@@ -175,10 +177,9 @@ def grid_plan(
     timed:bool=False, # Estimate the time of what is missing
 )->Plan:
     "Which runs are there, and which are to be trained"
-    data, (complete, begun) = data or grid_data(arms), known_runs(runs)
+    data = data or grid_data(arms)
+    complete, begun = known_runs(runs, len({one.fingerprints['test'] for one in data.values()}) > 1)
     images = lambda recipe: data[data_place(recipe)]
-    if len({one.fingerprints['test'] for one in data.values()}) > 1:  # sizes differ, and an older run does not say which pictures it was tested on
-        complete, begun = ({key: path for key, path in found.items() if read_about(path)['data'].get('test_pictures')} for found in (complete, begun))
     keys = [(arm, recipe, run_key(recipe, images(recipe).fingerprints)) for arm in arms for recipe in arm.recipes]
     plan = Plan([Planned(arm, recipe, complete.get(key), begun.get(key), key=key) for arm, recipe, key in keys])
     steps = {}

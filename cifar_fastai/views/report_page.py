@@ -96,7 +96,7 @@ def trust_sentence(checks):
     found = [(row['verdict'], part) for part in ('faithfulness', 'pointing', 'sanity') for row in checks.get(part) or () if row['map'] == 'gradcam' and row.get('verdict')]
     good = [verdict.startswith(('better', 'points better', 'follows')) for verdict, _ in found]
     answer = 'Yes, as far as was checked' if all(good) else 'Only in part' if any(good) else 'No'
-    return f"{answer}. What the checks say of Grad-CAM, the maps of this page: {'; '.join(f'{verdict} ({part})' for verdict, part in found)}." if found else ''
+    return f"{answer}. What the checks say of Grad-CAM: {'; '.join(f'{verdict} ({part})' for verdict, part in found)}." if found else ''
 
 def scaled_values(kept, metrics):
     "The temperature of a run that has one, the images it was fitted on, and the calibration error with it"
