@@ -26,7 +26,7 @@ LONGEST = ('test_project', 'test_profile', 'test_compare', 'test_checkpoints')  
 
 def pytest_collection_modifyitems(items):
     places = {name: place for place, name in enumerate(LONGEST)}
-    items.sort(key=lambda item: places.get(item.path.stem, len(places) + (item.path.stem == 'test_gpu')))  # it comes last: after a step on another device PyTorch's autograd refuses to work in a fork
+    items.sort(key=lambda item: places.get(item.path.stem, len(places)))
 
 
 @pytest.fixture(scope='session')

@@ -1,6 +1,7 @@
 "A search: its space, its journal under kills, its trials as runs, what it names, and its page"
 import dataclasses
 import json
+import multiprocessing
 import os
 import re
 import signal
@@ -255,18 +256,24 @@ def test_the_page_fits_a_phone_in_a_browser_that_objects_to_nothing(found, brows
     assert [one['id'] for one in axe.Axe().run(browser)['violations']] == [] and browser.get_log('browser') == []
 
 
-def test_a_trial_that_is_killed_goes_on_from_its_checkpoint_bit_for_bit(tiny_folder, tiny_recipe, tmp_path, monkeypatch):
+def die_in_a_trial(search, data, folder):
+    "Run a trial that is killed when it has reported two epochs"
+    report = trials.ReportEpochs.before_epoch
+    def report_and_die(self):
+        report(self)
+        if len(self.history.rows) == 2: os.kill(os.getpid(), signal.SIGKILL)
+    trials.ReportEpochs.before_epoch = report_and_die
+    table_of(search, data, folder, 1)
+
+
+def test_a_trial_that_is_killed_goes_on_from_its_checkpoint_bit_for_bit(tiny_folder, tiny_recipe, tmp_path):
     recipe, data = set_images_aside(dataclasses.replace(tiny_recipe, data=str(tiny_folder), holdout=15, epochs=3, optimizer='sgd'))
     search = Search(recipe, space_of('lr=0.01..0.1:log'), 'random', 'none')
     def weights(folder): return read_run(folder/'trials'/'0000').metrics['fingerprints']['weights']
-    def dies():
-        report = trials.ReportEpochs.before_epoch
-        def report_and_die(self):
-            report(self)
-            if len(self.history.rows) == 2: os.kill(os.getpid(), signal.SIGKILL)
-        trials.ReportEpochs.before_epoch = report_and_die
-        table_of(search, data, tmp_path/'killed', 1)
-    assert os.waitpid(in_a_process(dies), 0)[1] == signal.SIGKILL
+    process = multiprocessing.get_context('spawn').Process(target=die_in_a_trial, args=(search, data, tmp_path/'killed'))  # not a fork: PyTorch's autograd may refuse to work in one
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
     assert len(list((tmp_path/'killed'/'trials'/'0000'/'checkpoint').glob('*.json'))) == 1
     one, two = table_of(search, data, tmp_path/'killed', 1), table_of(search, data, tmp_path/'whole', 1)
     pd.testing.assert_frame_equal(one.drop(columns='seconds'), two.drop(columns='seconds'))
