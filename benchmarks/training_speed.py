@@ -8,7 +8,7 @@ The arms take turns, each round in a fresh process, on the same network, batch s
 
 usual  files from a folder, fastai's `aug_transforms` and `SGD`, fp32, the better of 0 and 2 workers
 ours   the Learner that a recipe gives: in-memory `DataBlock`, bf16 where the device has it, channels-last; as it is, and with
-       `--compile yes`
+       `--compile yes`, on a GPU
 lean   a hand-written loop: data in memory, the same augmentation, bf16 where the device has it, channels-last; as it is (`lean`), with
        an allocator that keeps its memory (`memory`), by `torch.compile` (`compiled`), and with both (`both`)
 
@@ -278,8 +278,9 @@ def main(words):
     print(machine(options.device), flush=True)
     from cifar_fastai.base.wording import Listing
     kinds = [one_of(kind, KINDS, 'kind of arm') for kind in options.only.split(',')]
+    compiles = ('no',) if device(options).type == 'cpu' else ('no', 'yes')
     lean, loaders = lean_arms(device(options).type), ('loader', 'files-0', 'files-2') if 'loaders' in kinds else ()
-    which = [arm for kind, arms in (('usual', ('usual-0', 'usual-2')), ('ours', ('ours-no', 'ours-yes')), ('lean', lean)) if kind in kinds for arm in arms]
+    which = [arm for kind, arms in (('usual', ('usual-0', 'usual-2')), ('ours', tuple(f'ours-{compiled}' for compiled in compiles)), ('lean', lean)) if kind in kinds for arm in arms]
     arms = [f'{name} {arm}' for name in names for arm in which] + list(loaders)
     if 'lean-memory' in which: print(f"the allocator that keeps its memory: {options.tcmalloc or 'glibc with the settings of ours, for there is no tcmalloc'}", flush=True)
     with tempfile.TemporaryDirectory() as folder:
@@ -290,7 +291,7 @@ def main(words):
             return fresh(__file__, [*(f'--{word}={getattr(options, word.replace("-", "_"))}' for word in ('batch-size', 'data', 'device', 'seconds')), f'--arch={network or names[0]}',
                                     f'--arm={which}', f'--folder={folder}', f"--tcmalloc={preload or ''}"], preload)
         results = in_turn(arms, options.rounds, measure)
-        rows = tuple(network_row(name, compiled, results) for name in names for compiled in ('no', 'yes') if 'ours' in kinds)
+        rows = tuple(network_row(name, compiled, results) for name in names for compiled in compiles if 'ours' in kinds)
         if rows: print(f"\n{Listing(f'Images a second while training, batches of {options.batch_size}: median (lowest…highest, rounds)', HEADER, rows)}\n")
         if 'lean' in kinds: print(f"{Listing('The lean loops', ('network', *LEAN), tuple(lean_row(name, results) for name in names))}\n")
         for arm in loaders: print(f"{arm:8} {spread([done[arm]['rate'] for done in results], '{:,.0f}')} images/s alone")

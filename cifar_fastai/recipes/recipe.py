@@ -57,10 +57,9 @@ LIBRARIES = ('timm', 'torchvision') # whose networks are named `timm:NAME` and `
 
 COMPILES = {
     'no': 'the network runs as it was written',
-    'yes': 'what gains by torch.compile in training steps: the network on a GPU, norms with their pooling and ReLU on a CPU',
-    'auto': 'yes on a GPU; on a CPU where the network is narrow enough to gain by it',
-    'network': 'the whole network, wherever it runs',
-    'graphs': 'the whole network, and on CUDA its steps are replayed as CUDA graphs'}
+    'yes': 'the network is compiled by torch.compile for its training steps; on a CPU this is slower for most',
+    'auto': 'yes on a GPU, no on a CPU',
+    'graphs': 'yes, and on CUDA its steps are replayed as CUDA graphs'}
 
 # %% ../../nbs/01_recipes/00_recipe.ipynb #7c21dcb2
 @dataclass(frozen=True)
@@ -260,6 +259,7 @@ class Recipe:
     compile:Annotated[str, 'torch.compile for the training steps; graphs: CUDA graphs too', Name(COMPILES, 'way to compile')] = 'no'
 
     def __post_init__(self):
+        if self.compile == 'network': object.__setattr__(self, 'compile', 'yes')  # as version 0.1 called it
         for field in recipe_fields():
             object.__setattr__(self, field.name, field.rule(getattr(self, field.name), field.name))
         if self.labels == ORIGINAL: object.__setattr__(self, 'labels', '')
