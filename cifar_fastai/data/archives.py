@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['MACHINE_MADE', 'MOST_FILES', 'MOST_BYTES', 'MOST_BYTES_A_FILE', 'MADE', 'NOWHERE', 'BACK', 'NO_FILE', 'EXPECTED',
-           'safe_name', 'is_hidden', 'list_files', 'Files', 'refuse_unreadable', 'TarFiles', 'zip_name', 'ZipFiles',
-           'open_files']
+           'MOST_KEPT', 'safe_name', 'is_hidden', 'list_files', 'Files', 'refuse_unreadable', 'TarFiles', 'zip_name',
+           'ZipFiles', 'open_files']
 
 # %% ../../nbs/03_data/00_archives.ipynb #iac52e7e
 import errno, lzma, os, re, stat, struct, tarfile, zipfile, zlib
@@ -144,15 +144,21 @@ def refuse_unreadable(
                        "It may be cut short or damaged: get it again, or name another path.") from error
 
 # %% ../../nbs/03_data/00_archives.ipynb #83c177d9
+MOST_KEPT = 192*2**20 # bytes; the files of a smaller archive are kept as it is listed, for each reading unpacks it from its start
+
 class TarFiles(Files):
     "The visible files of a tar archive, compressed or not"
     kind = 'archive'
     def _list(self):
+        self.kept = {}
         with tarfile.open(self.path) as archive:
             for member in archive:
                 archive.members.clear()  # tarfile keeps them all: half a gigabyte for a million
                 name = safe_name(member.name, self.path)
-                if member.isfile(): self._add(name, member.size)
+                if member.isfile():
+                    self._add(name, member.size)
+                    if self.total > MOST_KEPT: self.kept = None
+                    elif name in self.sizes: self.kept[name] = archive.extractfile(member).read()
                 elif member.isdir(): self._add_folder(name)
                 else:
                     raise BadInput(f"{self.path} is refused: its member {member.name!r} is a link or a device, not a file\n"
@@ -162,11 +168,18 @@ class TarFiles(Files):
         if not ended: raise tarfile.ReadError('the archive ends too soon')
 
     def read(self, names):
+        if self.kept is not None:
+            yield from ((name, self.kept[name]) for name in names)
+            return
         wanted = set(names)
         with refuse_unreadable(self.path), tarfile.open(self.path) as archive:
             for member in archive:
+                archive.members.clear()
                 name = safe_name(member.name, self.path)
-                if member.isfile() and name in wanted: yield name, archive.extractfile(member).read()
+                if member.isfile() and name in wanted:
+                    yield name, archive.extractfile(member).read()
+                    wanted.remove(name)
+                if not wanted: return
 
 # %% ../../nbs/03_data/00_archives.ipynb #04bd0a27
 def zip_name(
