@@ -1,7 +1,7 @@
 """How well are labels found that real people got wrong? CIFAR-10N's, CIFAR-10H's and the reviewed test labels, on CIFAR-10.
 
     python benchmarks/label_errors.py FOLDER                              # the table of finding: parts of the images, and what comes of them
-    python benchmarks/label_errors.py FOLDER --mend 3                     # and what mending brings: 5 ways, 3 seeds each
+    python benchmarks/label_errors.py FOLDER --mend 3                     # and what mending brings: 6 ways, 3 seeds each
 
 FOLDER holds `cifar10n.npz` (arrays `clean_label`, `aggre_label`, `random_label1` … in the official order), `cifar10h_counts.npy`,
 `cifar10_test_labels.npy` and `cleanlab_test_votes.csv` (index, votes_given, …). The k-th image of a class in the official order is the k-th of it in the data.
@@ -21,7 +21,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from cifar_fastai.base.commands import run_command
 from cifar_fastai.base.devices import keep_freed_memory
 from cifar_fastai.base.files import whole_file
-from cifar_fastai.base.label_files import CONDITIONS, DROP, LabelRow, parse_condition, write_labels
+from cifar_fastai.base.label_files import CONDITIONS, DROP, LabelRow, parse_condition, write_labels, write_shares
 from cifar_fastai.base.messages import BadInput, need_module, one_of
 from cifar_fastai.comparison.folds import fold_plan, gather_folds, mean_margins, place_names, train_folds
 from cifar_fastai.comparison.significance import paired_seeds
@@ -179,7 +179,9 @@ def mending(options, recipe, clean, noisy, found, issues, name):
     dropped[places[wrong]], changed[places[wrong]] = -1, issues.suggested[wrong]
     recipe = dataclasses.replace(recipe, holdout=0, track_images=False, tta='none', epochs=options.mend_epochs or recipe.epochs, width=options.mend_width or recipe.width)
     ways = {'noisy labels': dict(labels=label_file(out/'noisy.csv', clean, noisy)), 'found and dropped': dict(labels=label_file(out/'dropped.csv', clean, dropped)),
-            'found and relabelled': dict(labels=label_file(out/'relabelled.csv', clean, changed)), f'noisy labels, {options.loss} loss': dict(labels=str(out/'noisy.csv'), loss=options.loss), 'clean labels': {}}
+            'found and relabelled': dict(labels=label_file(out/'relabelled.csv', clean, changed)),
+            'found and softened': dict(labels=str(out/'noisy.csv'), soft_labels=str(out/'shares.csv')), f'noisy labels, {options.loss} loss': dict(labels=str(out/'noisy.csv'), loss=options.loss), 'clean labels': {}}
+    write_shares(out/'shares.csv', [clean.names[place] for place in places], issues.shares(), clean.classes)
     rights = {}
     for way, fields in ways.items():
         arms = grid_arms(dataclasses.replace(recipe, **fields), {}, options.mend)

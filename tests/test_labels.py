@@ -4,13 +4,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy.special import softmax
 
-from cifar_fastai.base.label_files import read_labels, write_labels
+from cifar_fastai.base.label_files import read_labels, write_labels, write_shares
 from cifar_fastai.base.messages import BadInput, BadWords
 from cifar_fastai.cli import dispatch
 from cifar_fastai.data.shapes import draw_shapes
+from cifar_fastai.data.sources import load_images
 from cifar_fastai.labels.confident import confident_joint, count_wrong, flag_wrong
 from cifar_fastai.labels.issues import find_issues
 from cifar_fastai.labels.neighbours import conflicting_groups, far_images, nearest_images
@@ -108,7 +110,7 @@ def flipped(tmp_path_factory):
     rows[:train].tofile(folder/'cifar-10-batches-bin'/'data_batch_1.bin')
     rows[train:].tofile(folder/'cifar-10-batches-bin'/'test_batch.bin')
     (folder/'cifar-10-batches-bin'/'batches.meta.txt').write_text('\n'.join(KEPT) + '\n')
-    dispatch(['labels', str(folder), '--out', str(folder/'found'), *WORDS])
+    dispatch(['labels', str(folder), '--out', str(folder/'found'), *WORDS, '--shares'])
     return folder, wrong
 
 
@@ -118,6 +120,21 @@ def test_planted_flips_are_found(flipped):
     flagged = np.array([row.kind == 'wrong' for row in rows])
     assert len(rows) == len(wrong) and all(row.label == '' for row in rows)
     assert wrong[flagged].mean() >= 0.9 and flagged[wrong].mean() >= 0.9
+
+
+def test_soft_labels_are_the_given_class_by_its_quality_and_are_read_again(flipped, tmp_path):
+    folder, wrong = flipped
+    rows = sorted(read_labels(folder/'found'/'labels.csv', KEPT), key=lambda row: row.index)
+    table = pd.read_csv(folder/'found'/'shares.csv').set_index('name').loc[[row.name for row in rows]]
+    given, quality = np.array([table.columns.get_loc(row.given) for row in rows]), np.array([row.quality for row in rows])
+    values, others = table.to_numpy(), np.arange(3) != given[:, None]
+    np.testing.assert_allclose(values.sum(1), 1, atol=1e-5)
+    assert (values[~others] >= quality - 1e-5).all() and (values[others].reshape(-1, 2).sum(1) <= 1 - quality + 1e-5).all()
+    plain, soft = load_images(str(folder)), load_images(str(folder), soft_labels=str(folder/'found'/'shares.csv'))
+    read = soft.soft[1][soft.soft[0][:soft.train_count]]
+    assert (read.argmax(1) != plain.labels[:plain.train_count])[wrong].mean() >= 0.9 and (read.argmax(1) == plain.labels[:plain.train_count])[~wrong].mean() >= 0.97
+    with pytest.raises(BadInput, match="a class is called 'label'"): write_shares(tmp_path/'shares.csv', ['a.png'], [[0.5, 0.5]], ['cat', 'label'])
+    assert not any(tmp_path.iterdir())
 
 
 def test_again_nothing_is_trained_and_what_a_person_decided_stays(flipped, capsys, monkeypatch):
@@ -154,7 +171,7 @@ def test_one_run_says_so_by_its_dynamics_and_of_its_test_images(flipped, capsys,
 
 @pytest.mark.parametrize('words, says', [
     (['shapes', '--accept', 'quality>0.2'], "'quality>0.2' is no condition"), (['shapes', '--accept', 'quality<7'], 'no condition'), (['shapes', '--folds', '1'], 'at least 2'),
-    (['shapes', '--test'], 'holds no run'), (['shapes', '--method', 'dynamics', '--folds', '3'], 'is for --method folds'), (['shapes', '--method', 'fold'], "did you mean 'folds'"),
+    (['shapes', '--test'], 'holds no run'), ([str(OLD), '--test', '--shares'], '--shares is for training images'), (['shapes', '--method', 'dynamics', '--folds', '3'], 'is for --method folds'), (['shapes', '--method', 'fold'], "did you mean 'folds'"),
     ([str(OLD), '--method', 'dynamics', '--epochs', '3'], '--epochs: the run is judged as it was trained'), ([str(OLD), '--test', '--recipe', 'quick', '--width', '8'], '--recipe, --width: the run'),
     (['shapes', '--data', 'cifar10'], 'named first'), (['shapes', '--score', 'margins'], "did you mean 'margin'"), (['shapes', '--mixup', '0.4', '--track-images'], 'mixup and cutmix mix them'),
     ([], 'RUN|DATA')])

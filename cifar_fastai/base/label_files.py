@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['ISSUES', 'DROP', 'UNSURE', 'DECISIONS', 'LABEL_COLUMNS', 'LARGEST_FILE', 'CONDITIONS', 'LabelRow', 'file_text',
-           'doubt_order', 'labels_text', 'write_labels', 'quote', 'check_known', 'numbered_rows', 'read_text',
-           'parse_share', 'parse_label_row', 'parse_shares', 'label_columns', 'label_rows', 'check_label_rows',
-           'read_label_rows', 'read_labels', 'parse_condition', 'accept_suggestions', 'changes_text', 'changes_lines']
+           'doubt_order', 'labels_text', 'write_labels', 'write_shares', 'quote', 'check_known', 'numbered_rows',
+           'read_text', 'parse_share', 'parse_label_row', 'parse_shares', 'label_columns', 'label_rows',
+           'check_label_rows', 'read_label_rows', 'read_labels', 'parse_condition', 'accept_suggestions',
+           'changes_text', 'changes_lines']
 
 # %% ../../nbs/00_base/10_label_files.ipynb #ilabfile
 import csv, io, math, re
@@ -75,6 +76,19 @@ def write_labels(
 )->None:
     "Write a label file, whole"
     with whole_file(path) as beside: beside.write_bytes(labels_text(rows).encode())
+
+def write_shares(
+    path:str|Path, # Such as shares.csv
+    names:Iterable[str], # Of the images
+    shares, # Of the classes, each row adding up to 1, shape (N, C)
+    classes:Sequence[str], # Names of the classes
+)->None:
+    "Write soft labels, a column for each class, whole; raises `BadInput` where a class is called like a column of label files"
+    classes = [file_text(name) for name in classes]
+    if taken := [name for name in classes if name in LABEL_COLUMNS]: raise BadInput(f'a class is called {quote(taken[0])}, like a column of a label file: its soft labels cannot be written')
+    text = io.StringIO()
+    csv.writer(text).writerows([('name', *classes), *((file_text(name), *(f'{share:.6f}' for share in row)) for name, row in zip(names, shares))])
+    with whole_file(path) as beside: beside.write_bytes(text.getvalue().encode())
 
 # %% ../../nbs/00_base/10_label_files.ipynb #clabread
 LARGEST_FILE = 2**28 # bytes; a row for each of a million images with names of 200 letters is less

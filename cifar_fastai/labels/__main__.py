@@ -10,7 +10,7 @@ import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from ..base.commands import SWITCHES, Parser, add_flag, add_option, add_out, make_folder, run_command
-from ..base.label_files import parse_condition
+from ..base.label_files import parse_condition, write_shares
 from ..base.messages import LINE, BadWords, say
 from ..base.rules import Name, Number
 from ..recipes.named import RECIPES, read_recipe
@@ -44,6 +44,7 @@ def labels_parser(
     add_option(group, '--score', Name(HOW, 'score'), 'NAME', f"what the quality is made of: {', '.join(HOW)} [joined]", 'joined')
     add_flag(group, '--test', "with a run: the labels of its test images, by its predictions")
     add_option(group, '--accept', Condition(), 'CONDITION', "take suggestions without a look, such as 'quality<0.2' (in quotes)")
+    add_flag(group, '--shares', 'also write shares.csv, soft labels for train --soft-labels: the given class by its quality, and for the rest what the network says')
     add_out(group, 'labels.csv and the runs', "the run's own; for data, runs/labels-NAME")
     add_recipe_options(parser)
     return parser
@@ -64,6 +65,7 @@ def chosen_method(options, run):
     if options.test and not run: raise BadWords(f"--test takes a run folder, and '{options.what}' holds no run")
     if options.test and (options.method or options.folds): raise BadWords("--test asks a run's predictions: --method and --folds are for training images")
     if options.method == 'dynamics' and options.folds: raise BadWords('--folds is for --method folds, not for --method dynamics')
+    if options.test and options.shares: raise BadWords('--shares is for training images: a test image takes one class, and no shares')
     method = 'test' if options.test else options.method or ('dynamics' if kept and not options.folds else 'folds')
     if run and method != 'folds' and (typed := typed_options(options)): raise BadWords(f"{', '.join(typed)}: the run is judged as it was trained\nLeave {'it' if len(typed) == 1 else 'them'} out, or train parts of the images anew: --method folds")
     return method
@@ -89,6 +91,9 @@ def labels_by_options(options):
         if run is None: run = train_session(replace(recipe, track_images=True), out/'runs', explained=False, resume='auto').path
         issues = judge_dynamics(run, options.score, say)
     say(save_issues(issues, out/('test_labels.csv' if method == 'test' else 'labels.csv'), options.accept or ''))
+    if options.shares:
+        write_shares(out/'shares.csv', issues.names, issues.shares(), issues.classes)
+        say(f"shares   {out/'shares.csv'}: soft labels of {len(issues.labels):,} images, for train --soft-labels")
 
 def main(
     words:list[str], # The words of the command

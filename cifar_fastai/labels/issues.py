@@ -7,7 +7,7 @@ __all__ = ['LabelIssues', 'find_issues']
 
 # %% ../../nbs/06_labels/03_issues.ipynb #ilissues
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 import numpy as np
 from ..base.intervals import wilson_interval
 from ..base.label_files import ISSUES, LabelRow, file_text
@@ -27,12 +27,17 @@ class LabelIssues:
     indices:np.ndarray # Places of the images in their set, shape (N,)
     classes:tuple[str,...] # Class names
     wrong:WrongLabels # How many labels are wrong in all
+    probabilities:np.ndarray = field(repr=False) # Of the classes, by which the labels were judged, shape (N, C)
 
     def rows(self)->list[LabelRow]: # One for each image
         "As labels.csv has them"
         classes = [file_text(name) for name in self.classes]
         return [LabelRow(int(index), file_text(name), classes[given], classes[suggested], round(float(quality), 6), str(kind))
                 for index, name, given, suggested, quality, kind in zip(self.indices, self.names, self.labels, self.suggested, self.quality, self.kinds)]
+
+    def shares(self)->np.ndarray: # Shape (N, C); each row adds up to 1
+        "Soft labels: the given class as far as its quality goes, and for the rest what the network says (the co-refinement of Li et al. 2020, DivideMix)"
+        return self.quality[:, None]*np.eye(len(self.classes))[self.labels] + (1 - self.quality[:, None])*self.probabilities
 
     def order(self)->np.ndarray: # Positions, the lowest quality first
         "The images in the order of the file"
@@ -81,4 +86,4 @@ def find_issues(
     none = np.zeros(len(labels), bool)
     kinds = np.select([wrong, none if copied is None else copied, none if far is None else far, doubted], ['wrong', 'duplicate', 'outlier', 'ambiguous'], '')
     return LabelIssues(labels, suggested, quality, kinds, np.asarray(names), np.arange(len(labels)) if indices is None else np.asarray(indices), tuple(map(str, classes)),
-                       count_wrong(probabilities, labels, seed=seed))
+                       count_wrong(probabilities, labels, seed=seed), probabilities)
