@@ -28,7 +28,7 @@ import trials
 
 SHORT = {  # what `make test` has time for
     'kills': lambda bench: trials.kills(bench, 2), 'interrupts': lambda bench: trials.interrupts(bench, 1), 'terminations': lambda bench: trials.terminations(bench, 1),
-    'double_interrupts': lambda bench: trials.double_interrupts(bench, 1), 'full_by_limit': lambda bench: trials.full_by_limit(bench, [1_000_000]),
+    'full_by_limit': lambda bench: trials.full_by_limit(bench, [1_000_000]),
     'not_numbers': lambda bench: trials.not_numbers(bench, ['weight']), 'named': trials.named, 'rebuilt': lambda bench: trials.rebuilt(bench, ['top_losses.csv', 'model.safetensors', 'metrics.json']),
     'other_runs': trials.other_runs, 'strangers': lambda bench: sources.strangers(bench, members=2_000), 'weights': sources.weights, 'fuzzed': lambda bench: fuzz.fuzzed(bench, 60),
     'sources': lambda bench: sources.damaged(bench.place(), 3, 6)}
