@@ -261,7 +261,7 @@ def test_rates_lie_where_the_steps_say():
         np.testing.assert_allclose(across, steps.epoch*(1 if column == 'loss' else (steps.step - 1)/steps.step), atol=0.02)  # a step's rate is set before it, its loss is known after it
         np.testing.assert_allclose(up, steps[column], atol=0.01*np.ptp(steps[column]) + 0.001)
         assert chart['x_ticks'][0] == (50., '0') and len(chart['grid']) == 3
-    assert rate['y_ticks'][0][1].rstrip('0.') == '' and '0.42 at its highest after 1.5 epochs' in rate['note'] and rate['note'] in rate['description'] and 'lags behind' in loss['note'] and 'lowest' in momentum['description']
+    assert rate['y_ticks'][0][1].rstrip('0.') == '' and '0.42 at its highest after 1.5 epochs of warm-up' in rate['note'] and rate['note'] in rate['description'] and 'lags behind' in loss['note'] and 'lowest' in momentum['description']
     long = pd.DataFrame(dict(step=np.arange(1, 1001), epoch=np.linspace(0, 3, 1000), lr=np.linspace(0, 1, 1000), momentum=0.9, loss=1.))
     assert len(curve_charts(history, 'test', long)) == 2 and len(curve_charts(history, 'test', long)[1]['lines'][0]['read']['x']) == 250
 

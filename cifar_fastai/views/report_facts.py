@@ -127,14 +127,15 @@ def curve_charts(
 def course_text(
     steps:pd.DataFrame, # Columns of `steps.csv`
     column:str, # lr or momentum
-)->str: # Such as `0.016 at the start, 0.4 at its highest after epoch 5.8, 4e-06 at the end`
+)->str: # Such as `0.016 at the start, 0.4 at its highest after 5.8 epochs of warm-up, 4e-06 at the end`
     "How a number went over the steps, in words"
     values = steps[column].to_numpy()
     first, last = f'{values[0]:.3g} at the start', f'{values[-1]:.3g} at the end'
     if values.max() == values.min(): return f'{values[0]:.3g} throughout'
     top, low = int(values.argmax()), int(values.argmin())
     inside = [(place, word) for place, word in ((top, 'highest'), (low, 'lowest')) if 0 < place < len(values) - 1 and values[place] not in (values[0], values[-1])]
-    return ', '.join([first, *(f'{values[place]:.3g} at its {word} after {steps.epoch.iloc[place]:.1f} epochs' for place, word in sorted(inside)), last])
+    rise = ' of warm-up' if column == 'lr' else ''
+    return ', '.join([first, *(f'{values[place]:.3g} at its {word} after {steps.epoch.iloc[place]:.1f} epochs{rise*(word == "highest")}' for place, word in sorted(inside)), last])
 
 # %% ../../nbs/10_views/03_report_facts.ipynb #829cc1c1
 def finder_chart(
