@@ -389,10 +389,16 @@ def test_by_keyboard_from_the_first_screen_to_a_mark(page, said):
 
 
 def test_an_error_of_the_first_screen_has_its_neighbours_whatever_is_filtered(page, said):
-    fill(page, kind='right')
-    click(page, '.worst button')
-    assert re.fullmatch(f"[0-9]+ of {(said['target'] != said['predicted']).sum()}", find(page, '.place').text)
-    assert find(page, '.before').is_enabled() or find(page, '.after').is_enabled()
+    "Those of the same pair, where it stands among the errors of the pair"
+    pairs = list(zip(said['target'], said['predicted']))
+    actual, predicted = map(int, find(page, '.worst[data-pair]').get_attribute('data-pair').split())
+    for where, count in (('.worst:not([data-pair])', (said['target'] != said['predicted']).sum()), ('.worst[data-pair]', pairs.count((actual, predicted)))):
+        fill(page, kind='right')
+        click(page, f'{where} button')
+        assert re.fullmatch(f'[0-9]+ of {count}', find(page, '.place').text)
+        assert find(page, '.before').is_enabled() or find(page, '.after').is_enabled() or count == 1
+        press(page, Keys.ESCAPE)
+    assert pairs.count((actual, predicted)) == max(pairs.count(pair) for pair in pairs if pair[0] != pair[1])
 
 
 def test_the_command_is_copied(page):

@@ -160,20 +160,27 @@ class Explorer {
 
   // Shows what a cell of the matrix or a row of a table asks for, in the order that was chosen. From the matrix the focus stays on its
   // cell; from elsewhere it goes along to the pictures
-  choose({ kind, actual, predicted }, from) {
-    const { order } = this.values(), bar = this.root.querySelector('.count');
-    this.set({ kind, actual: this.classes[actual], predicted: this.classes[predicted] });
-    this.form.elements.order.value = order;
-    for (const [name, value] of Object.entries({ actual, predicted })) this.form.elements[name].value = value;
-    this.filter(false);
+  choose(asked, from) {
+    const bar = this.root.querySelector('.count');
+    this.narrow(asked);
     this.address(null, 'pushState');
     const inside = from?.closest('.matrix'), { top } = bar.getBoundingClientRect();
     if (!inside || top < 0 || top > 0.75 * innerHeight) bar.scrollIntoView();
     if (!inside) this.gallery.step(0, true);
   }
 
-  // Opens a picture; filters that leave it out are lifted, so that the next and the previous one are there
-  open(row, from) {
+  // Shows the images of some classes only
+  narrow({ kind, actual, predicted }) {
+    const { order } = this.values();
+    this.set({ kind, actual: this.classes[actual], predicted: this.classes[predicted] });
+    this.form.elements.order.value = order;
+    for (const [name, value] of Object.entries({ actual, predicted })) this.form.elements[name].value = value;
+    this.filter(false);
+  }
+
+  // Opens a picture among those asked for; filters that leave it out are lifted, so that the next and the previous one are there
+  open(row, from, asked) {
+    if (asked) this.narrow(asked);
     if (!this.gallery.rows.includes(row)) {
       this.set({});
       this.filter();

@@ -6,7 +6,10 @@ document.addEventListener('click', event => {
   const button = event.target.closest('[data-actual], [data-image]');
   if (!button || !explorer) return;
   const { actual = '', predicted = '', image } = button.dataset;
-  if (image !== undefined) { if (explorer.marks.rowOf.has(+image)) explorer.open(explorer.marks.rowOf.get(+image), button.closest('li')?.querySelector('button')); }
+  if (image !== undefined) {
+    const [of, taken] = button.closest('[data-pair]')?.dataset.pair.split(' ') ?? [];  // the next picture is of the same pair
+    if (explorer.marks.rowOf.has(+image)) explorer.open(explorer.marks.rowOf.get(+image), button.closest('li')?.querySelector('button'), of && { kind: 'wrong', actual: of, predicted: taken });
+  }
   else explorer.choose({ actual, predicted, kind: actual && actual === predicted ? 'right' : 'wrong' }, button);
 });
 
