@@ -17,7 +17,7 @@ from functools import cache
 from pathlib import Path
 import numpy as np, pandas as pd, sklearn.metrics as metrics
 from ..base.messages import BadInput, notice
-from ..base.wording import percent, percentage, thousands
+from ..base.wording import MEASURED, percent, percentage, thousands
 from ..base.files import read_json
 from ..base.steps import step_table
 from ..recipes.options import command_again
@@ -31,7 +31,7 @@ from ..interpretation.interpretation import CifarInterpretation
 from ..runs.files import load_run, read_run, run_loaders
 from ..runs.interpreted import run_predictions
 from .pages import embedded_json, pack_array, fill_page, write_page
-from .report_facts import MEASURED, curve_charts, finder_chart, headline, learner_facts, learner_history
+from .report_facts import curve_charts, finder_chart, headline, learner_facts, learner_history
 from .report_facts import recipe_groups, reliability_chart, run_facts, run_numbers, run_warnings
 from .reading import reading_values, reading_warnings, run_reading
 from .report_images import explorer_data, heat_data, absence_reason, judged_maps, pair_sentence, row_order, sample_grids, worst_errors
