@@ -102,7 +102,7 @@ def test_links_are_followed_and_loops_are_not(tmp_path):
 
 
 @pytest.mark.parametrize('made', ['.DS_Store', '@eaDir/0.png/SYNOPHOTO_THUMB_M.jpg', 'Thumbs.db', 'desktop.ini', '._0.png', '.thumbnails/0.png', '$RECYCLE.BIN/0.png',
-                                  'lost+found/0.png', '.git/0.png', '.Trash/0.png', '.ipynb_checkpoints/0.png', '__MACOSX/0.png'])
+                                  'lost+found/0.png', '.git/0.png', '.Trash/0.png', '.ipynb_checkpoints/0.png', '__MACOSX/0.png', 'thumbs/0.png', '@SynoEAStream/0.png', 'CVS/0.png', '~snapshot/0.png'])
 def test_what_systems_leave_is_counted_and_no_class(tmp_path, made):
     wanted = read(plain(tmp_path/'pets')).fingerprints
     for place in ('', 'train', 'train/cat', 'test'):
@@ -143,6 +143,15 @@ def test_a_class_that_is_halved_is_named_with_its_counts(tmp_path):
     assert rows(data)['train', 'dog']['left_out'] == {next(iter(data.read['left_out'])): 3}
     shutil.rmtree(tmp_path/'test'/'dog')
     assert "test/ has no images of 1 of 2 classes: 'dog'" in read(tmp_path).notes[0]
+
+
+def test_a_class_that_lacks_pictures_behind_links_is_named_with_its_counts(tmp_path):
+    plain(tmp_path)
+    for number in range(3): (tmp_path/'train'/'dog'/f'link{number}.png').symlink_to(tmp_path/'nowhere.png')
+    (tmp_path/'test'/'dog'/'deeper').mkdir()
+    os.mkfifo(tmp_path/'test'/'dog'/'deeper'/'pipe.png')
+    data = read(tmp_path)
+    assert 'dog in train/ 3 of 6, dog in test/ 2 of 3' in data.notes[0] and rows(data)['train', 'dog']['left_out'] == {'a link that leads nowhere': 3}
 
 
 def test_pictures_without_an_ending_or_with_another_are_read(tmp_path):
@@ -236,15 +245,19 @@ def test_copies_are_counted_by_their_pixels(tmp_path):
     assert found['train', 'cat']['found'] == {'in two classes': 1} and found['train', 'dog']['found'] == {'in two classes': 1, 'twice in their class': 1}
     assert data.read['copied_test_images'] == [list(data.names[data.test_positions]).index('test/cat/again.bmp')]
     assert 'copies: 1 of 5 test images' in data.notes[-1] and '2 pictures lie in two classes' in data.notes[-1]
+    shutil.copytree(tmp_path/'test', tmp_path/'valid')
+    assert 'copies: 1 of 5 valid and 5 of 5 test images are copies of images to train on' in read(tmp_path).notes[-1]
 
 
 # ---- layouts -----------------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize('splits', [('training', 'testing'), ('Training', 'Testing'), ('train', 'validation'), ('TRAIN', 'Val'), ('train_set', 'test_set'), ('seg_train/seg_train', 'seg_test/seg_test'), ('train2017', 'val2017'), ('train/train', 'test/test'),
                                     ('train/images', 'test/images'), ('train-160', 'val-160'), ('train1', 'test1'), ('data.train', 'data.test'), ('trn', 'tst'), ('TrainingSet', 'TestSet'), ('train', 'eval'),
-                                    ('asl_alphabet_train', 'asl_alphabet_test'), ('DATASET_TRAIN', 'DATASET_TEST')])
+                                    ('asl_alphabet_train', 'asl_alphabet_test'), ('DATASET_TRAIN', 'DATASET_TEST'), ('train/data/images', 'test/data/images')])
 def test_splits_by_other_names(tmp_path, splits):
-    data = read(plain(tmp_path, splits=splits))
+    plain(tmp_path, splits=splits)
+    (tmp_path/splits[0].split('/')[0]/'notes.txt').write_text('x')
+    data = read(tmp_path)
     assert data.train_count == 6 and data.classes == ('cat', 'dog') and len(data.test_positions) == 4
 
 

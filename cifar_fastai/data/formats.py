@@ -140,7 +140,7 @@ def to_rgb(
     return picture, tuple(changed)
 
 # %% ../../nbs/03_data/02_formats.ipynb #bd02ae20
-MOST_PIXELS, LARGE = 178_956_970, 2**25 # where Pillow itself stops; and more than this is decoded one at a time
+MOST_PIXELS, LARGE = 2**27, 2**25 # telephones take photos of 108 million; more than the second are decoded one at a time
 _ONE_AT_A_TIME = threading.Lock()
 FORMATS = ('JPEG', 'PNG', 'GIF', 'BMP', 'DIB', 'TIFF', 'WEBP', 'AVIF', 'JPEG2000', 'PPM', 'PCX', 'TGA', 'SGI', 'ICO', 'QOI')
 

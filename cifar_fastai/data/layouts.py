@@ -99,12 +99,15 @@ class Placement:
     def splits(self)->list[str]: return [split for split in SPLITS if any(found == split for found, _ in self.placed.values())]
 
 def inner_split(names, folder, split, known=()):
-    "`folder`, or the only folder in it where that is no class: of the split's own name, or with folders of images in it"
+    "`folder`, or the only folder in it where that is no class: of the split's own name, or with folders of images in it; files that are no pictures may lie beside it"
     while True:
-        inner = {name[len(folder)+1:].split('/')[0] if '/' in name[len(folder)+1:] else '' for name in below(names, folder)}
-        if len(inner) != 1 or '' in inner or split_of(only := inner.pop()) != split and not is_between(names, f'{folder}/{only}'): return folder
-        if class_key(only) in known or any('/' not in name[len(folder)+len(only)+2:] for name in below(names, f'{folder}/{only}')): return folder
-        folder = f'{folder}/{only}'
+        inside = [name[len(folder)+1:] for name in below(names, folder)]
+        inner = {name.partition('/')[0] if '/' in name else '' for name in inside if '/' in name or is_image(name)}
+        if len(inner) != 1 or '' in inner: return folder
+        deepest = single_folder(names, f'{folder}/{(only := inner.pop())}')
+        if split_of(only) != split and not is_between(names, deepest) or class_key(only) in known: return folder
+        if any('/' not in name[len(folder)+len(only)+2:] for name in below(names, f'{folder}/{only}')): return folder
+        folder = deepest if is_between(names, deepest) else f'{folder}/{only}'
 
 def is_between(names, folder):
     "Whether a folder holds two or more folders, and no file"
