@@ -938,6 +938,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                     'cifar_fastai/data/formats.py'),
                                            'cifar_fastai.data.formats.find_orientation': ( '03_data/formats.html#find_orientation',
                                                                                            'cifar_fastai/data/formats.py'),
+                                           'cifar_fastai.data.formats.image_endings': ( '03_data/formats.html#image_endings',
+                                                                                        'cifar_fastai/data/formats.py'),
                                            'cifar_fastai.data.formats.image_formats': ( '03_data/formats.html#image_formats',
                                                                                         'cifar_fastai/data/formats.py'),
                                            'cifar_fastai.data.formats.is_image': ( '03_data/formats.html#is_image',
