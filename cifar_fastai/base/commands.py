@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SWITCHES', 'FILE_ENDINGS', 'SHELLS', 'FOLDERS', 'FILES', 'wide_help', 'Parser', 'Keeping', 'add_option', 'add_flag',
-           'Folder', 'add_out', 'make_folder', 'Terminated', 'terminate', 'failure', 'run_command', 'completion',
-           'open_page']
+           'Folder', 'add_out', 'make_folder', 'Terminated', 'terminate', 'failure', 'run_command', 'make_main',
+           'completion', 'open_page']
 
 # %% ../../nbs/00_base/08_commands.ipynb #i73a202e
 import argparse, difflib, os, shlex, shutil, signal, sys, threading, traceback, warnings, webbrowser
@@ -26,10 +26,12 @@ class Parser(argparse.ArgumentParser):
         program:str, # What a person types to get here, such as `cifar-fastai train`
         description:str, # What it does, in a sentence
         usage:str='[OPTIONS]', # What may follow, in short
+        act:Callable|None=None, # What the command does, given its options
         **kwargs, # More for `argparse.ArgumentParser`
     ):
         super().__init__(prog=program, usage=f'%(prog)s {usage}', description=description, formatter_class=wide_help, allow_abbrev=False, **kwargs)
         self.add_argument('--traceback', action='store_true', help='show where a failure happened')
+        if act: self.set_defaults(act=act)
 
     def parse_args(self, words=None, namespace=None):
         "The options; `command` is the line that was typed"
@@ -168,6 +170,15 @@ def run_command(
         if own: signal.signal(signal.SIGINT, interrupt)
         return status
     return 0
+
+def make_main(
+    build:Callable[[], Parser], # Makes the parser of a command, which knows how to act
+)->Callable[[list[str]], None]: # Takes the words of the command, for `run_command`
+    "The command of a parser"
+    def main(words):
+        options = build().parse_args(words)
+        options.act(options)
+    return main
 
 # %% ../../nbs/00_base/08_commands.ipynb #a2200009
 SHELLS = 'bash', 'zsh', 'tcsh'

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path, PurePosixPath
 from ..base.messages import BadInput
-from ..data.archives import Files, is_hidden, list_files, open_files, refuse_unreadable
+from ..data.archives import Files, list_files, open_files, refuse_unreadable
 from ..data.formats import is_image
 from ..data.layouts import safe_text, split_of
 from ..data.readers import VERSIONS, official_roots, planes_to_pixels
@@ -59,7 +59,7 @@ class OneFile:
 def visible_files(path):
     "The names of the visible files under a folder"
     for name, _, why in list_files(path):
-        if not (why or name.endswith('/') or is_hidden(name)): yield name
+        if not (why or name.endswith('/')): yield name
 
 class Tree:
     "The pictures under a folder"
@@ -80,7 +80,8 @@ class Tree:
         with refuse_unreadable(self.path):
             for name in visible_files(self.path):
                 if not is_image(name): continue
-                yield Item(safe_text(str(self.path/name)), self.path/name, *label_of(name.split('/')[:-1], self.classes, above))
+                path = self.path/name
+                yield Item(safe_text(str(path)), path, *label_of(name.split('/')[:-1], self.classes, above))
 
 class Archive:
     "The pictures in an archive, read in place"
