@@ -5,10 +5,11 @@
 # %% auto #0
 __all__ = ['BITS', 'TURNS', 'MODE_NAMES', 'TURNED', 'DEEP_COLOUR', 'CLEAR', 'MOST_PIXELS', 'LARGE', 'FORMATS', 'Measured',
            'deep_kind', 'measure', 'choose_range', 'name_range', 'find_orientation', 'orientation', 'to_eight_bits',
-           'to_rgb', 'image_formats', 'is_image', 'split_notes', 'other_kind', 'Unreadable', 'open_picture']
+           'to_rgb', 'image_formats', 'image_endings', 'is_image', 'split_notes', 'other_kind', 'Unreadable',
+           'open_picture']
 
 # %% ../../nbs/03_data/02_formats.ipynb #33550a7e
-import io, struct, threading
+import io, os, struct, threading
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
@@ -150,12 +151,17 @@ def image_formats()->list[str]: # Those of `FORMATS` that this Pillow reads
     Image.init() # fills the tables
     return [name for name in FORMATS if name in Image.OPEN]
 
+@cache
+def image_endings()->frozenset[str]: # Such as `.png`
+    "How files of the `image_formats` end"
+    known = (*image_formats(), 'MPO') # MPO: several JPEGs in one; and `image_formats` fills the table that the next line looks into
+    return frozenset(ending for ending, name in Image.EXTENSION.items() if name in known)
+
 def is_image(
     name:str, # A file name
 )->bool: # Whether it ends like an image
     "Whether files with this ending are images of one of the `image_formats`"
-    known = (*image_formats(), 'MPO') # MPO: several JPEGs in one; and `image_formats` fills the table that the next line looks into
-    return Image.EXTENSION.get(PurePosixPath(name).suffix.lower()) in known
+    return os.path.splitext(name)[1].lower() in image_endings()
 
 def split_notes(
     data:bytes, # A PNG, JPEG or WebP
