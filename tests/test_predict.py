@@ -147,7 +147,7 @@ def test_broken_pictures_are_named_and_left_out(run, pictures, tmp_path, capsys)
     whole = len(list(folder.glob('*.png')))
     (folder/'cut.png').write_bytes(next(folder.glob('*.png')).read_bytes()[:70])
     (folder/'note.txt').write_text('no picture')
-    Image.new('L', (60_000, 2400)).save(folder/'wide.png')
+    Image.new('L', (60_000, 3000)).save(folder/'wide.png')
     Image.new('L', (60_000, 9)).save(folder/'thin.png')
     assert predict(run, tmp_path/'new', '--out', tmp_path/'a.jsonl', '--top', '2', '--unsure-below', '0.99') == 1
     said = capsys.readouterr()
