@@ -191,7 +191,7 @@ def test_checks_of_a_network_that_looks_at_the_figure(squares):
     assert (checks.images, checks.image_size, checks.layer, checks.map_size, checks.accuracy) == (20, [16, 16], 'found', [16, 16], 1)
     assert 'better than random (ROAD)' in checks.verdict('gradcam') and checks.verdict('scorecam') == 'not checked'
     text = json.dumps(checks.to_dict(), allow_nan=False)
-    assert HeatmapChecks.from_dict(json.loads(text)) == checks
+    assert HeatmapChecks(**json.loads(text)) == checks
     again = check_heatmaps(network, images, np.zeros(24, int), masks, sample=20, layer='found')
     again.seconds = checks.seconds
     assert again == checks

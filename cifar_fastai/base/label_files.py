@@ -39,11 +39,6 @@ class LabelRow:
     kind:str = '' # One of `ISSUES`; '': nothing was found
     label:str = '' # What a person decided: a class, or one of `DECISIONS`; '': nothing yet
 
-    @property
-    def mended(self)->str: # A class, or `DROP`
-        "The label after the decision"
-        return self.given if self.label in ('', UNSURE) else self.label
-
 # %% ../../nbs/00_base/10_label_files.ipynb #clabfile
 LABEL_COLUMNS = ('index', 'name', 'given', 'suggested', 'quality', 'kind', 'label')
 

@@ -21,15 +21,13 @@ OPSET = 18  # the version of ONNX's operators that PyTorch's exporter is written
 
 @contextmanager
 def be_quiet():
-    "Inside, PyTorch and its exporter say nothing of themselves"
-    loggers = [logging.getLogger(name) for name in ('torch.onnx', 'onnxscript', 'onnx_ir', 'torch.export')]
-    levels = [logger.level for logger in loggers]
+    "Inside, PyTorch, its exporter and onnxruntime's quantisation say nothing of themselves"
+    before = logging.root.manager.disable
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
-        for logger in loggers: logger.setLevel(logging.ERROR)
+        logging.disable(max(before, logging.WARNING))
         try: yield
-        finally:
-            for logger, level in zip(loggers, levels): logger.setLevel(level)
+        finally: logging.disable(before)
 
 def trace(
     portable:Portable,

@@ -86,9 +86,6 @@ class HeatmapChecks:
 
     def to_dict(self): return asdict(self)
 
-    @classmethod
-    def from_dict(cls, kept): return cls(**kept)
-
     def verdict(self,
         method:str, # One of the methods that were checked
     )->str: # One line for beside a picture, such as 'no better than random (ROAD)'

@@ -8,7 +8,6 @@ __all__ = ['NORM_LAYERS', 'group_count', 'convolution', 'conv_norm_relu', 'Halve
 
 # %% ../../nbs/04_models/00_layers.ipynb #i2b7f03a
 from collections.abc import Callable
-import torch
 from torch import nn
 from torch.nn import functional as F
 

@@ -11,16 +11,15 @@ __all__ = ['PREFIXES', 'WRAPPED', 'BUILDERS', 'read_state', 'strip_prefix', 'mat
 import pickle
 from collections import OrderedDict
 from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 from ..base.files import checksum
-from ..base.messages import BadInput, out_of_memory
+from ..base.messages import BadInput, need_module, out_of_memory
 from ..recipes.recipe import Recipe, is_library
-from ..recipes.libraries import import_timm, split_name
+from ..recipes.libraries import split_name
 from .weights import set_norms, whiten
 from .networks import Network, network
 
@@ -95,7 +94,7 @@ def load_weights(full, path, arch):
 def timm_network(name, classes, image_size, pretrained, path):
     "fastai's body and head around a network of timm, and what its weights are"
     from fastai.vision.learner import create_timm_model, default_split  # and with it torchvision
-    timm = import_timm()
+    timm = need_module('timm', 'timm')
     fixed = {'img_size': image_size} if (about := timm.get_pretrained_cfg(name)) and about.fixed_input_size else {}
     model, about = create_timm_model(name, classes, pretrained=pretrained, **fixed)
     if not path: return model, default_split, f"timm {about.get('architecture', name)}.{about.get('tag', '')}" if pretrained else None

@@ -6,8 +6,8 @@
 __all__ = ['SCHEMA', 'MOST_FILE_BYTES', 'ABOUT', 'ABOUT_DATA', 'LABEL_FILES', 'run_name', 'check_place', 'new_run_folder',
            'write_tensors', 'write_weights', 'read_tensors', 'read_weights', 'arrays_fingerprint',
            'weights_fingerprint', 'Predictions', 'write_predictions', 'read_arrays', 'read_predictions', 'Dynamics',
-           'read_dynamics', 'RunRecord', 'read_about', 'read_history', 'read_run', 'check_fingerprint',
-           'recipe_with_kept', 'run_loaders', 'run_image_size', 'load_run']
+           'read_dynamics', 'RunRecord', 'read_about', 'read_run', 'check_fingerprint', 'recipe_with_kept',
+           'run_loaders', 'run_image_size', 'load_run']
 
 # %% ../../nbs/09_runs/00_files.ipynb #i2eeda37
 import dataclasses, errno, hashlib, json, os, pickle, shutil, zipfile, zlib
@@ -19,7 +19,7 @@ from safetensors.torch import save
 from torch import nn
 from ..base.messages import BadInput, notice
 from ..base.files import MANIFEST, check_file, read_json, whole_file, write_json
-from ..base.steps import HISTORY_COLUMNS, read_steps
+from ..base.steps import read_history, read_steps
 from ..recipes.recipe import Recipe, recipe_from_dict
 
 # %% ../../nbs/09_runs/00_files.ipynb #74866c1a
@@ -226,18 +226,6 @@ def read_about(
     lacks = lacks or next((f'data.{name}' for name, kind in ABOUT_DATA.items() if not isinstance(about['data'].get(name), kind)), None)
     if lacks: raise BadInput(f"'{path}/recipe.json' is not what a run wrote: {lacks} is missing or of another kind")
     return about
-
-def read_history(
-    path:Path, # history.csv
-)->pd.DataFrame: # A row each epoch; none where there is no file
-    "What happened in each epoch"
-    check_file(path)
-    if not path.is_file(): return pd.DataFrame(columns=HISTORY_COLUMNS)
-    try: table = pd.read_csv(path)
-    except (ValueError, OSError) as error: raise BadInput(f"'{path}' cannot be read: {error}") from error
-    if list(table.columns) != HISTORY_COLUMNS or not all(kind.kind in 'if' for kind in table.dtypes):
-        raise BadInput(f"'{path}' is not a history: its columns are not numbers called {', '.join(HISTORY_COLUMNS)}")
-    return table
 
 # %% ../../nbs/09_runs/00_files.ipynb #729114ba
 def read_run(

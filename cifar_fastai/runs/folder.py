@@ -18,7 +18,7 @@ from ..base.label_files import changes_lines
 from ..base.files import checksum, read_json, whole_file, write_json, write_manifest
 from ..base.devices import device_name, environment
 from ..base.figures import plot_images, save_figure
-from ..base.steps import read_steps, step_table
+from ..base.steps import read_history, read_steps, step_table
 from ..recipes.recipe import recipe_to_dict
 from ..data.images import ImageData
 from ..data.loaders import Positions
@@ -30,7 +30,7 @@ from ..training.history import epoch_line
 from ..training.curves import plot_curves, plot_lr_find
 from ..training.stopping import until_reached
 from ..training.learner import CifarLearner
-from .files import LABEL_FILES, SCHEMA, Predictions, arrays_fingerprint, read_about, read_history, weights_fingerprint, write_predictions
+from .files import LABEL_FILES, SCHEMA, Predictions, arrays_fingerprint, read_about, weights_fingerprint, write_predictions
 from .files import write_weights
 
 # %% ../../nbs/09_runs/03_folder.ipynb #6826e9cd

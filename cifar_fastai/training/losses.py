@@ -6,7 +6,6 @@
 __all__ = ['SMALLEST', 'image_losses', 'kept_share', 'ClassificationLoss', 'balanced_weights', 'KeepSmallLosses', 'SoftTargets']
 
 # %% ../../nbs/07_training/11_losses.ipynb #iloss001
-import math
 import numpy as np, torch
 from torch import nn
 from torch.nn import functional as F

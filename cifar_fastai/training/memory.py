@@ -36,7 +36,7 @@ def saved_bytes(
     buffers = {name: value.clone() for name, value in model.named_buffers()}
     with keep_random_states(device), saved_tensors_hooks(keep, lambda tensor: tensor):
         with torch.autocast(device.type, dtype, enabled=dtype is not None): logits = functional_call(model, buffers, (images,))
-        loss = loss_func(logits.float(), torch.zeros(len(images), dtype=torch.long, device=device))
+        loss_func(logits.float(), torch.zeros(len(images), dtype=torch.long, device=device))
     weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
     sizes = [storage.nbytes() for place, storage in kept.items() if place not in weights]
     return sum(sizes), max(sizes)
