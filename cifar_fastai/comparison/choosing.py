@@ -10,7 +10,7 @@ import dataclasses, hashlib, itertools, time
 from dataclasses import dataclass
 from pathlib import Path
 import pandas as pd
-from ..base.messages import BadInput, one_of, say
+from ..base.messages import BadInput, first_line, one_of, say
 from ..base.files import read_json, write_json
 from ..base.randomness import seed_everything
 from ..recipes.recipe import Recipe, recipe_fields
@@ -38,7 +38,7 @@ def run_trial(
         with learner.no_bar(), learner.no_logging(): fit_recipe(learner, lr, [history, *stopping_callbacks(recipe, lambda line: None)])
         kept = CifarInterpretation.from_learner(learner).kept
         result = dict(accuracy=float(kept.right.mean()), loss=float(kept.losses.mean(dtype=float)), lr=float(lr), failed='')
-    except BadInput as error: result = dict(accuracy=None, loss=None, lr=None, failed=error_reason(error).splitlines()[0])
+    except BadInput as error: result = dict(accuracy=None, loss=None, lr=None, failed=first_line(error_reason(error)))
     return {**result, 'images': len(data.test_positions), 'seconds': time.perf_counter() - started}
 
 # %% ../../nbs/11_comparison/02_choosing.ipynb #7a16a7a1

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np, pandas as pd
 from fastcore.basics import patch
 from matplotlib.ticker import MaxNLocator, PercentFormatter
-from ..base.messages import BadInput, one_of
+from ..base.messages import BadInput, first_line, one_of
 from ..base.files import json_values, whole_file, write_json
 from ..base.wording import MEASURED
 from ..base.figures import COLOURS, DOTS, Picture, curve_axes, name_fonts, plot_images
@@ -186,7 +186,7 @@ def full_table(self:Comparison)->pd.DataFrame:
     "The table, and a row for each run that failed"
     table = self.table.assign(status='complete')
     if not self.failed: return table
-    rows = [{'arm': run.arm.name, **run.arm.fields, 'n': 0, 'status': f'failed (seed {run.recipe.seed}): {run.failure.splitlines()[0]}'} for run in self.failed]
+    rows = [{'arm': run.arm.name, **run.arm.fields, 'n': 0, 'status': f'failed (seed {run.recipe.seed}): {first_line(run.failure)}'} for run in self.failed]
     return pd.concat([table, pd.DataFrame(rows)], ignore_index=True)
 
 @patch

@@ -13,6 +13,7 @@ from multiprocessing.connection import wait
 from pathlib import Path
 import numpy as np, torch
 import cifar_fastai
+from ..base.messages import first_line
 from ..base.files import MANIFEST, whole_file
 from ..base.devices import keep_freed_memory
 from ..base.commands import terminate
@@ -94,7 +95,7 @@ class Workers:
             self.say(f'{self.name(run)}: {told}')
             return True
         run.failure = told if outcome == 'failed' else f'{told}, {ATTEMPTS} times'
-        self.say(f'{self.name(run)}: failed   {run.failure.splitlines()[0][:300]}')
+        self.say(f'{self.name(run)}: failed   {first_line(run.failure)}')
         return False
 
     def begun(self, run):

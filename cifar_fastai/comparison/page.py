@@ -9,7 +9,7 @@ __all__ = ['BUDGET', 'comparison_charts', 'interval_text', 'pair_facts', 'arm_ba
 # %% ../../nbs/11_comparison/05_page.ipynb #i9720ed4
 from pathlib import Path
 import numpy as np
-from ..base.messages import BadInput
+from ..base.messages import BadInput, first_line
 from ..base.files import json_values
 from ..base.wording import percentage
 from ..base.intervals import wilson_interval
@@ -112,7 +112,7 @@ def comparison_explorer_data(
     order = np.lexsort((np.arange(len(one)), np.abs(shares - 0.5), shares == 1, shares == 0))
     def images(rows): return comparison.test_images(order[rows.start:rows.stop])
     try: group, why = picture_group(images, len(order), budget), ''
-    except BadInput as error: group, why = None, str(error).splitlines()[0]
+    except BadInput as error: group, why = None, first_line(error)
     groups = [group.about('images')] if group and group.count else []
     data = dict(classes=[file_text(name) for name in one.classes], names=[file_text(name) for name in one.names[order]], index=pack_array(order, 'uint32'),
                 actual=pack_array(one.targets[order], 'uint16'), nobody=pack_array((shares[order] == 0), 'uint8'), pictures=groups, shown=group.count if group else 0, why=why,

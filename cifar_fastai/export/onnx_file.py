@@ -11,7 +11,7 @@ from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
 import numpy as np, torch
-from ..base.messages import BadInput, need_module
+from ..base.messages import BadInput, first_line, need_module
 from ..base.files import whole_file
 from .portable import Portable
 from .parity import Reference, check_answers
@@ -68,7 +68,7 @@ def onnx_session(
     options = runtime.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = threads, 3
     try: return runtime.InferenceSession(str(path), options, providers=['CPUExecutionProvider'])
-    except Exception as error: raise BadInput(f"'{path}' is no ONNX file that onnxruntime reads: {str(error).splitlines()[0][:200]}") from error
+    except Exception as error: raise BadInput(f"'{path}' is no ONNX file that onnxruntime reads: {first_line(error, 200)}") from error
 
 def onnx_answers(
     session, # From `onnx_session`

@@ -10,7 +10,7 @@ import warnings
 from dataclasses import dataclass
 import numpy as np, torch
 from scipy.special import softmax
-from ..base.messages import BadInput, CifarWarning, notice
+from ..base.messages import BadInput, CifarWarning, first_line, notice
 from ..data.loaders import CifarDataLoaders
 from ..data.shapes import draw_shapes
 from ..data.sources import cifar10_path
@@ -46,7 +46,7 @@ def loaders_here(
         with warnings.catch_warnings():
             warnings.simplefilter('ignore', CifarWarning)  # of what was said at the training
             return run_loaders(record)
-    except BadInput as error: notice(f"without the run's data: {str(error).splitlines()[0]}")
+    except BadInput as error: notice(f"without the run's data: {first_line(error)}")
 
 # %% ../../nbs/12_export/06_parity.ipynb #cb3b0270
 def find_reference(

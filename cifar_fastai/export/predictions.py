@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 import numpy as np
 from PIL import Image
-from ..base.messages import LINE, BadInput, BadWords, say
+from ..base.messages import LINE, BadInput, BadWords, first_line, say
 from ..base.files import check_free, whole_file
 from ..base.wording import duration, percent
 from ..base.intervals import wilson_interval
@@ -184,7 +184,7 @@ def predict_pictures(
             for item, error in wrong:
                 if strict: raise error
                 LINE.erase()
-                print(str(error).splitlines()[0], file=sys.stderr)
+                print(first_line(error), file=sys.stderr)
                 tally.broken.append(item.name)
             names = write_heat(classifier, heat, items, pixels, tally.pictures + 1) if heat else None
             rows = make_rows(classifier, items, logits, heat=names, **kwargs)

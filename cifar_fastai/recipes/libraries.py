@@ -6,14 +6,14 @@
 __all__ = ['LISTED', 'check_name', 'split_name', 'uses_weights', 'weights_statistics']
 
 # %% ../../nbs/01_recipes/04_libraries.ipynb #c20a0003
-from ..base.messages import BadInput, need_module, one_of
+from ..base.messages import BadInput, first_line, need_module, one_of
 from .recipe import Recipe, is_library
 
 # %% ../../nbs/01_recipes/04_libraries.ipynb #c20a0006
 def check_name(value, names, library):
     "`value`, or a refusal that names the nearest and does not list a thousand"
     try: return one_of(value, names, f'network of {library}')
-    except BadInput as error: raise BadInput(f"{str(error).splitlines()[0]}\nThere are {len(names):,}: python -c 'import {library}; print({LISTED[library]})'") from error
+    except BadInput as error: raise BadInput(f"{first_line(error)}\nThere are {len(names):,}: python -c 'import {library}; print({LISTED[library]})'") from error
 
 LISTED = {'timm': 'timm.list_models()', 'torchvision': 'torchvision.models.list_models(torchvision.models)'}
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 import pandas as pd
-from ..base.messages import BadInput, say
+from ..base.messages import BadInput, first_line, say
 from ..base.files import read_json
 from ..base.intervals import wilson_interval
 from ..data.images import ImageData
@@ -86,7 +86,7 @@ def repeat_best(
     say(f'\nrepeats  {plan.summary()}')
     train_missing(plan, folder/'repeats', say, images)
     paths, failed = [run.path for run in plan.runs if run.path], [run for run in plan.runs if run.failure]
-    if len(paths) < 2: raise BadInput(f'{len(failed)} of the repeats failed: {failed[0].failure.splitlines()[0]}')
+    if len(paths) < 2: raise BadInput(f'{len(failed)} of the repeats failed: {first_line(failed[0].failure)}')
     found = compare_runs(paths, failed, command=command)
     write_comparison(found, folder/'repeats')
     best = found.arms[rank_arms(found)[0]].records[0].recipe

@@ -8,7 +8,7 @@ __all__ = ['STEPS', 'FollowRun']
 # %% ../../nbs/07_training/14_following.ipynb #fol00003
 from collections.abc import Sequence
 from pathlib import Path
-from ..base.messages import notice
+from ..base.messages import first_line, notice
 from ..base.randomness import keep_random_states
 from ..base.steps import spread_places
 from ..base.trackers import TRACKERS
@@ -40,7 +40,7 @@ class FollowRun(RunCallback):
         try: return act()
         except Exception as error:
             (self.trackers or {}).pop(name, None)
-            notice(f'{name} does not follow the run any more ({type(error).__name__}: {str(error).splitlines()[0][:300] if str(error) else "no reason given"}); the run goes on without it')
+            notice(f'{name} does not follow the run any more ({type(error).__name__}: {first_line(error)}); the run goes on without it')
 
     def before_fit(self):
         if self.trackers is not None: return

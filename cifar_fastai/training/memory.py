@@ -16,7 +16,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.func import functional_call
 from ..base.messages import BadInput, out_of_memory
 from ..base.randomness import keep_random_states
-from ..base.devices import device_name, free_memory, memory_format
+from ..base.devices import autocast, device_name, free_memory, memory_format
 from ..recipes.recipe import is_library
 from .learner import CifarLearner
 
@@ -28,14 +28,14 @@ def saved_bytes(
 )->tuple[int, int]: # All that is saved, and the largest part of it
     "The bytes that a forward pass keeps for the backward pass, beside the weights"
     model, loss_func, kept = learner.model, learner.loss_func, {}
-    device, dtype = next(model.parameters()).device, {'bf16': torch.bfloat16, 'fp16': torch.float16}.get(precision)
+    device = next(model.parameters()).device
     def keep(tensor):
         kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage()
         return tensor
     images = torch.zeros(shape, device=device).contiguous(memory_format=memory_format(device))
     buffers = {name: value.clone() for name, value in model.named_buffers()}
     with keep_random_states(device), saved_tensors_hooks(keep, lambda tensor: tensor):
-        with torch.autocast(device.type, dtype, enabled=dtype is not None): logits = functional_call(model, buffers, (images,))
+        with autocast(device, precision): logits = functional_call(model, buffers, (images,))
         loss_func(logits.float(), torch.zeros(len(images), dtype=torch.long, device=device))
     weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
     sizes = [storage.nbytes() for place, storage in kept.items() if place not in weights]

@@ -14,7 +14,7 @@ from functools import partial
 import numpy as np, torch
 from PIL import Image
 from fastai.data.core import DataLoaders
-from ..base.messages import LINE, BadInput, step_after
+from ..base.messages import LINE, BadInput, first_line, step_after
 from ..base.wording import percent, percentage, thousands
 from ..base.randomness import keep_random_states
 from ..heatmaps.gradcam import METHODS, class_evidence
@@ -165,7 +165,7 @@ def heat_data(
 
 def absence_reason(error):
     "Why something is not there, in a line"
-    return str(error).splitlines()[0] if isinstance(error, BadInput) else f'{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ""}'[:300]
+    return first_line(error) if isinstance(error, BadInput) else f'{type(error).__name__}: {first_line(error)}'
 
 # %% ../../nbs/10_views/05_report_images.ipynb #heatone1
 SHARP = 128 # pixels of the side that small pictures are enlarged to, so that heat over them is smooth
