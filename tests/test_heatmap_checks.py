@@ -6,7 +6,7 @@ from pytorch_grad_cam.metrics.road import NoisyLinearImputer, ROADLeastRelevantF
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputSoftmaxTarget
 from scipy import stats
 from torch import nn
-from cifar_fastai.heatmaps.checks import HeatmapChecks, check_heatmaps, rank_correlation, with_random_weights
+from cifar_fastai.heatmaps.checks import HeatmapChecks, check_heatmaps, map_correlations, with_random_weights
 from cifar_fastai.base.messages import BadInput
 from cifar_fastai.base.intervals import mean_interval
 from cifar_fastai.heatmaps.pointing import edge_maps, gaussian_maps, heat_inside, peak, pointing_hits
@@ -147,7 +147,7 @@ def test_rank_correlation():
     generator = np.random.default_rng(0)
     before, after = generator.random((3, 6, 7)), generator.random((3, 6, 7)).round(1)
     after[2] = 0
-    found = rank_correlation(before, after)
+    found = map_correlations(before, after)
     for one, two, value in zip(before[:2], after[:2], found): assert value == pytest.approx(stats.spearmanr(one.ravel(), two.ravel())[0])
     assert np.isnan(found[2])
 

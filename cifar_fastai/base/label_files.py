@@ -243,8 +243,8 @@ def accept_suggestions(
 )->list[LabelRow]: # With the suggested class for a decision, where nobody decided and the suggestion is another class
     "Take every suggestion below a quality"
     sign, limit = parse_condition(condition)
-    def taken(row): return not row.label and row.suggested not in ('', row.given) and CONDITIONS[sign](row.quality, limit)
-    return [replace(row, label=row.suggested) if taken(row) else row for row in rows]
+    def is_open(row): return not row.label and row.suggested not in ('', row.given) and CONDITIONS[sign](row.quality, limit)
+    return [replace(row, label=row.suggested) if is_open(row) else row for row in rows]
 
 # %% ../../nbs/00_base/10_label_files.ipynb #clabchan
 def changes_text(

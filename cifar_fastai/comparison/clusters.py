@@ -137,7 +137,7 @@ class RayEngine(Workers):
         return f"Ray, {len(there)} machine{'s'*(len(there) != 1)}, {self.cpus} thread{'s'*(self.cpus != 1)}{f' and {self.gpus:g} GPUs' if self.gpus else ''} for each run"
 
     def start(self, run):
-        number, place, begun = self.numbers[id(run)], data_place(run.recipe), self.homes.get(id(run)) or self.begun(run)
+        number, place, begun = self.numbers[id(run)], data_place(run.recipe), self.homes.get(id(run)) or self.folder_to_resume(run)
         self.homes[id(run)] = begun
         known = self.data and self.data[place].fingerprints
         content = pack_folder(Path(begun)) if begun else None
@@ -207,7 +207,7 @@ class SlurmEngine(Workers):
         return f'Slurm, {self.cpus} threads for each run'
 
     def start(self, run):
-        begun = self.begun(run)
+        begun = self.folder_to_resume(run)
         job = self.executor.submit(train_there, describe_job(run, self.cpus), str(self.runs.resolve()), begun and str(Path(begun).resolve()), print)
         self.jobs[job.job_id] = run, job
 

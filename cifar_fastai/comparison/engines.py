@@ -98,7 +98,7 @@ class Workers:
         self.say(f'{self.name(run)}: failed   {first_line(run.failure)}')
         return False
 
-    def begun(self, run):
+    def folder_to_resume(self, run):
         "The folder that a run goes on in, where there is one; after a loss that is looked up"
         return run.begun or (known_runs(self.runs)[1].get(run.key) if self.tried[id(run)] > 1 else None)
 
@@ -156,7 +156,7 @@ class LocalEngine(Workers):
         here, there = self.context.Pipe(duplex=False)
         busy = [gpu for _, _, gpu in self.children.values()]
         gpu = min(range(self.gpus), key=busy.count) if self.gpus and run.recipe.device in ('auto', 'cuda') else None
-        child = self.context.Process(target=train_in_child, args=(there, describe_job(run, self.threads), self.runs, self.begun(run), gpu, self.images.get(data_place(run.recipe))))
+        child = self.context.Process(target=train_in_child, args=(there, describe_job(run, self.threads), self.runs, self.folder_to_resume(run), gpu, self.images.get(data_place(run.recipe))))
         child.start()
         there.close()
         self.children[here] = run, child, gpu

@@ -20,7 +20,7 @@ from ..views.sprites import picture_group
 from ..views.vector_charts import Line, line_chart
 from .significance import BOTH, p_text, seed_mean
 from .arms import Pair, by_class, image_table, nobody_right
-from .comparison import Comparison, arm_curves, curve_panels, table_text
+from .comparison import Comparison, arm_curves, curve_panels, comparison_text
 
 # %% ../../nbs/11_comparison/05_page.ipynb #4a923e96
 def comparison_charts(
@@ -126,7 +126,7 @@ def comparison_html(
     "A comparison as one HTML file"
     data, sheets = comparison_explorer_data(comparison)
     one, runs = comparison.arms[0].kept[0], sum(arm.n for arm in comparison.arms)
-    table = table_text(comparison.full_table(), comparison.levels)
+    table = comparison_text(comparison.full_table(), comparison.levels)
     return fill_page('comparison.html', scripts=('data.js', 'charts.js', 'gallery.js', 'comparison.js'), styles=('base.css', 'report.css', 'comparison.css'),
         heading=f'{len(comparison.arms)} recipes compared', arms=comparison.arms, runs=runs, images=len(one), single=all(arm.n == 1 for arm in comparison.arms),
         verdict=verdict(comparison), columns=list(table.columns), rows=table.to_dict('records'), failed=comparison.failed, choices=[

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PATCH', 'NETWORK_BUILDERS', 'Network', 'join_parts', 'custom_resnet', 'cifarnet', 'build_stages', 'resnet',
            'preact_resnet', 'basic_resnet', 'bottleneck_resnet', 'he_resnet', 'wide_resnet', 'network',
-           'parameter_count', 'summary_line', 'describe', 'networks_table']
+           'parameter_count', 'summary_line', 'network_parts', 'networks_table']
 
 # %% ../../nbs/04_models/02_networks.ipynb #idad97d1
 import copy
@@ -168,7 +168,7 @@ def summary_line(
     return f"{getattr(model, 'title', type(model).__name__)}: {parameter_count(model):,} parameters"
 
 # %% ../../nbs/04_models/02_networks.ipynb #d85ac0a7
-def describe(
+def network_parts(
     arch:str='resnet9', # A name in `NETWORKS`
     classes:int=10, # Length of the logits
     width:int|str='auto', # Channels of the first stage; auto: the network's own

@@ -12,7 +12,7 @@ from ..base.commands import add_option
 from ..base.messages import BadInput, BadWords, one_of
 from ..base.rules import Name, Number, Switch, Text
 from ..base.wording import value_text
-from .recipe import GROUPS, Recipe, RecipeField, recipe_fields
+from .recipe import FIELD_GROUPS, Recipe, RecipeField, recipe_fields
 from .named import RECIPES, named_recipe
 
 # %% ../../nbs/01_recipes/02_options.ipynb #80b361bd
@@ -35,7 +35,7 @@ def add_recipe_options(
     parser.add_argument('--recipe', metavar='NAME|FILE',
         help=f"a named recipe ({', '.join(RECIPES)}) or a recipe.json; the options below override its fields [default]")
     fields = {field.name: field for field in recipe_fields()}
-    for title, names in GROUPS.items():
+    for title, names in FIELD_GROUPS.items():
         group = parser.add_argument_group(title)
         for name in names:
             field = fields[name]

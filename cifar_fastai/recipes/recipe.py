@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['NETWORKS', 'NORMS', 'SCHEDULES', 'FITS', 'LIBRARIES', 'COMPILES', 'OPTIMIZERS', 'AUGMENTATIONS', 'CLASS_WEIGHTS',
-           'SAMPLERS', 'LOSSES', 'ORIGINAL', 'TEST_AUGMENTATIONS', 'DATA_FIELDS', 'NAMES', 'SHARE', 'POSITIVE', 'WHOLE',
-           'BATCH_SIZE', 'LIBRARY_BATCH_SIZE', 'TABLE_ONLY', 'LIBRARY_ONLY', 'LIBRARY_WHY', 'TABLE_WHY', 'PLAIN_VALUES',
-           'GROUPS', 'NetworkChoice', 'OptimizerChoice', 'Augmentation', 'augmentation', 'WithCutout', 'LossChoice',
-           'Architecture', 'is_library', 'Recipe', 'RecipeField', 'recipe_fields', 'recipe_from_dict', 'recipe_to_dict']
+           'SAMPLERS', 'LOSSES', 'ORIGINAL', 'TEST_AUGMENTATIONS', 'DATA_FIELDS', 'IN_NAMES', 'SHARE', 'POSITIVE',
+           'WHOLE', 'BATCH_SIZE', 'LIBRARY_BATCH_SIZE', 'TABLE_ONLY', 'LIBRARY_ONLY', 'LIBRARY_WHY', 'TABLE_WHY',
+           'PLAIN_VALUES', 'FIELD_GROUPS', 'NetworkChoice', 'OptimizerChoice', 'Augmentation', 'augmentation',
+           'WithCutout', 'LossChoice', 'Architecture', 'is_library', 'Recipe', 'RecipeField', 'recipe_fields',
+           'recipe_from_dict', 'recipe_to_dict']
 
 # %% ../../nbs/01_recipes/00_recipe.ipynb #ifef125e
 import dataclasses, re
@@ -173,7 +174,7 @@ def is_library(
     return ':' in arch
 
 DATA_FIELDS = ('data', 'image_size', 'fit', 'labels', 'label_column', 'test_share', 'soft_labels', 'test_labels') # that say which images and labels are read
-NAMES = 'names' # the word for labels in the names of the pictures
+IN_NAMES = 'names' # the word for labels in the names of the pictures
 SHARE = Number(low=0, high=1)
 POSITIVE = Number(above=0)
 WHOLE = Number(int, low=0)
@@ -263,7 +264,7 @@ class Recipe:
         for field in recipe_fields():
             object.__setattr__(self, field.name, field.rule(getattr(self, field.name), field.name))
         if self.labels == ORIGINAL: object.__setattr__(self, 'labels', '')
-        if self.test_labels == 'yes' and self.labels in ('', NAMES): raise BadInput('test_labels yes takes the file of --labels, and there is none\nName one: --labels FILE, or --test-labels FILE')
+        if self.test_labels == 'yes' and self.labels in ('', IN_NAMES): raise BadInput('test_labels yes takes the file of --labels, and there is none\nName one: --labels FILE, or --test-labels FILE')
         if self.loss_parameter != 'auto':
             if self.loss == 'ce': raise BadInput(f'loss_parameter {self.loss_parameter:g} is for a loss that has one, and cross-entropy has none\nOne of: {", ".join(list(LOSSES)[1:])}')
             LOSSES[self.loss].rule(self.loss_parameter, f'loss_parameter of {self.loss}')
@@ -309,7 +310,7 @@ def recipe_to_dict(
     return dataclasses.asdict(recipe)
 
 # %% ../../nbs/01_recipes/00_recipe.ipynb #b0000007
-GROUPS = {
+FIELD_GROUPS = {
     'data': (*DATA_FIELDS, 'limit', 'holdout', 'set_aside', 'fold'),
     'network': ('arch', 'pretrained', 'weights', 'width', 'norm', 'norm_weights', 'norm_momentum', 'whiten', 'whiten_eps', 'dirac'),
     'training': ('epochs', 'freeze_epochs', 'body_lr', 'keep_norms', 'batch_size', 'optimizer', 'muon_steps', 'momentum', 'momentum_low', 'weight_decay', 'decay_norms', 'bias_lr',

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['run_predictions', 'load_interpretation', 'interpret_run', 'interpret_people', 'note_failure', 'explain', 'last_count',
-           'copies_line', 'summary']
+           'accuracy_without_copies', 'summary']
 
 # %% ../../nbs/09_runs/04_interpreted.ipynb #irunsint
 from collections.abc import Sequence
@@ -130,7 +130,7 @@ def last_count(run):
     if metrics.get('valid_is') != 'test' or metrics.get('selected') != 'last' or not len(history): return None
     return round(float(history.valid_accuracy.iloc[-1])*metrics['test_images'])
 
-def copies_line(metrics):
+def accuracy_without_copies(metrics):
     "What the accuracy is without the test images that were trained on"
     copies, images = metrics['copies'], metrics['test_images']
     without = copies['test_accuracy_without']
@@ -152,7 +152,7 @@ def summary(
     compiling = f"; {format_time(metrics['compile_seconds'])} of compiling beside it" if metrics['compile_seconds'] else ''
     until = f"until    {until_line(metrics['until'])}\n" if 'until' in metrics else ''
     views = metrics.get('tta')
-    copies = f"copies   {copies_line(metrics)}\n" if metrics.get('copies', {}).get('test_images') else ''
+    copies = f"copies   {accuracy_without_copies(metrics)}\n" if metrics.get('copies', {}).get('test_images') else ''
     several = f"tta      {views['test_accuracy']:.2%} with test-time augmentation ({views['kind']}), which the figure above is without\n" if views else ''
     changed = f"labels   {changes_lines({'test_labels': metrics['test_labels']})[0]}\n" if metrics.get('test_labels') else ''
     return (f"{changed}{until}test     {metrics['test_accuracy']:.2%} ({right}/{metrics['test_images']}), loss {metrics['test_loss']:.4f}; "

@@ -17,7 +17,7 @@ from fastai.callback.core import Callback
 from fastcore.imports import IN_NOTEBOOK
 from ..base.messages import LINE, BadInput, SaidElsewhere, notice, say, show_moving
 from ..base.commands import failure
-from ..base.files import LOST, MANIFEST, clear_partial, faults, lock_folder, read_json, write_json
+from ..base.files import NEEDS_TRAINING, MANIFEST, clear_partial, faults, lock_folder, read_json, write_json
 from ..base.randomness import seed_everything
 from ..base.trackers import check_trackers
 from ..base.devices import choose_device, choose_precision, compute_deterministically
@@ -70,7 +70,7 @@ def find_peak(
     if learner.recipe.lr != 'find': return
     found = find_learning_rate(learner)
     learner.resolved = learner.resolved.with_rate(found.lr, suggestions=found.suggestions, suggestion=found.taken)
-    folder.found(found)
+    folder.note_rate(found)
 
 def fit_session(
     learner:CifarLearner,
@@ -96,7 +96,7 @@ def load_finished(
 )->Run:
     "The run, its files whole"
     wrong = faults(path)
-    lost = [f'{name} {text}' for name, text in wrong.items() if name in LOST]
+    lost = [f'{name} {text}' for name, text in wrong.items() if name in NEEDS_TRAINING]
     if lost:
         raise BadInput(f"'{path}' is complete but damaged: {'; '.join(lost)}\nThis cannot be made again without a training: "
                        f'python -m cifar_fastai.train --recipe {path}/recipe.json')

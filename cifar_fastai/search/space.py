@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from ..base.messages import BadInput, BadWords
 from ..base.commands import Keeping
 from ..base.rules import Number
-from ..recipes.recipe import GROUPS, Recipe
+from ..recipes.recipe import FIELD_GROUPS, Recipe
 from ..recipes.options import option_text, split_field
 
 # %% ../../nbs/12_search/00_space.ipynb #spc00006
@@ -73,7 +73,7 @@ def field_to_vary(
     return field.name, found
 
 # %% ../../nbs/12_search/00_space.ipynb #spc00009
-FIXED = {**dict.fromkeys(GROUPS['data'], 'decides which images there are'), 'seed': 'is for repeating a recipe, not for choosing one',
+FIXED = {**dict.fromkeys(FIELD_GROUPS['data'], 'decides which images there are'), 'seed': 'is for repeating a recipe, not for choosing one',
          'device': 'is no part of the result', 'deterministic': 'is no part of the result'}
 
 def check_space(

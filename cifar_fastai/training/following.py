@@ -55,9 +55,9 @@ class FollowRun(RunCallback):
         with keep_random_states(self.dls.device):
             rates, losses = self.recorder.lrs, self.recorder.losses
             for place in self.sent + spread_places(len(rates) - self.sent, STEPS):
-                self.tell('numbers', {'step_loss': float(losses[place]), 'step_lr': float(rates[place])}, int(place) + 1)
+                self.tell('send_numbers', {'step_loss': float(losses[place]), 'step_lr': float(rates[place])}, int(place) + 1)
             self.sent = len(rates)
-            self.tell('numbers', {name: float(value) for name, value in self.history.rows[-1].items()}, self.sent)
+            self.tell('send_numbers', {name: float(value) for name, value in self.history.rows[-1].items()}, self.sent)
 
     def attach(self,
         metrics:dict, # metrics.json; its numbers are sent
@@ -65,7 +65,7 @@ class FollowRun(RunCallback):
         page:Path, # report.html, if it is there
     )->None:
         "Send what a run leaves at its end"
-        self.tell('numbers', {name: float(value) for name, value in metrics.items() if name.startswith('test_') and isinstance(value, (int, float))}, self.sent)
+        self.tell('send_numbers', {name: float(value) for name, value in metrics.items() if name.startswith('test_') and isinstance(value, (int, float))}, self.sent)
         for path in pictures:
-            if path.is_file(): self.tell('picture', path.stem, path, self.sent)
-        if page.suffix == '.html' and page.is_file(): self.tell('page', page)
+            if path.is_file(): self.tell('send_picture', path.stem, path, self.sent)
+        if page.suffix == '.html' and page.is_file(): self.tell('send_page', page)

@@ -14,7 +14,7 @@ from fastai.learner import Learner
 from ..base.wording import MEASURED, duration, percentage, thousands
 from ..base.intervals import wilson_interval
 from ..base.steps import spread_places
-from ..recipes.recipe import GROUPS, NETWORKS, recipe_fields
+from ..recipes.recipe import FIELD_GROUPS, NETWORKS, recipe_fields
 from ..recipes.named import RECIPES
 from ..recipes.options import nearest_recipe, option_text
 from ..interpretation.predictions import ClassifiedImages, class_table, confusion
@@ -34,7 +34,7 @@ def recipe_groups(
         value, became = getattr(record.recipe, name), resolved.get(name)
         return dict(name=name.replace('_', ' '), value=option_text(value), became='' if became is None or became == value else option_text(became),
                     changed=value != fields[name].default, default=option_text(fields[name].default))
-    return [dict(title=title, fields=[row(name) for name in names]) for title, names in GROUPS.items()]
+    return [dict(title=title, fields=[row(name) for name in names]) for title, names in FIELD_GROUPS.items()]
 
 # %% ../../nbs/10_views/03_report_facts.ipynb #76ffc6f1
 def fact_group(title, rows): return [(title, [(name, text) for name, text in rows if text])] if any(text for _, text in rows) else []

@@ -6,7 +6,7 @@
 __all__ = ['SHOWN', 'WRONG_SIDE', 'RIGHT_SIDE', 'HEAT_BYTES', 'HEATED', 'BATCH', 'SHARP', 'row_order', 'likeliest', 'packed_rows',
            'row_bytes', 'picture_groups', 'omission_text', 'explorer_data', 'heated_images', 'evidence_batches',
            'heat_data', 'absence_reason', 'enlarge', 'heat_picture', 'shown_error', 'worst_errors', 'judged_maps',
-           'pair_sentence', 'sample_grids', 'label_of', 'augmented_images']
+           'pair_sentence', 'sample_grids', 'dataset_labels', 'augmented_images']
 
 # %% ../../nbs/10_views/05_report_images.ipynb #i97ad621
 import json
@@ -269,12 +269,12 @@ def sample_grids(
         return dict(title=title, height=height, width=width, small=max(height, width) <= 64,
                     pictures=[dict(src=picture_uri(image, 128), name=name) for image, name in zip(seen, names)])
     where, there = chosen(train), chosen(test)
-    labels, seen = label_of(train, where), label_of(test, there)
+    labels, seen = dataset_labels(train, where), dataset_labels(test, there)
     training = [('Training images', network_inputs), ('The same, augmented', augmented_images)] if len(where) else []
     return [*(grid(title, train, read(train, where), labels) for title, read in training),
             grid(f'{name.capitalize()} images' if name != 'set' else 'Images', test, network_inputs(test, there), seen)]
 
-def label_of(loader, indices):
+def dataset_labels(loader, indices):
     "Class indices of these images"
     return [loader.dataset[int(index)][1] for index in indices]
 
