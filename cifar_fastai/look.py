@@ -10,7 +10,8 @@ import sys
 from pathlib import Path
 from .base.commands import Parser, add_option, add_out, make_folder, make_main, run_command
 from .base.messages import BadInput
-from .recipes.options import metavar, option_text
+from .base.wording import value_text
+from .recipes.options import metavar
 from .recipes.recipe import DATA_FIELDS, recipe_fields
 
 # %% ../nbs/13_doors/05_look.ipynb #4df995db
@@ -71,7 +72,7 @@ def look_parser(
     parser = Parser(program, 'What is read of a data set, and a sample of each class, before anyone trains.', 'DATA [OPTIONS]', act=look_by_options)
     parser.add_argument('data', metavar='DATA', help='cifar10, shapes, or a path: a folder, an archive, the official files')
     for field in recipe_fields():
-        if field.name in FIELDS: add_option(parser, f"--{field.name.replace('_', '-')}", field.rule, metavar(field.rule), f'{field.help} [{option_text(field.default)}]', field.default)
+        if field.name in FIELDS: add_option(parser, f"--{field.name.replace('_', '-')}", field.rule, metavar(field.rule), f'{field.help} [{value_text(field.default)}]', field.default)
     add_out(parser, 'data.json and samples.png, in a folder called like the data', 'looks', 'looks')
     return parser
 

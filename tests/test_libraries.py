@@ -178,8 +178,8 @@ def test_epochs_and_batches_follow_from_the_size_of_the_data():
 
 def test_uneven_classes_are_said_and_weighed_and_drawn_alike():
     labels = np.repeat([0, 1, 2], [60, 30, 10])
-    assert "'a' has 60 training images, 'c' 10" in uneven_notes(labels, ('a', 'b', 'c'), Recipe())[0]
-    assert uneven_notes(labels, ('a', 'b', 'c'), Recipe(sampler='balanced')) == () == uneven_notes(labels[30:60], ('a', 'b'), Recipe(class_weights='balanced'))
+    assert "'a' has 60 training images, 'c' 10" in uneven_notes(labels, ('a', 'b', 'c'))[0]
+    assert uneven_notes(labels, ('a', 'b', 'c'), balanced=True) == () == uneven_notes(labels[50:70], ('a', 'b'))
     order = balanced_order(labels, torch.Generator().manual_seed(1))
     counts = np.bincount(labels[order])
     assert counts.sum() == 100 and np.ptp(counts) <= 1 and np.ptp(np.bincount(order)[90:]) <= 1

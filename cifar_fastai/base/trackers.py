@@ -31,12 +31,12 @@ class TensorBoard:
     needs = 'tensorboard'
     def __init__(self,
         path:Path, # The run folder
-        recipe:dict, # Its fields
+        fields:dict, # Of its recipe
         step:int=0, # Steps that are done: what an earlier part wrote after them is hidden
     ):
         from torch.utils.tensorboard import SummaryWriter
         self.writer = SummaryWriter(str(Path(path)/'tensorboard'), purge_step=step + 1 if step else None)
-        self.writer.add_text('recipe', '\n'.join(f'    {line}' for line in json.dumps(recipe, indent=1).splitlines()))
+        self.writer.add_text('recipe', '\n'.join(f'    {line}' for line in json.dumps(fields, indent=1).splitlines()))
 
     def send_numbers(self, values, step):
         for name, value in values.items(): self.writer.add_scalar(name, value, step)
@@ -52,10 +52,10 @@ class TensorBoard:
 class Wandb:
     "Weights & Biases; WANDB_MODE=offline keeps all in `wandb` in the run folder"
     needs = 'wandb'
-    def __init__(self, path, recipe, step=0):
+    def __init__(self, path, fields, step=0):
         import wandb
         self.client = wandb
-        self.run = wandb.init(project=os.environ.get('WANDB_PROJECT', PROJECT), name=Path(path).name, id=tracker_name(path, 'wandb'), resume='allow', dir=str(path), config=recipe, reinit='create_new')
+        self.run = wandb.init(project=os.environ.get('WANDB_PROJECT', PROJECT), name=Path(path).name, id=tracker_name(path, 'wandb'), resume='allow', dir=str(path), config=fields, reinit='create_new')
 
     def send_numbers(self, values, step): self.run.log(values, step=step)
     def send_picture(self, name, path, step): self.run.log({name: self.client.Image(str(path))}, step=step)
@@ -74,14 +74,14 @@ def allow_files():
 class MLflow:
     "MLflow, at MLFLOW_TRACKING_URI, else in `mlruns` beside the run folder"
     needs = 'mlflow'
-    def __init__(self, path, recipe, step=0):
+    def __init__(self, path, fields, step=0):
         from mlflow import MlflowClient
         from mlflow.entities import Metric, Param
         self.metric = Metric
         with allow_files(): self.client = MlflowClient(os.environ.get('MLFLOW_TRACKING_URI') or (Path(path).resolve().parent/'mlruns').as_uri())
         def begin():
             run = self.create_run(Path(path).name)
-            self.client.log_batch(run, params=[Param(name, str(value)) for name, value in recipe.items()])  # once: a longer run may not change them
+            self.client.log_batch(run, params=[Param(name, str(value)) for name, value in fields.items()])  # once: a longer run may not change them
             return run
         self.id = tracker_name(path, 'mlflow', begin)
         self.client.update_run(self.id, 'RUNNING')
@@ -100,10 +100,10 @@ class MLflow:
 class Trackio:
     "Trackio, on this machine unless TRACKIO_SPACE_ID says otherwise; a page has no place in it"
     needs = 'trackio'
-    def __init__(self, path, recipe, step=0):
+    def __init__(self, path, fields, step=0):
         import trackio
         self.client = trackio
-        self.run = trackio.init(project=PROJECT, name=f"{Path(path).name}-{tracker_name(path, 'trackio')[:6]}", config=recipe, resume='allow')
+        self.run = trackio.init(project=PROJECT, name=f"{Path(path).name}-{tracker_name(path, 'trackio')[:6]}", config=fields, resume='allow')
 
     def send_numbers(self, values, step): self.client.log(values, step=step)
     def send_picture(self, name, path, step): self.client.log({name: self.client.Image(str(path), caption=name)}, step=step)

@@ -44,7 +44,10 @@ def duration(
 MEASURED = dict(holdout='hold-out', test='test set', valid='validation set') # what `valid_is` says, in words
 def percentage(value, digits=2): return '–' if value is None or value != value else f'{value:.{digits}%}'
 def thousands(value): return f'{value:,.0f}'
-def value_text(value): return value if isinstance(value, str) else f'{value:g}' if isinstance(value, float) else str(value)
+def value_text(value):
+    "A value as a person types it"
+    if isinstance(value, bool): return 'yes' if value else 'no'
+    return f'{value:g}' if isinstance(value, float) else str(value)
 
 # %% ../../nbs/00_base/02_wording.ipynb #b0000001
 def percent(

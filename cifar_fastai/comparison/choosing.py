@@ -35,7 +35,7 @@ def try_recipe(
         learner = cifar_learner(image_dataloaders(data, recipe), recipe)
         history = History()
         lr = find_learning_rate(learner).lr if recipe.lr == 'find' else learner.resolved.lr
-        with learner.no_bar(), learner.no_logging(): fit_recipe(learner, lr, [history, *stopping_callbacks(recipe, lambda line: None)])
+        with learner.no_bar(), learner.no_logging(): fit_recipe(learner, lr, [history, *stopping_callbacks(learner, lambda line: None)])
         kept = CifarInterpretation.from_learner(learner).kept
         result = dict(accuracy=float(kept.right.mean()), loss=float(kept.losses.mean(dtype=float)), lr=float(lr), failed='')
     except BadInput as error: result = dict(accuracy=None, loss=None, lr=None, failed=first_line(error_reason(error)))

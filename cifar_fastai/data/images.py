@@ -184,7 +184,6 @@ def near_pairs(
         found.append(near[near[:, 0] < near[:, 1]])
     return np.concatenate(found)
 
-
 # %% ../../nbs/03_data/01_images.ipynb #c20cop02
 def join_pairs(
     count:int, # How many things there are
@@ -231,7 +230,6 @@ def is_near(one, other):
     one, other = one.astype(np.float32)/255, other.astype(np.float32)/255
     return ((one - other)**2).mean()**0.5 <= min(COPY_DIFFERENCE, COPY_DEVIATION*min(one.std(), other.std()))
 
-
 # %% ../../nbs/03_data/01_images.ipynb #c20fol01
 def fold_numbers(
     labels:np.ndarray, # Class index of each image, shape (N,)
@@ -264,7 +262,6 @@ def fold_positions(
     if folds > len(kept): raise BadInput(f'--fold {fold}: there are {len(kept)} training images for {folds} parts\nTake fewer parts')
     numbers = fold_numbers(data.labels[kept], group_copies(data, kept), folds, seed)
     return kept[numbers == part]
-
 
 # %% ../../nbs/03_data/01_images.ipynb #setaside2
 def without_test_set(
@@ -300,11 +297,11 @@ UNEVEN = 2 # times as many images in the largest class as in the smallest, from 
 def uneven_notes(
     labels:np.ndarray, # Class index of each training image, shape (N,)
     classes:tuple[str,...], # Class names
-    recipe, # A `Recipe`: nothing is said where it balances already
+    balanced:bool=False, # Whether a recipe balances them already: then nothing is said
 )->tuple[str,...]: # A line, or none
     "What to say of classes with many and with few training images"
     counts = np.bincount(labels, minlength=len(classes))
     few, many = int(counts.argmin()), int(counts.argmax())
-    if counts[many] < UNEVEN*max(counts[few], 1) or recipe.class_weights != 'none' or recipe.sampler != 'plain': return ()
+    if counts[many] < UNEVEN*max(counts[few], 1) or balanced: return ()
     return (f"classes are uneven: {classes[many]!r} has {counts[many]:,} training images, {classes[few]!r} {counts[few]:,}; "
             'accuracy favours the large ones (--class-weights balanced or --sampler balanced counts each alike)',)

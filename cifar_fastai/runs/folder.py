@@ -67,13 +67,12 @@ SAMPLE_FILES = ('samples_train.png', 'samples_augmented.png', 'samples_test.png'
 
 def keep_labels(
     path:Path, # A run folder
-    recipe, # A `Recipe`
-    changes:dict|None, # Of its `ImageData`
+    learner:CifarLearner,
 )->None:
     "Keep the label files of a run beside it: a person goes on with theirs"
-    known = {about['sha256'] for about in (changes or {}).values()}
+    known = {about['sha256'] for about in (learner.dls.data.changes or {}).values()}
     for field in LABEL_FILES:
-        for number, name in enumerate(getattr(recipe, field).split('+'), 1):
+        for number, name in enumerate(getattr(learner.recipe, field).split('+'), 1):
             file = Path(name).expanduser()
             if name and file.is_file() and checksum(file) in known: shutil.copyfile(file, path/f'used_{field}_{number}.csv')
 

@@ -81,7 +81,7 @@ def fit_session(
     "Fit; the folder fills meanwhile"
     recipe = learner.recipe
     history, progress = History(folder.epoch), ProgressLine(recipe.progressive, folder.estimate)
-    cbs = [history, progress, checkpoints, *stopping_callbacks(recipe, folder.say), *cbs]
+    cbs = [history, progress, checkpoints, *stopping_callbacks(learner, folder.say), *cbs]
     with ExitStack() as around:
         around.enter_context(checkpoints.stops)
         if not IN_NOTEBOOK: [around.enter_context(part) for part in (learner.no_logging(), learner.no_bar())]
@@ -156,7 +156,7 @@ def start_run(
     if path: check_identity(path, about, now)
     else:
         path, about = new_run_folder(out, name, recipe, now), now
-        keep_labels(path, recipe, learner.dls.data.changes)
+        keep_labels(path, learner)
     learner.path = path
     return learner, path, {**about, 'recipe': recipe_to_dict(recipe), 'by_hand': sorted({*about.get('by_hand', ()), *learner.by_hand})}
 

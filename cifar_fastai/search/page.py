@@ -11,10 +11,9 @@ __all__ = ['STRANDS_WIDTH', 'STRANDS_HEIGHT', 'SWITCHED', 'history_chart', 'find
 import shlex
 from pathlib import Path
 import numpy as np, pandas as pd
-from ..base.wording import percentage
+from ..base.wording import percentage, value_text
 from ..base.files import json_values, whole_file
 from ..recipes.recipe import recipe_to_dict
-from ..recipes.options import option_text
 from ..data.images import ImageData
 from ..views.pages import fill_page, write_page
 from ..views.vector_charts import Axis, Line, line_chart
@@ -143,7 +142,7 @@ def next_commands(
 def answer_text(table, named):
     "What the search has come to, in a sentence or two"
     if named is None: return f"The search goes on; the best trial so far has {percentage(table[table.state == 'complete'].accuracy.max(), 1)}." if (table.state == 'complete').any() else 'The search goes on; no trial has come to its end.'
-    text = ', '.join(f"{name.replace('_', ' ')} {option_text(value)}" for name, value in named.fields.items())
+    text = ', '.join(f"{name.replace('_', ' ')} {value_text(value)}" for name, value in named.fields.items())
     if not named.path: return f'{named.name[0].upper()}{named.name[1:]} is named: {text}. {named.verdict()}'
     tested = named.metrics
     return f"{named.name[0].upper()}{named.name[1:]} is named: {text}. Trained on all training images it has {percentage(tested['test_accuracy'], 2)} on the {tested['test_images']:,} test images (one seed)."
@@ -171,7 +170,7 @@ def search_html(
         heading=f"A search over {', '.join(name.replace('_', ' ') for name in search.space)}", answer=answer_text(table, named), counted=trials_text(table), images=images, best=best,
         noise=holdout_noise(best, images), notes=notes, bars=arm_bars(named.comparison) if named and named.comparison else [], verdict=named.verdict() if named else '',
         history=history_chart(study, table) if len(complete) else line_chart('Accuracy of each trial', [], 'trial'), curves=curve_strands(study), importances=find_importances(study) if several else [],
-        parallel=parallel_strands(study, search) if several else None, slices=slice_charts(study) if several else [], complete=len(complete), fields=list(search.space), rows=[{**row, **{name: None if row[name] is None else option_text(row[name]) for name in search.space}} for row in json_values(order.to_dict('records'))],
+        parallel=parallel_strands(study, search) if several else None, slices=slice_charts(study) if several else [], complete=len(complete), fields=list(search.space), rows=[{**row, **{name: None if row[name] is None else value_text(row[name]) for name in search.space}} for row in json_values(order.to_dict('records'))],
         named=named.trial if named else None, commands=next_commands(search, table, named, folder, command), searcher=f'{search.searcher}, which {SEARCHERS[search.searcher]}',
         pruner=f'{search.pruner}: {PRUNERS[search.pruner]}', space=[(name, space_text(values)) for name, values in search.space.items()],
         common=[(name.replace('_', ' '), value) for name, value in recipe_to_dict(search.recipe).items() if name not in search.space], fingerprint=data.fingerprints['test'])

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['TORCHRUN_NAMES', 'CONNECTION_LOST', 'PATIENCE', 'NEW', 'OWN_BUFFERS', 'Processes', 'read_processes', 'check_device',
-           'train_command', 'name_loss', 'end_when_stuck', 'join_processes', 'leave_processes', 'reads_whole',
-           'ShareBatch', 'JoinProcesses', 'check_shares', 'join_learner']
+           'train_command', 'name_loss', 'end_when_stuck', 'join_processes', 'leave_processes', 'ShareBatch',
+           'JoinProcesses', 'check_shares', 'join_learner']
 
 # %% ../../nbs/07_training/15_distributed.ipynb #d14d1502
 import gc, os, re, signal, threading
@@ -20,7 +20,7 @@ from fastai.torch_core import num_distrib, rank_distrib
 from torch.nn.parallel import DistributedDataParallel
 from ..base.messages import BadInput, SaidElsewhere
 from ..base.randomness import keep_random_states, random_states, set_random_states
-from ..recipes.recipe import Recipe, augmentation
+from ..recipes.recipe import augmentation
 from .run_callback import ORDERS, RunCallback
 from .learner import CifarLearner
 from .stopping import ProcessLost
@@ -178,12 +178,6 @@ def leave_processes(
     if processes.own and dist.is_initialized(): dist.destroy_process_group()
 
 # %% ../../nbs/07_training/15_distributed.ipynb #d14d1514
-def reads_whole(
-    recipe:Recipe,
-)->bool:
-    "Whether each process needs the images of the whole batch"
-    return bool(recipe.mixup or recipe.cutmix) or augmentation(recipe.augment).fastai
-
 class ShareBatch(RunCallback):
     "Leaves this process its share of the images, and of the targets while the network computes"
     order = ORDERS['ShareBatch']
@@ -289,5 +283,7 @@ def join_learner(
     "Have a Learner train with the other processes"
     if not processes.several: return learner
     learner.dls.valid.bs = processes.tell(learner.dls.valid.bs)  # it depends on what a GPU has free
-    learner.add_cbs([ShareBatch(processes, reads_whole(learner.recipe)), JoinProcesses(processes)])
+    recipe = learner.recipe
+    whole = bool(recipe.mixup or recipe.cutmix) or augmentation(recipe.augment).fastai
+    learner.add_cbs([ShareBatch(processes, whole), JoinProcesses(processes)])
     return learner

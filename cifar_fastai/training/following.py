@@ -24,9 +24,9 @@ class FollowRun(RunCallback):
     def __init__(self,
         names:Sequence[str], # In `TRACKERS`
         path:Path, # The run folder
-        recipe:dict, # Its fields
+        fields:dict, # Of its recipe
     ):
-        self.names, self.path, self.recipe, self.trackers, self.sent, self.status = names, Path(path), recipe, None, 0, 'complete'
+        self.names, self.path, self.fields, self.trackers, self.sent, self.status = names, Path(path), fields, None, 0, 'complete'
 
     def __enter__(self): return self
     def __exit__(self, kind, error, trace):
@@ -47,7 +47,7 @@ class FollowRun(RunCallback):
         self.sent, self.trackers = len(self.recorder.lrs), {}
         with keep_random_states(self.dls.device):
             for name in self.names:
-                found = self.guard(name, lambda: TRACKERS[name](self.path, self.recipe, self.sent))
+                found = self.guard(name, lambda: TRACKERS[name](self.path, self.fields, self.sent))
                 if found: self.trackers[name] = found
 
     def after_epoch(self):

@@ -70,12 +70,13 @@ def memory_need(
     learner.model.train(training)
     each = (four - two)//2
     weights = sum(p.nbytes for p in learner.model.parameters())
-    copies = 1 + kept_copies(learner.recipe)
+    copies = 1 + kept_copies(learner)
     image = (each + min(largest//4, each))*(size/side)**2
     return MemoryNeed(int(GAPS*(two - 2*each + copies*weights)) + ONCE, int(GAPS*image))
 
-def kept_copies(recipe):
+def kept_copies(learner):
     "Numbers that are kept for each weight, by the optimizer, averages and early stopping"
+    recipe = learner.recipe
     return {'sgd': 1, 'muon': 1}.get(recipe.optimizer, 2) + 2*bool(recipe.ema) + bool(recipe.lookahead) + bool(recipe.early_stopping)
 
 # %% ../../nbs/07_training/13_memory.ipynb #35f4b94c
