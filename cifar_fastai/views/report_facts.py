@@ -193,7 +193,7 @@ def run_warnings(
     jpeg = kept is not None and any(str(name).lower().endswith(('.jpg', '.jpeg')) for name in kept.names)
     if data.get('name') == 'cifar10' and jpeg:
         found.append(Caution('Re-encoded pictures', 'this CIFAR-10 was read from JPEG files, which the official images are not: published numbers are not comparable',
-                             'For those, name the official files with --data'))
+                             'To compare with them, train on the official files: --data PATH'))
     found += [Caution('Pictures', note) for note in data.get('notes', ())]
     return found + (edge_warning(curve, (record.about.get('resolved') or {}).get('lr')) if curve is not None else [])
 

@@ -84,10 +84,10 @@ def check_tables(
         tables.append(dict(title='Pointing', note='how often the peak lies on the figure, and how much of the heat', heads=['map', 'peak on the figure', 'heat on the figure', 'verdict'],
             rows=[[row['map'], number_interval(row.get('points'), percent=True), number_interval(row.get('heat'), percent=True), row.get('verdict', '')] for row in checks['pointing']]))
     if checks.get('faithfulness'):
-        tables.append(dict(title='Faithfulness', note='ROAD: what it costs the network to lose the pixels that a map marks; 0 is chance, 0.5 the most there is', heads=['map', 'ROAD', 'more than a random map', 'verdict'],
+        tables.append(dict(title='Faithfulness', note='how much more the network loses when the pixels that a map marks are taken away than when the others are (ROAD): 0 is chance, 0.5 the most there is', heads=['map', 'ROAD', 'more than a random map', 'verdict'],
             rows=[[row['map'], number_interval(row.get('road'), 3), number_interval(row.get('gain'), 3), row.get('verdict', '')] for row in checks['faithfulness']]))
     if checks.get('sanity'):
-        tables.append(dict(title='Sanity', note='rank correlation of the maps before and after the weights are drawn anew: near 0 where maps depend on them', heads=['map', 'correlation', 'verdict'],
+        tables.append(dict(title='Sanity', note='the maps of this network against those of the same network with random weights: where maps show what was learnt, their rank correlation is near 0', heads=['map', 'correlation', 'verdict'],
             rows=[[row['map'], number_interval(row.get('correlation'), 3), row.get('verdict', '')] for row in checks['sanity']]))
     return tables
 
@@ -145,7 +145,7 @@ def answer_values(interpretation, heat):
     both = np.triu(matrix + matrix.T, 1)
     most = np.unravel_index(both.argmax(), both.shape)
     return dict(pair=dict(pair, there=names[places[0]], back=names[places[1]], of=int(matrix[places[0]].sum()), reverse=int(matrix[places[::-1]]), shown=shown,
-                          both=None if both[most] == both[tuple(sorted(places))] else dict(names=[names[place] for place in most], count=int(both[most])),
+                          both=None if both[most] == both[tuple(sorted(places))] else dict(names=[names[place] for place in most], places=[int(place) for place in most], counts=[int(matrix[most]), int(matrix[most[::-1]])]),
                           why=pair_sentence(kept, heat, *places)), errors=errors)
 
 def pictures_values(interpretation, base, heat, no_heat, name):
@@ -209,7 +209,7 @@ def history_table(history, valid_is='valid'):
     if not len(history): return None
     known = [name for name in history.columns if pd.api.types.is_numeric_dtype(pd.to_numeric(history[name], errors='coerce'))]
     def text(name, value): return f'{value:.0f}' if name in ('epoch', 'seconds') else percentage(value) if name.endswith('accuracy') else f'{value:.4g}'
-    words = {'lr': 'lr at the end', 'seconds': 'seconds with testing'}
+    words = {'lr': 'learning rate at its end', 'seconds': 'seconds with testing'}
     return dict(heads=[words.get(name) or name.replace('valid_', MEASURED[valid_is].removesuffix(' set') + ' ').replace('_', ' ') for name in known], rows=[[text(name, float(row[name])) for name in known] for _, row in history[known].iterrows()])
 
 # %% ../../nbs/10_views/06_report_page.ipynb #9b2400b8
