@@ -19,19 +19,18 @@ MOST_CLASSES, SAMPLES_A_CLASS = 30, 8
 
 def plot_classes(
     data, # An `ImageData`
-    most:int=MOST_CLASSES, # Classes at most
 ): # A `Picture`: a row for each class
     "The first training images of each class"
     import numpy as np
     from cifar_fastai.base.figures import plot_images
     chosen, titles = [], []
     random = np.random.default_rng(0)
-    for label, title in list(enumerate(data.classes))[:most]:
+    for label, title in list(enumerate(data.classes))[:MOST_CLASSES]:
         places = np.flatnonzero(data.labels == label)
         places = np.sort(random.permutation(places)[:SAMPLES_A_CLASS])
         chosen += [data.images[places], np.full((SAMPLES_A_CLASS - len(places), *data.images.shape[1:]), 255, np.uint8)]
         titles += [title] + ['']*(SAMPLES_A_CLASS - 1)
-    return plot_images(np.concatenate(chosen), titles, columns=SAMPLES_A_CLASS, heading=f'{data.name}: a sample of each class' if len(data.classes) <= most else f'{data.name}: {most} of {len(data.classes)} classes')
+    return plot_images(np.concatenate(chosen), titles, columns=SAMPLES_A_CLASS, heading=f'{data.name}: a sample of each class' if len(data.classes) <= MOST_CLASSES else f'{data.name}: {MOST_CLASSES} of {len(data.classes)} classes')
 
 def print_reading(read):
     "The table of what was read, and what lies elsewhere"

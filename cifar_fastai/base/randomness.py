@@ -115,14 +115,9 @@ def keep_random_states(
     device:torch.device, # The device whose generator is kept beside those of Python, NumPy and the CPU
 ):
     "Whatever is drawn inside, the random states afterwards are those from before"
-    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    accelerator = None if device.type in ('cpu', 'meta') else getattr(torch, device.type)
-    where = () if device.type == 'mps' else (device,)
-    if accelerator: on_device = accelerator.get_rng_state(*where)
+    states = random_states(device)
     try: yield
-    finally:
-        random.setstate(states[0]); np.random.set_state(states[1]); torch.set_rng_state(states[2])
-        if accelerator: accelerator.set_rng_state(on_device, *where)
+    finally: set_random_states(states)
 
 # %% ../../nbs/00_base/05_randomness.ipynb #866e1bbd
 def seed_everything(

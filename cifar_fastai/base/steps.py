@@ -26,7 +26,6 @@ def spread_places(
 
 def step_table(
     learner, # Any fastai Learner, in a fit or after it
-    most:int=MOST_STEPS, # Steps to keep at most
 )->pd.DataFrame: # step (from 1), epoch (epochs done with it, a fraction), lr, momentum, loss (smoothed); of the steps so far
     "What the Recorder of a Learner kept of its last fit, step by step"
     recorder = getattr(learner, 'recorder', None)
@@ -36,7 +35,7 @@ def step_table(
     constant = next((float(hyper['mom']) for hyper in reversed(list(getattr(learner.opt, 'hypers', ()))) if 'mom' in hyper), np.nan)
     momentum = np.array(scheduled.get('mom', ()), float)
     if len(momentum) != len(rates): momentum = np.full(len(rates), constant)
-    kept = spread_places(len(rates), most)
+    kept = spread_places(len(rates), MOST_STEPS)
     each = max(1, len(learner.dls.train)) # steps of an epoch
     return pd.DataFrame(dict(zip(STEP_COLUMNS, (kept + 1, (kept + 1)/each, rates[kept], momentum[kept], losses[kept]))))
 

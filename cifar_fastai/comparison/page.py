@@ -104,14 +104,13 @@ BUDGET = 12_000_000  # bytes of pictures: a page that can still be mailed
 
 def comparison_explorer_data(
     comparison:Comparison,
-    budget:int=BUDGET, # Bytes for pictures
 )->tuple[dict, dict]: # For `comparison.js`; the sheets by their elements' names
     "All that the explorer needs"
     arms, one = comparison.arms, comparison.arms[0].kept[0]
     shares = np.concatenate([arm.right for arm in arms]).mean(0)
     order = np.lexsort((np.arange(len(one)), np.abs(shares - 0.5), shares == 1, shares == 0))
     def images(rows): return comparison.test_images(order[rows.start:rows.stop])
-    try: group, why = picture_group(images, len(order), budget), ''
+    try: group, why = picture_group(images, len(order), BUDGET), ''
     except BadInput as error: group, why = None, first_line(error)
     groups = [group.about('images')] if group and group.count else []
     data = dict(classes=[file_text(name) for name in one.classes], names=[file_text(name) for name in one.names[order]], index=pack_array(order, 'uint32'),

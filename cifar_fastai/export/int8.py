@@ -23,9 +23,8 @@ class Calibration:
     "Training pictures for onnxruntime, a batch at a time"
     def __init__(self,
         pictures:np.ndarray, # uint8 (N, S, S, 3)
-        batch_size:int=64, # Pictures at a time
     ):
-        self.batches = iter([pictures[start:start+batch_size] for start in range(0, len(pictures), batch_size)])
+        self.batches = iter([pictures[start:start+64] for start in range(0, len(pictures), 64)])
 
     def get_next(self):
         batch = next(self.batches, None)
@@ -73,15 +72,14 @@ def write_int8(
     source:str|Path, # The file in fp32, which was checked
     path:str|Path, # Where the file in int8 goes
     loaders:CifarDataLoaders, # The run's data
-    say=None, # Called with each number of test images done
 )->Int8Cost:
     "Write an ONNX file in int8, and count what that costs over the whole test set"
     test = loaders.positions['test']
     pictures, labels = loaders.data.images[test], loaders.data.labels[test]
-    before = onnx_answers(onnx_session(source), pictures, say=say).argmax(1)
+    before = onnx_answers(onnx_session(source), pictures).argmax(1)
     with whole_file(path) as beside:
         quantize(source, beside, calibration_pictures(loaders))
-        after = onnx_answers(onnx_session(beside), pictures, say=say).argmax(1)
+        after = onnx_answers(onnx_session(beside), pictures).argmax(1)
         cost = Int8Cost(len(test), int((after == labels).sum()), int((before == labels).sum()), int((after != before).sum()), beside.stat().st_size, Path(source).stat().st_size)
         note_cost(beside, cost)
     return cost

@@ -7,7 +7,6 @@ __all__ = ['OPSET', 'be_quiet', 'trace', 'onnx_metadata', 'onnx_program', 'onnx_
 
 # %% ../../nbs/12_export/07_onnx_file.ipynb #bdac45ae
 import json, logging, warnings
-from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
 import numpy as np, torch
@@ -74,15 +73,10 @@ def onnx_answers(
     session, # From `onnx_session`
     pictures:np.ndarray, # uint8 (N, S, S, 3)
     batch_size:int=64, # Pictures at a time
-    output:str='probabilities', # Which of the file's outputs
-    say:Callable|None=None, # Called with the number of pictures done
 )->np.ndarray: # float32 (N, …)
     "What a file says of pictures"
-    answers = []
-    for start in range(0, len(pictures), batch_size):
-        answers.append(session.run([output], {'pictures': np.ascontiguousarray(pictures[start:start+batch_size])})[0])
-        if say: say(min(start + batch_size, len(pictures)))
-    return np.concatenate(answers)
+    parts = (np.ascontiguousarray(pictures[start:start+batch_size]) for start in range(0, len(pictures), batch_size))
+    return np.concatenate([session.run(['probabilities'], {'pictures': part})[0] for part in parts])
 
 def write_onnx(
     portable:Portable,

@@ -4,8 +4,7 @@
 
 # %% auto #0
 __all__ = ['SAME', 'CHECKS', 'QUICK_METHODS', 'with_random_weights', 'map_correlations', 'sanity_rows', 'HeatmapChecks',
-           'percent_with_interval', 'number_with_interval', 'markdown', 'draw_sample', 'add_seconds',
-           'predicted_classes', 'check_heatmaps']
+           'markdown', 'draw_sample', 'add_seconds', 'predicted_classes', 'check_heatmaps']
 
 # %% ../../nbs/02_heatmaps/04_checks.ipynb #ic4a8b6b
 import copy, time
@@ -15,7 +14,7 @@ import numpy as np, torch
 from scipy import stats
 from torch import nn
 from ..base.messages import LINE, BadInput, one_of, step_after
-from ..base.wording import Listing
+from ..base.wording import Listing, with_interval
 from ..base.intervals import mean_interval
 from ..base.randomness import keep_random_states
 from .prepared import bare_model, find_layer, prepare
@@ -98,9 +97,6 @@ class HeatmapChecks:
     __str__ = _repr_markdown_
 
 # %% ../../nbs/02_heatmaps/04_checks.ipynb #c0c6676c
-def percent_with_interval(number): return f"{100*number['value']:.1f}% ({100*number['low']:.1f} to {100*number['high']:.1f})"
-def number_with_interval(number): return f"{number['value']:.3f} ({number['low']:.3f} to {number['high']:.3f})"
-
 def markdown(checks):
     "The checks as tables"
     size = '×'.join(map(str, checks.map_size))
@@ -109,14 +105,14 @@ def markdown(checks):
             f"{'×'.join(map(str, checks.image_size))}; in brackets the interval of 95%."]
     if checks.pointing: text.append(str(Listing(
         '**Pointing**: the peak lies on the figure; the heat that lies on it', ('map', 'peak on the figure', 'heat on the figure', 'dead maps', ''),
-        [[row['map'], percent_with_interval(row['points']), percent_with_interval(row['heat']), row.get('dead', ''), row.get('verdict', '')] for row in checks.pointing])))
+        [[row['map'], with_interval(row['points'], '.1%'), with_interval(row['heat'], '.1%'), row.get('dead', ''), row.get('verdict', '')] for row in checks.pointing])))
     if checks.faithfulness: text.append(str(Listing(
         '**Faithfulness**: ROAD, 0 is chance, 0.5 the most there is', ('map', 'ROAD', 'spread over images', 'more than random', ''),
-        [[row['map'], number_with_interval(row['road']), f"{row['road']['spread']:.3f}", number_with_interval(row['gain']) if 'gain' in row else '', row.get('verdict', '')]
+        [[row['map'], with_interval(row['road']), f"{row['road']['spread']:.3f}", with_interval(row.get('gain')), row.get('verdict', '')]
          for row in checks.faithfulness])))
     if checks.sanity: text.append(str(Listing(
         '**Sanity**: rank correlation of the maps before and after the weights are drawn anew', ('map', 'correlation', 'images', ''),
-        [[row['map'], number_with_interval(row['correlation']) if row['correlation'] else '', row['alive'], row['verdict']] for row in checks.sanity])))
+        [[row['map'], with_interval(row['correlation']), row['alive'], row['verdict']] for row in checks.sanity])))
     text += checks.notes
     text.append('Seconds: ' + ', '.join(f'{name} {seconds:.1f}' for name, seconds in checks.seconds.items()) + '.')
     return '\n\n'.join(text)

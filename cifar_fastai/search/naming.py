@@ -28,11 +28,10 @@ BEST = 3 # trials that are repeated
 def best_trials(
     table:pd.DataFrame, # From `trial_table`
     space, # The names of the fields
-    count:int=BEST, # How many
 )->list[dict]: # Rows of the table, the best first; of equal recipes the first
     "The best of the trials that were not pruned"
     rows, seen = table[table.state == 'complete'].sort_values(['accuracy', 'trial'], ascending=[False, True]).to_dict('records'), set()
-    return [row for row in rows if (key := str([row[name] for name in space])) not in seen and not seen.add(key)][:count]
+    return [row for row in rows if (key := str([row[name] for name in space])) not in seen and not seen.add(key)][:BEST]
 
 def arms_to_repeat(
     search:Search,

@@ -147,7 +147,6 @@ def evidence_batches(interpretation, indices):
 
 def heat_data(
     interpretation:CifarInterpretation, # Over any Learner or run
-    budget:int=HEAT_BYTES, # Bytes in the page
 )->dict: # height, width, of (indices), errors (how many have maps), predicted and actual (uint8 maps), layer, size
     "Grad-CAM for the predicted and the actual class of the errors, at the layer's own size, in one pass"
     kept = interpretation.kept
@@ -156,7 +155,7 @@ def heat_data(
     model = interpretation.model_for(few, images)
     [(layer, size)] = choose_layers(model, images, None)
     height, width = size if max(size) <= HEAT_SIDE else (HEAT_SIDE, HEAT_SIDE)
-    indices = heated_images(kept, int(budget*3/4/(2*height*width)))
+    indices = heated_images(kept, int(HEAT_BYTES*3/4/(2*height*width)))
     LINE.begin('report: heatmaps', -(-len(indices)//BATCH))
     maps = class_evidence(model, evidence_batches(interpretation, indices), layer)
     small = [(255*maps[:, number]).round().astype(np.uint8) if max(size) <= HEAT_SIDE else coarse_maps(maps[:, number]) for number in (0, 1)]

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['MOST_CELLS', 'LEVELS', 'LIMIT', 'FIRST', 'PAGE_SCRIPTS', 'class_rows', 'matrix_cells', 'confused_pairs',
-           'classes_values', 'number_interval', 'check_tables', 'trust_sentence', 'scaled_values', 'trust_values',
-           'first_tiles', 'attempt', 'answer_values', 'pictures_values', 'render', 'shared_values', 'name_of_set',
-           'write_report', 'history_table', 'finder_of', 'lazy_interpretation', 'changes_notice', 'reviews_of',
-           'say_training', 'run_values', 'write_run_report']
+           'classes_values', 'check_tables', 'trust_sentence', 'scaled_values', 'trust_values', 'first_tiles',
+           'attempt', 'answer_values', 'pictures_values', 'render', 'shared_values', 'name_of_set', 'write_report',
+           'history_table', 'finder_of', 'lazy_interpretation', 'changes_notice', 'reviews_of', 'say_training',
+           'run_values', 'write_run_report']
 
 # %% ../../nbs/10_views/06_report_page.ipynb #i78a5651
 import cifar_fastai
@@ -17,7 +17,7 @@ from functools import cache
 from pathlib import Path
 import numpy as np, pandas as pd, sklearn.metrics as metrics
 from ..base.messages import BadInput, notice
-from ..base.wording import MEASURED, percent, percentage, thousands
+from ..base.wording import MEASURED, percent, percentage, thousands, with_interval
 from ..base.files import read_json
 from ..base.steps import step_table
 from ..recipes.options import command_again
@@ -69,12 +69,6 @@ def classes_values(kept):
                 confused=confused_pairs(matrix), matrix=embedded_json(dict(classes=class_names(kept), matrix=pack_array(matrix, 'uint32'))) if many else None)
 
 # %% ../../nbs/10_views/06_report_page.ipynb #dcb96453
-def number_interval(value, digits=2, percent=False):
-    "A number of the heatmap checks with its interval"
-    if not value: return ''
-    write = (lambda number: f'{100*number:.1f}%') if percent else (lambda number: f'{number:.{digits}f}')
-    return f"{write(value['value'])} ({write(value['low'])} to {write(value['high'])})"
-
 def check_tables(
     checks:dict, # heatmap_checks.json
 )->list[dict]: # title, note, heads, rows
@@ -82,13 +76,13 @@ def check_tables(
     tables = []
     if checks.get('pointing'):
         tables.append(dict(title='Pointing', note='how often the peak lies on the figure, and how much of the heat', heads=['map', 'peak on the figure', 'heat on the figure', 'verdict'],
-            rows=[[row['map'], number_interval(row.get('points'), percent=True), number_interval(row.get('heat'), percent=True), row.get('verdict', '')] for row in checks['pointing']]))
+            rows=[[row['map'], with_interval(row.get('points'), '.1%'), with_interval(row.get('heat'), '.1%'), row.get('verdict', '')] for row in checks['pointing']]))
     if checks.get('faithfulness'):
         tables.append(dict(title='Faithfulness', note='how much more the network loses when the pixels that a map marks are taken away than when the others are (ROAD): 0 is chance, 0.5 the most there is', heads=['map', 'ROAD', 'more than a random map', 'verdict'],
-            rows=[[row['map'], number_interval(row.get('road'), 3), number_interval(row.get('gain'), 3), row.get('verdict', '')] for row in checks['faithfulness']]))
+            rows=[[row['map'], with_interval(row.get('road')), with_interval(row.get('gain')), row.get('verdict', '')] for row in checks['faithfulness']]))
     if checks.get('sanity'):
         tables.append(dict(title='Sanity', note='the maps of this network against those of the same network with random weights: where maps show what was learnt, their rank correlation is near 0', heads=['map', 'correlation', 'verdict'],
-            rows=[[row['map'], number_interval(row.get('correlation'), 3), row.get('verdict', '')] for row in checks['sanity']]))
+            rows=[[row['map'], with_interval(row.get('correlation')), row.get('verdict', '')] for row in checks['sanity']]))
     return tables
 
 def trust_sentence(checks):

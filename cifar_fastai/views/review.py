@@ -80,10 +80,9 @@ def write_reviews(
     run:str|Path, # A run folder
     labels:str|Path='', # Another `labels.csv`
     out:str|Path='', # Folder of the pages; the run's if left out
-    learner=None, # The run's Learner, where it is at hand
 )->list[Path]: # Where they went
     "A page for each file of labels that is there"
     files = [Path(labels)] if labels else [Path(run)/name for name in REVIEWED if has_suspects(Path(run)/name)]
     if not files: return []
-    learner = learner or load_run(run)
+    learner = load_run(run)
     return [write_review(run, file, Path(out or run)/f'{file.stem}.html', learner=learner) for file in files]
