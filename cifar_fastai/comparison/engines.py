@@ -52,12 +52,8 @@ def train_there(
 # %% ../../nbs/11_comparison/08_engines.ipynb #e06e0606
 class Workers:
     "Trains runs elsewhere, several at a time; subclasses say how one is started, and what became of those that run"
-    def train(self,
-        missing:list[Planned], # They get their paths, or the reason why there is none
-        runs:str|Path, # Folder of runs
-        say, # Called with each line for the person
-        data:dict|None=None, # From `grid_data`
-    )->None:
+    def train(self, missing, runs, say, data=None):
+        "As of `grid.SerialEngine`"
         self.runs, self.say, self.data, self.missing = Path(runs), say, data, missing
         self.runs.mkdir(parents=True, exist_ok=True)
         self.numbers, self.tried = {id(run): number for number, run in enumerate(missing, 1)}, Counter()
