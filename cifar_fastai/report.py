@@ -36,7 +36,7 @@ def report_by_options(options):
         return tell(path, options.open)
     own = not options.out and (Path(options.run)/'recipe.json').is_file()
     place = make_folder(options.out)/'report.html' if options.out else None
-    with rewrite_files(options.run, ('report.html',)) if own else nullcontext(): path = write_run_report(options.run, path=place)
+    with rewrite_files(options.run, ('report.html',)) if own else nullcontext(): path = write_run_report(options.run, path=place, keep=True)
     for page in write_reviews(options.run, out=options.out or ''): tell(page)
     tell(path, options.open)
 

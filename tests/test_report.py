@@ -341,13 +341,16 @@ def test_an_old_run_folder(copy):
     assert page.explorer['total'] == 15 and 'were not checked' in page.text
 
 
-def test_images_and_weights_that_are_gone(copy, tiny_folder):
+def test_images_and_weights_that_are_gone(copy, tiny_folder, capfd):
     (copy/'model.safetensors').unlink()
     page = Page(write_run_report(copy, path=copy/'no weights.html'))
     assert 'No heatmaps' in page.text and page.explorer['heat'] is None and len(page.explorer['names']) == 15
     about = json.loads((copy/'recipe.json').read_text())
     about['recipe']['data'] = str(tiny_folder)+'_moved'
     (copy/'recipe.json').write_text(json.dumps(about))
+    before = (copy/'report.html').read_bytes()
+    assert run_command(main, [str(copy)]) == 1 and 'the old one is left as it was' in capfd.readouterr().err and (copy/'report.html').read_bytes() == before
+    assert run_command(main, [str(copy), '--out', str(copy/'elsewhere')]) == 0 and 'No pictures' in Page(copy/'elsewhere'/'report.html').text
     page = Page(write_run_report(copy))
     assert 'No pictures' in page.text and 'No samples' in page.text and 'explorer-data' not in page.data and 'Confusion matrix' in page.text
     assert not [attributes for tag, attributes in page.tags if 'data-actual' in attributes]

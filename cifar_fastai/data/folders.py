@@ -49,8 +49,7 @@ def check_classes(read, where, trained='train'):
     for split in ('valid', 'test'):
         unknown = sorted(found[split] - train)
         if unknown:
-            near = [title for title in train if title.strip().casefold() == unknown[0].strip().casefold()]
-            refuse(f"{where}/{split} has a class that train/ lacks: {some(unknown)}{f'; train/ has {near[0]!r}' if near else ''}\n"
+            refuse(f"{where}/{split} has a class that train/ lacks: {some(unknown)}\n"
                    f"Give train/ images of it, or take it out of {split}/. {NO_CLASSES if split == 'test' else ''}".strip(), read)
     if trained and not found['test']:
         loose = any(split_of(folder) == 'test' for about in read['left_out'].values() for name in about['such_as'] for folder in name.split('/')[:-1])

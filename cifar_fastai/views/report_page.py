@@ -245,6 +245,7 @@ def write_run_report(
     folder:str|Path, # A run folder
     interpretation:CifarInterpretation|None=None, # The run's, where it is at hand
     path:str|Path|None=None, # Where the page goes; report.html in the run folder if left out
+    keep:bool=False, # Raise `BadInput`, and leave the page that is there, where it has pictures and the new one would have none
 )->Path: # Where it went
     "The page of a run, of all or of what there is"
     record, missing = read_run(folder), ''
@@ -258,5 +259,8 @@ def write_run_report(
                   reading=reading, history=history_table(record.history, record.metrics.get('valid_is', 'test')), finder=finder,
                   charts=curve_charts(record.history, record.metrics.get('valid_is', 'test'), record.steps), samples=samples or [], no_samples=no_samples, missing=missing,
                   **shared_values(interpretation, checks, 'test set', record.metrics))
-    write_page(path, render(values, interpretation))
+    text, mark = render(values, interpretation), 'id="explorer-data"'
+    if keep and mark not in text and path.is_file() and mark in path.read_text(errors='replace'):
+        raise BadInput(f"'{path}' has pictures, and a new page would have none: the old one is left as it was\nBring the data back, or write the page without pictures elsewhere with --out FOLDER")
+    write_page(path, text)
     return path
