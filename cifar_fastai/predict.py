@@ -39,14 +39,14 @@ def predict_parser(
 
 # %% ../nbs/13_doors/07_predict.ipynb #cdoo0010
 def predict_by_options(options):
-    from cifar_fastai.base.files import check_free, whole_folder
+    from cifar_fastai.base.files import check_free, check_new_file, whole_folder
     from cifar_fastai.export.classifier import Classifier
     from cifar_fastai.export.predictions import check_table, open_table, predict_pictures
     from cifar_fastai.export.sources import Pictures
     if options.out: check_table(options.out)
     if options.heat: check_free(options.heat, '--heat')
-    if options.report and Path(options.report).suffix != '.html': raise BadWords(f"--report '{options.report}' does not end in .html")
-    if options.report: check_free(options.report, '--report')
+    if options.report and Path(options.report).suffix.lower() != '.html': raise BadWords(f"--report '{options.report}' does not end in .html")
+    if options.report: check_new_file(options.report, '--report')
     classifier = Classifier.load(options.run, options.device)
     pictures, keep = Pictures(options.pictures, classifier.classes, options.part), None
     if options.report:
@@ -59,7 +59,7 @@ def predict_by_options(options):
         tally = predict_pictures(classifier, pictures, write, options.batch_size, options.tta, heat, options.strict, keep,
                                  top=options.top, unsure_below=options.unsure_below, with_logits=options.logits)
         if not tally.pictures: raise BadInput(f'none of {len(tally.broken):,} pictures can be read')
-    print('\n'.join(tally.lines(pictures.others)))
+    print('\n'.join(tally.lines(pictures.others, pictures.again)))
     if classifier.temperature != 1: print(f'          probabilities are scaled by the temperature {classifier.temperature:.3g}, which was found on held-out training images')
     for path in filter(None, (options.out, options.heat)): print(f'look at   {path}')
     if options.report: write_errors_page(options, keep)

@@ -67,7 +67,7 @@ def train_parser(
         'auto: with the last of this recipe in --out that was not finished, else a new one')
     add_option(run, '--checkpoint-every', Number(low=0), 'SECONDS', 'between two checkpoints inside an epoch; 0: none there, only one each epoch [300]', 300.)
     add_flag(run, '--keep-checkpoint', 'leave the last checkpoint in the folder of a finished run')
-    run.add_argument('--tracker', action='append', default=[], type=Keeping(Name(TRACKERS, 'tracker'), '--tracker'), metavar='NAME', help=f"follow the run there, an extra each: {', '.join(TRACKERS)}")
+    run.add_argument('--tracker', action='extend', default=[], type=Keeping(Name(TRACKERS, 'tracker'), '--tracker', several=True), metavar='NAME,…', help=f"follow the run there, an extra each: {', '.join(TRACKERS)}")
     add_flag(run, '--open', "open the run's page in the browser at its end")
     return parser
 

@@ -102,7 +102,7 @@ def test_links_are_followed_and_loops_are_not(tmp_path):
 
 
 @pytest.mark.parametrize('made', ['.DS_Store', '@eaDir/0.png/SYNOPHOTO_THUMB_M.jpg', 'Thumbs.db', 'desktop.ini', '._0.png', '.thumbnails/0.png', '$RECYCLE.BIN/0.png',
-                                  'lost+found/0.png', '.git/0.png', '.Trash/0.png', '.ipynb_checkpoints/0.png', '__MACOSX/0.png'])
+                                  'lost+found/0.png', '.git/0.png', '.Trash/0.png', '.ipynb_checkpoints/0.png', '__MACOSX/0.png', 'thumbs/0.png', '@SynoEAStream/0.png', 'CVS/0.png', '~snapshot/0.png'])
 def test_what_systems_leave_is_counted_and_no_class(tmp_path, made):
     wanted = read(plain(tmp_path/'pets')).fingerprints
     for place in ('', 'train', 'train/cat', 'test'):
@@ -143,6 +143,15 @@ def test_a_class_that_is_halved_is_named_with_its_counts(tmp_path):
     assert rows(data)['train', 'dog']['left_out'] == {next(iter(data.read['left_out'])): 3}
     shutil.rmtree(tmp_path/'test'/'dog')
     assert "test/ has no images of 1 of 2 classes: 'dog'" in read(tmp_path).notes[0]
+
+
+def test_a_class_that_lacks_pictures_behind_links_is_named_with_its_counts(tmp_path):
+    plain(tmp_path)
+    for number in range(3): (tmp_path/'train'/'dog'/f'link{number}.png').symlink_to(tmp_path/'nowhere.png')
+    (tmp_path/'test'/'dog'/'deeper').mkdir()
+    os.mkfifo(tmp_path/'test'/'dog'/'deeper'/'pipe.png')
+    data = read(tmp_path)
+    assert 'dog in train/ 3 of 6, dog in test/ 2 of 3' in data.notes[0] and rows(data)['train', 'dog']['left_out'] == {'a link that leads nowhere': 3}
 
 
 def test_pictures_without_an_ending_or_with_another_are_read(tmp_path):
@@ -236,15 +245,19 @@ def test_copies_are_counted_by_their_pixels(tmp_path):
     assert found['train', 'cat']['found'] == {'in two classes': 1} and found['train', 'dog']['found'] == {'in two classes': 1, 'twice in their class': 1}
     assert data.read['copied_test_images'] == [list(data.names[data.test_positions]).index('test/cat/again.bmp')]
     assert 'copies: 1 of 5 test images' in data.notes[-1] and '2 pictures lie in two classes' in data.notes[-1]
+    shutil.copytree(tmp_path/'test', tmp_path/'valid')
+    assert 'copies: 1 of 5 valid and 5 of 5 test images are copies of images to train on' in read(tmp_path).notes[-1]
 
 
 # ---- layouts -----------------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize('splits', [('training', 'testing'), ('Training', 'Testing'), ('train', 'validation'), ('TRAIN', 'Val'), ('train_set', 'test_set'), ('seg_train/seg_train', 'seg_test/seg_test'), ('train2017', 'val2017'), ('train/train', 'test/test'),
                                     ('train/images', 'test/images'), ('train-160', 'val-160'), ('train1', 'test1'), ('data.train', 'data.test'), ('trn', 'tst'), ('TrainingSet', 'TestSet'), ('train', 'eval'),
-                                    ('asl_alphabet_train', 'asl_alphabet_test'), ('DATASET_TRAIN', 'DATASET_TEST')])
+                                    ('asl_alphabet_train', 'asl_alphabet_test'), ('DATASET_TRAIN', 'DATASET_TEST'), ('train/data/images', 'test/data/images')])
 def test_splits_by_other_names(tmp_path, splits):
-    data = read(plain(tmp_path, splits=splits))
+    plain(tmp_path, splits=splits)
+    (tmp_path/splits[0].split('/')[0]/'notes.txt').write_text('x')
+    data = read(tmp_path)
     assert data.train_count == 6 and data.classes == ('cat', 'dog') and len(data.test_positions) == 4
 
 
@@ -285,11 +298,26 @@ def test_a_class_that_is_written_otherwise_in_another_split(tmp_path, trained, t
         refused(tmp_path, "lacks: 'cat'") # either may be meant
 
 
+def test_a_file_that_may_not_be_read_stops_nothing_that_does_not_need_it(tmp_path, monkeypatch, notices):
+    monkeypatch.setenv('FASTAI_HOME', str(tmp_path/'home'))
+    (plain(tmp_path/'pets')/'notes.txt').write_text('x')
+    def read_bytes(path, whole=Path.read_bytes):
+        if path.name == denied: raise PermissionError(13, 'Permission denied', str(path))
+        return whole(path)
+    monkeypatch.setattr(Path, 'read_bytes', read_bytes)
+    denied = 'notes.txt'
+    assert len(load_images(tmp_path/'pets').labels) == 10
+    denied = '2.png'
+    with pytest.raises(BadInput, match='train/cat/2.png cannot be read: Permission denied\nMake it readable'): load_images(tmp_path/'pets', 16)
+
+
 def test_splits_in_the_folders_of_the_classes(tmp_path):
     for title in ('cat', 'dog'): plain(tmp_path/title, ('',))
     (tmp_path/'README').write_text('x')
     data = read(tmp_path)
     assert (data.classes, data.labels.tolist(), data.train_count) == (('cat', 'dog'), [0, 0, 0, 1, 1, 1, 0, 0, 1, 1], 6) and data.names[6] == 'cat/test/0.png'
+    for old, new in (('cat', 'images'), ('dog', 'masks')): (tmp_path/old).rename(tmp_path/new)
+    refused(tmp_path, 'no images under train') # a layout for segmentation
 
 
 @pytest.mark.parametrize('beside', [{'readme.txt': 'x'}, {'meta/train.txt': 'cat/0\ndog/1', 'LICENSE': 'x'}, {'Annotation/cat/0': '<xml>'}, {'images.txt': '1 cat/0.png\n2 cat/1.png\n3 dog/0.png\n4 dog/1.png'},
@@ -326,6 +354,9 @@ def test_the_classes_of_a_split_may_be_in_a_table(tmp_path):
     (tmp_path/'signs'/'sample_submission.csv').write_text('Path,ClassId\n' + ''.join(f'{number:05}.png,{number % 2}\n' for number in range(6)))
     refused(tmp_path/'signs', 'no images under test/')
     (tmp_path/'signs'/'Test.csv').write_text('Width,ClassId,Path\n' + ''.join(f'{number % 3},{number % 3},Test/{number:05}.png\n' for number in range(6)))
+    for boxes in ('', ' 10 20 30 40'): # ImageNet has boxes behind the class
+        (tmp_path/'tiny'/'val'/'val_annotations.txt').write_text('ImageId,PredictionString\n' + ''.join(f"val_{number},{('n02', 'n01')[number % 2]}{boxes}\n" for number in range(6)))
+        assert len(read(tmp_path/'tiny').test_positions) == 6
     data = read(tmp_path/'signs')
     assert data.classes == ('00', '01', '02') and [data.labels[list(data.names).index(f'Test/{number:05}.png')] for number in range(6)] == [0, 1, 2]*2
 
@@ -452,6 +483,12 @@ def test_masks_beside_the_pictures_are_no_pictures_of_the_class(tmp_path):
             picture(number).save(tmp_path/place)
     refused(tmp_path, 'such as masks', labels='names', test_share=0.3)
     assert read(tmp_path/'images', labels='names', test_share=0.3).classes == ('beagle', 'pug')
+    for path in (tmp_path/'annotations').iterdir(): path.rename(path.with_stem(f'{path.stem}_mask'))
+    (tmp_path/'t.csv').write_text('mask,image,label\n' + ''.join(f'{name}_mask.png,{name}.jpg,{name[:3]}\n' for name in (path.stem for path in (tmp_path/'images').iterdir())))
+    assert {Path(name).suffix for name in read(tmp_path, labels='t.csv', test_share=0.3).names.tolist()} == {'.jpg'}
+    plain(tmp_path/'scans')
+    picture(9).save(tmp_path/'scans'/'train'/'cat'/'1_mask.png')
+    assert "called like masks of others" in read(tmp_path/'scans').notes[0]
 
 
 @pytest.mark.parametrize('text, said', [

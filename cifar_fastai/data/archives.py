@@ -26,8 +26,9 @@ def safe_name(
                        "Do not unpack it either; get the archive from its publisher again.")
     return '/'.join(part for part in parts if part not in ('', '.'))
 
-MACHINE_MADE = {'__macosx', 'icon\r', 'lost+found', 'found.000', '__pycache__', '_vti_cnf', # macOS, Linux, Windows, Python, FrontPage
-    '@eadir', '@tmp', '@recycle', '@recently-snapshot', '#recycle', '#snapshot', # NAS of Synology and QNAP
+MACHINE_MADE = {'__macosx', 'icon\r', 'network trash folder', 'temporary items', 'lost+found', 'lost.dir', 'found.000', '__pycache__', '_vti_cnf', # macOS, Linux, Android, Windows, Python, FrontPage
+    '@eadir', '@tmp', '@synoeastream', '@synoresource', '@recycle', '@recently-snapshot', '#recycle', '#snapshot', '~snapshot', # NAS of Synology, QNAP and NetApp
+    'thumbs', 'thumbnails', 'cvs', 'node_modules',
     '$recycle.bin', 'recycler', 'system volume information', 'thumbs.db', 'ehthumbs.db', 'ehthumbs_vista.db', 'desktop.ini', 'picasa.ini'}
 
 def is_hidden(

@@ -12,7 +12,7 @@ import numpy as np
 from ..base.messages import BadInput
 from .archives import EXPECTED, Files
 from .images import ImageData, image_data
-from .layouts import SPLITS, Placement, safe_text, some, split_of
+from .layouts import SPLITS, Placement, name_masks, safe_text, some, split_of
 from .pictures import FLAT, empty_images, look_at, read_pictures
 from .reading import COPIED, describe, find_copies, lines_of
 
@@ -110,6 +110,7 @@ def read_placed(
     left = {**files.passed, **placement.left, **look.left}
     order = sorted(look.pictures, key=lambda name: (drawn or list(SPLITS).index(placement.placed[name][0]), placement.placed[name][1], name))
     titles = sorted({placement.placed[name][1] for name in order if placement.placed[name][0] in ('', 'train')})
+    if masks := name_masks(order): placement.how.append(f'called like masks of others, but read as pictures of their class: {some(masks, 1)}')
     before = describe(placement, left, look.damaged, dict.fromkeys(order, ()))
     if look.damaged:
         if order: look.damaged |= read_pictures(files, order, look, image_size, lambda *_: NoRoom(), fit)[2]
@@ -130,7 +131,7 @@ def read_placed(
         placement.folders = {}
         placement.how.append(f'{test.sum():,} test images were drawn, {test_share:.0%} of each class')
     splits = np.array([list(SPLITS).index(placement.placed[name][0]) for name in order])
-    if not (splits == 2).any(): refuse(f'{where}: no class has two different pictures, so that none can be drawn for testing', before)
+    if not (splits == 2).any(): refuse(f'{where}: no class of {len(titles):,} has two different pictures, so that none can be drawn for testing: {some(titles, 3)}', before)
     copies, pairs = find_copies(digests, labels, splits)
     read = describe(placement, left, {}, {name: fact.found + copy for name, fact, copy in zip(order, facts, copies)}, images.shape[1],
                     {what: [(order[one], order[other]) for one, other in found] for what, found in pairs.items()}, look.ranges)

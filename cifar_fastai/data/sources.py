@@ -20,7 +20,7 @@ from ..base.messages import BadInput, notice
 from ..base.files import checksum, whole_file
 from ..recipes.recipe import IN_NAMES
 from .archives import EXPECTED, Files, open_files, refuse_unreadable
-from .layouts import Placement, place_by_folder, place_class_first, place_without_splits, safe_text, settle_splits, shallowest, some, split_roots
+from .layouts import Placement, class_roots, place_by_folder, place_class_first, place_without_splits, safe_text, settle_splits, shallowest, some, split_roots
 from .formats import is_image
 from .tables import label_by_tables, lying_tables, named_table, place_by_name, place_by_table, table_split
 from .folders import read_placed
@@ -52,7 +52,7 @@ def find_placement(
     if len(tables) > 1 and not len({*map(table_split, tables)} - {''}) == len(tables): raise BadInput(f"--data {files.path} has several tables of labels: {', '.join(map(safe_text, tables))}\nName one: --labels {next(iter(tables))}")
     if tables: return place_by_table(files, tables, label_column)
     flat = shallowest(split_roots(names, deep=False))
-    if len(flat) > 1: return place_class_first(files, flat)
+    if titles := class_roots(files, flat): return place_class_first(files, titles)
     if test_share: return place_without_splits(files)
     named = {title for _, title in place_by_name(files).placed.values()}
     hint = f"If their names say the classes ({some(sorted(named), 3)}): --labels names\n" if 1 < len(named) < sum(map(is_image, names))/2 else ''

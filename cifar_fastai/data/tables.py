@@ -42,7 +42,7 @@ def place_row(result, table, place, row, title, index, split_by_name):
     "What one row says; False where its file is not there"
     found, said = index.find(row[table.files], place), part_of(row[table.parts], table.columns[table.parts]) if table.parts >= 0 else ''
     if said and len(found) > 1: found = [one for one in found if folder_split(one) == said] or found
-    if len(found) > 1: raise BadInput(f'{table.name} names {row[table.files]!r}, which may be {len(found)} files: {some(found)}\nName the files by their paths')
+    if len(found) > 1: raise BadInput(f'{table.name} names {row[table.files]!r}, which may be {len(found)} files: {some(found)}\nName the files by their paths, or give --data the folder with the pictures alone')
     if not found: return False
     if not title:
         result.left[found[0]] = f'without a class in {table.name}'
@@ -128,7 +128,8 @@ def label_split(files, found, split, mine, forms, name, data):
     try: table, place = find_table(files, name, data, index)
     except BadInput: return False
     ours = [row for row in table.rows if len(index.find(row[table.files], place)) == 1]
-    fit = [at for at in range(len(table.columns)) if at != table.files and 1 < len({row[at] for row in ours}) and all(class_form(row[at]) in forms for row in ours)]
+    def title_of(cell): return forms.get(class_form(cell)) or forms.get(class_form(cell.partition(' ')[0])) # ImageNet has boxes behind it
+    fit = [at for at in range(len(table.columns)) if at != table.files and 1 < len({row[at] for row in ours}) and all(title_of(row[at]) for row in ours)]
     fit = [at for at in fit if is_called(table.columns[at], LABELS)] or fit
     if len(fit) != 1: return False
     for one in mine: found.placed.pop(one, None)
@@ -136,7 +137,7 @@ def label_split(files, found, split, mine, forms, name, data):
     found.folders = {place: folder for place, folder in found.folders.items() if place[0] != split}
     for row in ours:
         one, = index.find(row[table.files], place)
-        found.placed[one] = split, forms[class_form(row[fit[0]])]
+        found.placed[one] = split, title_of(row[fit[0]])
         found.left.pop(one, None)
     found.how.append(f'the classes of {split}/ are those in {name}')
     return True

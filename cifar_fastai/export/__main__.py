@@ -31,7 +31,7 @@ def export_parser(
     add_option(parser, '--push', Text(), 'NAME', 'with hub: upload it under this name, such as user/model')
     add_option(parser, '--runtime', Text(), 'FILE|FOLDER', 'with web: onnxruntime-web as npm packs it [fetched by npm]')
     add_flag(parser, '--serve', 'with web: show the page, on this machine only, until Ctrl-C')
-    add_option(parser, '--port', Number(int, low=0, high=65535), 'N', 'with --serve: where; 0: any that is free [8000]', 8000)
+    add_option(parser, '--port', Number(int, low=0, high=65535), 'N', 'with --serve: where; 0: any that is free [8000]')
     add_flag(parser, '--open', 'with --serve: open it in the browser')
     return parser
 
@@ -50,11 +50,13 @@ def serve_page(folder, port, browser):
 
 def export_by_options(options):
     if options.to is None: raise BadWords(f"--to is missing\nOne of: {', '.join(EXPORT_FORMATS)}")
+    idle = '--open' if options.open else '--port' if options.port is not None else ''
+    if idle and not options.serve: raise BadWords(f'{idle} is for --serve, which shows a page\nSay --to web --serve, or leave {idle} out')
     if options.serve and options.to != 'web': raise BadWords(f'--serve is for --to web, not for --to {options.to}')
     from cifar_fastai.export.formats import export_run
     done = export_run(options.run, options.to, options.out, options.int8, options.push, options.runtime, again=bool(options.push or options.serve))
     print(done, flush=True)
-    if options.serve: serve_page(done.path, options.port, options.open)
+    if options.serve: serve_page(done.path, 8000 if options.port is None else options.port, options.open)
 
 main = make_main(export_parser)
 
