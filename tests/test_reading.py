@@ -470,6 +470,16 @@ def test_names_in_a_table_of_another_system(tmp_path):
         assert (data.classes, data.labels.tolist(), data.train_count) == (('tea', 'thé'), [0, 0, 1, 1]*2, 4)
 
 
+def test_a_row_of_a_folder_that_is_not_there_is_no_other_picture(tmp_path):
+    plain(tmp_path, splits=('.', '.'), train=4)
+    shutil.rmtree(tmp_path/'cat')
+    (tmp_path/'dog'/'0.png').rename(tmp_path/'dog'/'image.png') # called like the column
+    names = [f'dog/{name}.png,{kind}' for name, kind in (('image', 'pug'), ('1', 'beagle'), ('2', 'pug'), ('3', 'beagle'))]
+    (tmp_path/'t.csv').write_text('\n'.join(['image,breed', *names, *(f'cat/{number}.png,tabby' for number in range(4))]))
+    data = read(tmp_path, labels='t.csv', test_share=0.3)
+    assert data.classes == ('beagle', 'pug') and len(data.labels) == 4 and 'names 4 files that are not there' in data.notes[0]
+
+
 def test_a_column_may_say_which_images_are_for_training(tmp_path):
     for number in range(6): picture(number).save(tmp_path/f'{number}.png')
     (tmp_path/'t.csv').write_text('file,label,is_training_image\n' + lines_of(*['a,1', 'b,1', 'a,1', 'b,1', 'a,0', 'b,0']))

@@ -82,7 +82,7 @@ class FileIndex:
     def __init__(self,
         names:Iterable[str], # File names, relative
     ):
-        self.names, self.found, self.loosely = list(names), {}, set() # the last: cells that differ from the file's name
+        self.names, self.found, self.loosely, self.cut = list(names), {}, set(), False # the last two: cells that differ from the file's name; whether the last cell had a folder that is not there
         for name in self.names: self.add(self.found, name, lambda end: {end, end.removesuffix(PurePosixPath(end).suffix)})
 
     def add(self, found, name, forms):
@@ -108,13 +108,14 @@ class FileIndex:
         return found
 
     def search(self, found, value, place):
-        whole = f'{place}/{value}'.lstrip('/')
+        whole, self.cut = f'{place}/{value}'.lstrip('/'), False
         while value:
             for form in (whole, value):
                 fits = found.get(form, [])
                 exact = [name for name in fits if class_key(name) == form] or fits
                 if exact: return exact
-            value = whole = value.partition('/')[2]
+            value, self.cut = value.partition('/')[2], True
+            whole = value
         return []
 
 def plain_name(name): return name.removesuffix(PurePosixPath(name).suffix if is_image(name) else '').casefold()
@@ -193,7 +194,7 @@ def find_files(
             for at, name in enumerate(rows[0])]
     files = max(range(len(hits)), key=lambda at: hits[at])
     if not hits[files][0]: raise BadInput(f'{name} names no file that is there: its columns are {some(cell[:40] for cell in rows[0])}, its first row {some(cell[:40] for cell in rows[1])}')
-    headless = any(map(is_image, rows[0])) or bool(index.find(rows[0][files], place))
+    headless = any(map(is_image, rows[0])) or not hits[files][1] and bool(index.find(rows[0][files], place))
     columns = [COLUMN.format(number) for number in range(1, len(rows[0]) + 1)] if headless else rows[0]
     table = Table(name, columns, rows[not headless:], files, -1)
     table.parts = next((at for at, column in enumerate(columns) if at != files and says_splits(column, {*table.cells(at)})), -1)

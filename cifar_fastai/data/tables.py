@@ -38,12 +38,12 @@ def find_table(
     place = name.rpartition('/')[0] if name in files.sizes else ''
     return find_files(read_table(data, name), index, place, name), place
 
-def place_row(result, table, place, row, title, index, split_by_name):
+def place_row(result, table, place, row, title, index, split_by_name, there):
     "What one row says; False where its file is not there"
     found, said = index.find(row[table.files], place), part_of(row[table.parts], table.columns[table.parts]) if table.parts >= 0 else ''
+    if not found or there and index.cut: return False
     if said and len(found) > 1: found = [one for one in found if folder_split(one) == said] or found
     if len(found) > 1: raise BadInput(f'{table.name} names {row[table.files]!r}, which may be {len(found)} files: {some(found)}\nName the files by their paths, or give --data the folder with the pictures alone')
-    if not found: return False
     if not title:
         result.left[found[0]] = f'without a class in {table.name}'
         return True
@@ -73,7 +73,8 @@ def place_by_table(
         used.append(name)
         index.loosely.clear()
         by_name = table_split(name) if len(tables) > 1 else ''
-        missing += [row[table.files] for row, title in zip(table.rows, table.titles) if not place_row(result, table, place, row, title, index, by_name)]
+        there = any('/' in cell and index.find(cell, place) and not index.cut for cell in table.cells(table.files)) # where some folders are there, the others are not
+        missing += [row[table.files] for row, title in zip(table.rows, table.titles) if not place_row(result, table, place, row, title, index, by_name, there)]
         if index.loosely: result.how.append(f"{name} names {len(index.loosely):,} files in another case or with another ending, such as {min(index.loosely)!r}")
     called = ', '.join(used)
     result.how.append(f'the classes are those in {called}')
