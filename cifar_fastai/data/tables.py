@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 from ..base.messages import BadInput
-from ..recipes.recipe import NAMES
+from ..recipes.recipe import IN_NAMES
 from .archives import Files
 from .formats import is_image
 from .layouts import LOOSE, OUTSIDE, Placement, class_form, class_key, in_split, place_without_splits, some, split_of
@@ -167,7 +167,7 @@ def named_table(
     fits = [name for name in files.sizes if name == within] or [name for name in files.sizes if name.endswith(f'/{within}')]
     if len(fits) == 1: return dict(files.read(add_other_splits(fits[0], files.sizes)))
     raise BadInput(f"--labels {labels}: {'there is no such file' if not fits else some(fits) + ' may be meant'}, here or in {files.path}\n"
-                   f"A table with the name and the class of each picture, or the word '{NAMES}' for classes in the names of the pictures")
+                   f"A table with the name and the class of each picture, or the word '{IN_NAMES}' for classes in the names of the pictures")
 
 def is_table(files, name):
     "Whether a file may be a table of labels: no sample of what a competition wants back"

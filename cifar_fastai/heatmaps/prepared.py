@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['find_logits', 'Prepared', 'keep_modules', 'bare_model', 'prepare', 'layer_outputs', 'has_part', 'has_convolution',
-           'read_map', 'output_maps', 'reads_class_token', 'candidates', 'named_stages', 'suggestions', 'find_layer',
-           'blank_images', 'layer_names', 'map_size']
+           'read_map', 'output_maps', 'reads_class_token', 'layers_with_map', 'named_stages', 'suggestions',
+           'find_layer', 'blank_images', 'layer_names', 'map_size']
 
 # %% ../../nbs/02_heatmaps/00_prepared.ipynb #idee6636
 import difflib
@@ -148,7 +148,7 @@ def reads_class_token(ready, ran, maps, name):
     layout, shape = maps[name]
     return layout == 'tokens' and ran[name][0][1] > shape[2]*shape[3] and bool(attention) and order.index(name) > attention[-1]
 
-def candidates(ready, ran, maps):
+def layers_with_map(ready, ran, maps):
     "Of the layers with a map, name to (height, width) of those worth naming, in running order"
     modules, order = dict(ready.model.named_modules()), list(ran)
     convolutional = [name for name in maps if maps[name][0] == 'first' and has_convolution(modules[name])]
@@ -174,7 +174,7 @@ def find_layer(ready, layer, images):
     "The layer's name, the module itself, and how its output lies, with its shape as (N, C, H, W)"
     ran = layer_outputs(ready, images)
     maps = output_maps(ready, ran, images)
-    found = candidates(ready, ran, maps)
+    found = layers_with_map(ready, ran, maps)
     if layer is None:
         layer = getattr(ready.model, 'heatmap_layer', None)
         if not layer or isinstance(layer, str) and layer in ran and layer not in maps: layer = list(found)[-1]  # of a small picture nothing may be left there
@@ -211,7 +211,7 @@ def layer_names(
     with prepare(model) as ready:
         images = blank_images(ready, image_size)
         ran = layer_outputs(ready, images)
-        return candidates(ready, ran, output_maps(ready, ran, images))
+        return layers_with_map(ready, ran, output_maps(ready, ran, images))
 
 def map_size(
     model:nn.Module, # Any image classifier
