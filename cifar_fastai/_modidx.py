@@ -948,6 +948,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                     'cifar_fastai/data/columns.py'),
                                            'cifar_fastai.data.columns.json_rows': ( '03_data/columns.html#json_rows',
                                                                                     'cifar_fastai/data/columns.py'),
+                                           'cifar_fastai.data.columns.names_pictures': ( '03_data/columns.html#names_pictures',
+                                                                                         'cifar_fastai/data/columns.py'),
                                            'cifar_fastai.data.columns.part_of': ( '03_data/columns.html#part_of',
                                                                                   'cifar_fastai/data/columns.py'),
                                            'cifar_fastai.data.columns.plain_name': ( '03_data/columns.html#plain_name',

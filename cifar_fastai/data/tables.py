@@ -42,6 +42,7 @@ def place_row(result, table, place, row, title, index, split_by_name, there):
     "What one row says; False where its file is not there"
     found, said = index.find(row[table.files], place), part_of(row[table.parts], table.columns[table.parts]) if table.parts >= 0 else ''
     if not found or there and index.cut: return False
+    if len(found) > 1: found = [one for one in found if is_image(one)] or found
     if said and len(found) > 1: found = [one for one in found if folder_split(one) == said] or found
     if len(found) > 1: raise BadInput(f'{table.name} names {row[table.files]!r}, which may be {len(found)} files: {some(found)}\nName the files by their paths, or give --data the folder with the pictures alone')
     if not title:
