@@ -172,7 +172,7 @@ class TarFiles(Files):
                 if member.isfile():
                     self._add(name, member.size)
                     if self.total > MOST_KEPT: self.kept = None
-                    elif name in self.sizes: self.kept[name] = archive.extractfile(member).read()
+                    elif name in self.sizes: self.kept[name] = archive.extractfile(member).read() if member.size else b''
                 elif member.isdir(): self._add_folder(name)
                 elif member.islnk() or member.issym():
                     target = posixpath.normpath(member.linkname if member.islnk() else posixpath.join(posixpath.dirname(name), member.linkname))
