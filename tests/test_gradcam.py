@@ -453,3 +453,59 @@ def test_stages_that_are_a_module_are_no_names_of_stages():
     assert choose_layers(model, images, 'all') == [('stages.0', (16, 16)), ('stages', (8, 8))]
     assert choose_layers(model, images, 'stages.1') == [('stages.1', (8, 8))]
     with pytest.raises(BadInput, match=r'Layers with a map: stages.0 \(16×16\)'): map_size(model, 32, 'stage9')
+
+
+class Affine(nn.Module):
+    "A scale and a shift: what a network without norms has in their place"
+    def __init__(self, width):
+        super().__init__()
+        self.scale, self.shift = nn.Parameter(torch.ones(width)), nn.Parameter(torch.zeros(width))
+
+    def forward(self, tokens): return tokens*self.scale + self.shift
+
+
+class Tokens(nn.Module):
+    "16 patches as tokens, a block without attention, and the mean; or a class token that comes late, and is all that is read"
+    def __init__(self, norm=nn.LayerNorm, late=False, shuffled=False):
+        super().__init__()
+        self.patches, self.before, self.block = nn.Conv2d(3, 8, 8, stride=8), norm(8), nn.Linear(8, 8)
+        if late: self.key, self.asks, self.after = norm(8), nn.MultiheadAttention(8, 2, batch_first=True), norm(8)
+        self.late, self.head = late, nn.Linear(8, 3)
+        self.order = torch.tensor([5, 0, 10, 15, 1, 4, 11, 14, 2, 7, 8, 13, 3, 6, 9, 12] if shuffled else range(16))
+
+    def forward(self, images):
+        tokens = self.patches(images).flatten(2).mT[:, self.order]
+        tokens = tokens + self.block(self.before(tokens)).relu()
+        if not self.late: return self.head(tokens.mean(1))
+        alone = tokens.mean(1, keepdim=True)*0
+        known = self.key(torch.cat([alone, tokens], 1))
+        asked = alone + self.asks(known[:, :1], known, known)[0]
+        return self.head(self.after(torch.cat([asked, tokens], 1))[:, 0])
+
+
+@pytest.mark.parametrize('given, layer', [(dict(late=True), 'key'), (dict(norm=Affine), 'block'), (dict(), 'before')], ids=['a late class token', 'no norms', 'the mean of tokens'])
+def test_the_default_layer_of_tokens_is_the_last_that_the_answer_asks(given, layer):
+    torch.manual_seed(0)
+    model, images = Tokens(**given), torch.randn(4, 3, 32, 32)
+    assert (heatmaps(model, images) == heatmaps(model, images, layer=layer)).all() and not is_dead(heatmaps(model, images)).all()
+    nn.init.zeros_(model.head.weight)
+    assert list(layer_names(model, 32))[-1] == layer, 'a head that is all zero asks for nothing yet'
+
+
+class OneWay(nn.Module):
+    "A residual block whose first convolution still has a map where the block has none: evidence passes beside it"
+    def __init__(self):
+        super().__init__()
+        self.stem, self.narrow = nn.Conv2d(3, 6, 3, stride=2, padding=1), nn.Conv2d(6, 6, 1)
+        self.wide, self.beside = nn.Conv2d(6, 6, 3, stride=4, padding=1), nn.Conv2d(6, 6, 1, stride=4)
+        self.head = nn.Linear(6, 3)
+
+    def forward(self, images):
+        seen = self.stem(images).relu()
+        return self.head((self.wide(self.narrow(seen).relu()) + self.beside(seen)).mean((2, 3)))
+
+
+def test_the_default_layer_is_none_that_evidence_passes_beside():
+    model, images = OneWay(), torch.randn(2, 3, 8, 8)
+    assert list(layer_names(model, 8)) == ['stem', 'narrow']
+    assert (heatmaps(model, images) == heatmaps(model, images, layer='stem')).all()
