@@ -312,6 +312,36 @@ def test_two_passes_at_once_are_apart(pair):
         assert len(pictures.flatten(1).unique(dim=0)) == 120 and labels.bincount().tolist() == np.bincount(pair.data.labels[:120]).tolist()
 
 
+# What is asked of a Learner, whose loaders may be the other library's
+CROSSED = {
+    'a fit': finite_losses,
+    'all predictions': lambda learner: learner.get_preds(with_input=True, with_decoded=True, with_loss=True),
+    'an interpretation': lambda learner: [part for k in (ClassificationInterpretation, CifarInterpretation) for part in (k.from_learner(learner, 1).confusion_matrix(), k.from_learner(learner, 1).losses)],
+    'the finder': lambda learner: (learner.lr_find(1e-6, 1e-2, 20, stop_div=False, show_plot=False), list(learner.recorder.lrs))[1],
+    'export': lambda learner: (learner.export('x.pkl'), load_learner(learner.path/'x.pkl').dls.vocab)[1].items,
+}
+
+
+@pytest.mark.parametrize('name', CROSSED)
+def test_learner_and_loaders_of_two_libraries(pair, name):
+    def theirs(loaders):
+        learner = pair.theirs()
+        learner.dls = loaders
+        return learner
+    said = []
+    for learner in (pair.theirs(), theirs(pair.our_loaders()), cifar_learner(pair.their_loaders(), pair.recipe, path=pair.path)):
+        with learner.no_bar(), learner.no_logging(): said.append(CROSSED[name](learner))
+    assert same(said[0], said[1]) and same(said[0], said[2])
+
+
+def test_what_needs_the_images_is_refused_over_other_loaders(pair):
+    for field, value in (('mixup', 0.2), ('class_weights', 'balanced'), ('whiten', True), ('track_images', True)):
+        with pytest.raises(BadInput, match=f'{field} {value} works with the loaders of cifar_dataloaders only'):
+            cifar_learner(pair.their_loaders(), dataclasses.replace(pair.recipe, **{field: value}))
+    plain = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(torch.zeros(4, 3, 16, 16), torch.zeros(4).long()))
+    with pytest.raises(BadInput, match='name no classes'): cifar_learner(DataLoaders(plain, plain), pair.recipe)
+
+
 def test_what_is_added_for_one_fit_is_gone_after_it(pair, capsys):
     for learner in (pair.ours(), pair.theirs()):
         learner.remove_cb(ProgressCallback)

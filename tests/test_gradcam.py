@@ -215,7 +215,7 @@ class Failing(RuntimeError): "What goes wrong half-way"
 
 @pytest.mark.parametrize('error', [Failing, IndexError]) # grad-cam's own __exit__ swallows IndexError
 @pytest.mark.parametrize('method', METHODS)
-@pytest.mark.parametrize('passes', [1, 2, 3])
+@pytest.mark.parametrize('passes', [1, 2, 3, 4])
 def test_the_network_is_found_unchanged_after_a_failure(method, error, passes):
     network = eventful_network()
     alive = []
@@ -225,7 +225,7 @@ def test_the_network_is_found_unchanged_after_a_failure(method, error, passes):
     network[6].register_forward_pre_hook(fail)
     before = everything(network)
     images = torch.randn(3, 3, 9, 9, generator=torch.Generator().manual_seed(0))
-    if passes == 3 and method in QUICK: # two probing passes and one to explain: all of it succeeds
+    if passes == 4 and method in QUICK: # three probing passes and one to explain: all of it succeeds
         assert heatmaps(network, images, 1, method).shape == (3, 9, 9)
     else:
         with pytest.raises(error, match='half-way'): heatmaps(network, images, 1, method)
@@ -509,3 +509,9 @@ def test_the_default_layer_is_none_that_evidence_passes_beside():
     model, images = OneWay(), torch.randn(2, 3, 8, 8)
     assert list(layer_names(model, 8)) == ['stem', 'narrow']
     assert (heatmaps(model, images) == heatmaps(model, images, layer='stem')).all()
+
+
+def test_tokens_in_another_order_than_the_picture_s_are_refused():
+    for layer in (None, 'before'):
+        with pytest.raises(BadInput, match="the tokens of layer 'before' do not lie as the picture does"): heatmaps(Tokens(shuffled=True), torch.randn(2, 3, 32, 32), layer=layer)
+    assert heatmaps(Tokens(shuffled=True), torch.randn(2, 3, 32, 32), layer='patches').any()

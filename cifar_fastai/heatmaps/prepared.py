@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['find_logits', 'Prepared', 'keep_modules', 'bare_model', 'prepare', 'layer_outputs', 'has_part', 'has_convolution',
-           'has_norm', 'read_map', 'output_maps', 'unread_layers', 'carries_all', 'default_layer', 'candidates',
-           'named_stages', 'suggestions', 'find_layer', 'blank_images', 'layer_names', 'map_size']
+           'has_norm', 'read_map', 'output_maps', 'unread_layers', 'lies_as_picture', 'carries_all', 'default_layer',
+           'candidates', 'named_stages', 'suggestions', 'find_layer', 'blank_images', 'layer_names', 'map_size']
 
 # %% ../../nbs/02_heatmaps/00_prepared.ipynb #idee6636
 import difflib
@@ -159,6 +159,22 @@ def unread_layers(ready, ran, maps, images):
     gradients = torch.autograd.grad(logits.square().sum(), list(outputs.values()), allow_unused=True)
     return {name for name, gradient in zip(outputs, gradients) if gradient is None or not gradient[:, -maps[name][1][2]*maps[name][1][3]:].any()}
 
+def lies_as_picture(ready, module, shape, images):
+    "Whether tokens lie as the picture does"
+    high, wide = shape[2:]
+    corners = torch.zeros(3, *images.shape[2:], dtype=torch.bool, device=images.device)
+    down, across = (side//2 for side in images.shape[2:])
+    corners[1, :down, across:] = corners[2, down:, :across] = True
+    noise, tokens = torch.randn_like(images), []
+    hook = module.register_forward_hook(lambda module, inputs, output: tokens.append(output[:, -high*wide:]))
+    try:
+        with torch.no_grad():
+            for corner in corners: ready(torch.where(corner, noise, images))
+    finally: hook.remove()
+    shares = nn.functional.interpolate(corners[1:, None].float(), (high, wide), mode='area').flatten(1)
+    changes = [(there - tokens[0]).abs().mean((0, 2)) for there in tokens[1:]]
+    return all(change@share/share.sum() >= 1.2*(change@(1 - share))/(1 - share).sum() for change, share in zip(changes, shares))
+
 def carries_all(ready, name, images):
     "Whether all that the logits know of the images passes through a layer"
     hook = ready.model.get_submodule(name).register_forward_hook(lambda module, inputs, output: output.detach())
@@ -168,9 +184,8 @@ def carries_all(ready, name, images):
 def default_layer(ready, found, maps, images):
     "The last layer worth naming; one before it where that is only one of several ways"
     last = list(found)[-1]
-    if maps[last][0] != 'first': return last
-    near = [name for name in reversed(found) if maps[name][0] == 'first' and max(found[name]) <= 2*max(found[last])]
-    return next((name for name in near if carries_all(ready, name, images)), last)
+    near = [name for name in reversed(found) if max(found[name]) <= 2*max(found[last])]
+    return next((name for name in near if maps[name][0] != 'first' or carries_all(ready, name, images)), last)
 
 def candidates(ready, ran, maps, images):
     "Of the layers with a map, name to (height, width) of those worth naming, in running order"
@@ -178,7 +193,8 @@ def candidates(ready, ran, maps, images):
     convolutional = [name for name in maps if maps[name][0] == 'first' and has_convolution(modules[name])]
     read = [name for name in maps if maps[name][0] != 'first' and name not in unread]
     turned = [name for name in read if has_norm(modules[name])] or [name for name in read if has_part(modules[name], nn.Linear)]
-    if convolutional and turned and order.index(convolutional[-1]) > order.index(turned[-1]): turned = []  # a convolutional network
+    later = convolutional and turned and order.index(convolutional[-1]) > order.index(turned[-1])
+    if later and carries_all(ready, convolutional[-1], images): turned = []  # a convolutional network
     if convolutional or turned: return {name: tuple(maps[name][1][2:]) for name in maps if name in {*convolutional, *turned}}
     raise BadInput(f'no layer of this {type(ready.model).__name__} has a convolution and a map: no heatmap can be made of it')
 
@@ -219,7 +235,10 @@ def find_layer(ready, layer, images):
     if first_name not in maps:
         what = f'its output is {shape}' if shape else 'it has no output of its own'
         raise BadInput(f"layer '{name}' has no map: {what}\n{suggestions(ready, found)}")
-    return name, modules[name], *maps[first_name]
+    layout, shape = maps[first_name]
+    if layout == 'tokens' and not lies_as_picture(ready, modules[name], shape, images):
+        raise BadInput(f"the tokens of layer '{name}' do not lie as the picture does: a map of them would be wrong\nName a layer whose output is a map; of the network's first layers, the convolution that cuts the patches")
+    return name, modules[name], layout, shape
 
 # %% ../../nbs/02_heatmaps/00_prepared.ipynb #07b2d626
 def blank_images(ready, image_size):
