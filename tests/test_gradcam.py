@@ -464,12 +464,15 @@ class Affine(nn.Module):
     def forward(self, tokens): return tokens*self.scale + self.shift
 
 
+class Asker(nn.MultiheadAttention): "Attention by another name, as timm has it"
+
+
 class Tokens(nn.Module):
     "16 patches as tokens, a block without attention, and the mean; or a class token that comes late, and is all that is read"
     def __init__(self, norm=nn.LayerNorm, late=False, shuffled=False):
         super().__init__()
         self.patches, self.before, self.block = nn.Conv2d(3, 8, 8, stride=8), norm(8), nn.Linear(8, 8)
-        if late: self.key, self.asks, self.after = norm(8), nn.MultiheadAttention(8, 2, batch_first=True), norm(8)
+        if late: self.key, self.asks, self.after = norm(8), Asker(8, 2, batch_first=True), norm(8)
         self.late, self.head = late, nn.Linear(8, 3)
         self.order = torch.tensor([5, 0, 10, 15, 1, 4, 11, 14, 2, 7, 8, 13, 3, 6, 9, 12] if shuffled else range(16))
 
