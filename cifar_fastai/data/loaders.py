@@ -165,11 +165,11 @@ class ImageLoader(TfmdDL):
             yield places[start:start+self.bs], places[start+step:start+step+self.bs]
 
     def __iter__(self):
-        order = None
+        mine = None
         for number, batch in enumerate(super().__iter__(), self.skipped + 1):
-            order, places = (self.order, self.places) if order is None else (order, places)  # of this pass: another may begin before it ends
+            mine = mine or (self.order, self.places)  # of this pass: another may begin before it ends
             yield batch
-            if self.shuffle: self.before_each(number, order, places)
+            if self.shuffle: self.before_each(number, *mine)
 
     def one_batch(self):
         "A look: what a step of training draws while it looks stays the same"
