@@ -7,6 +7,7 @@ import zipfile
 
 import pytest
 
+from cifar_fastai.data import archives
 from cifar_fastai.data.archives import open_files
 from cifar_fastai.base.messages import BadInput
 
@@ -66,12 +67,54 @@ def test_members_that_climb_are_refused(tmp_path, name, member):
     assert sorted(os.listdir(tmp_path)) == ['inner']
 
 
-@pytest.mark.parametrize('kind', [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE])
-def test_links_and_devices_in_tar_are_refused(tmp_path, kind):
-    info = tarfile.TarInfo('set/train/cat/0.png')
-    info.type, info.linkname = kind, 'set/train/cat/1.png'
-    with tarfile.open(tmp_path/'a.tar', 'w') as archive: archive.addfile(info)
-    refused(tmp_path/'a.tar', 'a link or a device')
+def write_link(path, name, target, kind=tarfile.SYMTYPE):
+    write_tar(path, CONTENT, 'w')
+    info = tarfile.TarInfo(name)
+    info.type, info.linkname = kind, target
+    with tarfile.open(path, 'a') as archive: archive.addfile(info)
+    return path
+
+
+@pytest.mark.parametrize('kind', [tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE])
+def test_devices_in_tar_are_refused(tmp_path, kind): refused(write_link(tmp_path/'a.tar', 'set/train/cat/0.png', '', kind), 'is a device')
+
+
+@pytest.mark.parametrize('kind, target', [(tarfile.SYMTYPE, '/etc/passwd'), (tarfile.LNKTYPE, '/etc/passwd'), (tarfile.SYMTYPE, '../../../../x'), (tarfile.LNKTYPE, '../x')])
+def test_links_that_lead_out_of_a_tar_are_refused(tmp_path, kind, target): refused(write_link(tmp_path/'a.tar', 'set/train/cat/0.png', target, kind), 'leads out')
+
+
+@pytest.mark.parametrize('kept', [True, False])
+@pytest.mark.parametrize('name, target, kind, found', [
+    ('set/train/cat/0.png', '1.png', tarfile.SYMTYPE, {'set/train/cat/0.png': b'one'}), ('set/train/cat/0.png', 'set/train/cat/1.png', tarfile.LNKTYPE, {'set/train/cat/0.png': b'one'}),
+    ('set/valid', 'test', tarfile.SYMTYPE, {'set/valid/cat/3.png': b'three'*1000}), ('set/train/up', '../..', tarfile.SYMTYPE, {}), ('set/train/cat/0.png', 'nothing.png', tarfile.SYMTYPE, {})])
+def test_links_in_a_tar_are_followed_and_loops_are_not(tmp_path, monkeypatch, kept, name, target, kind, found):
+    monkeypatch.setattr(archives, 'MOST_KEPT', 2**20 if kept else 0)
+    files = open_files(write_link(tmp_path/'a.tar', name, target, kind))
+    assert dict(files.read(list(files.sizes))) == CONTENT | found
+    assert list(files.passed) == ([] if found else [name])
+
+
+def test_a_folder_is_not_bounded_by_files_that_are_no_pictures(tmp_path):
+    write_folder(tmp_path/'set', {'train/cat/1.png': b'one'})
+    with open(tmp_path/'set'/'backup.mp4', 'wb') as file: file.truncate(2**30 + 1)
+    files = open_files(tmp_path/'set', most_bytes=2)
+    assert files.sizes == {'train/cat/1.png': 3} and files.passed == {'backup.mp4': 'larger than 1 GiB'}
+
+
+def test_what_a_run_and_a_look_wrote_is_no_part_of_the_data(tmp_path):
+    write_folder(tmp_path/'set', {'cat/1.png': b'one', 'cat/recipe.json': b'{}', 'runs/a/recipe.json': b'{}', 'runs/a/metrics.json': b'{}', 'runs/a/figures/curves.png': b'x', 'looks/set/data.json': b'{}', 'looks/set/samples.png': b'x'})
+    files = open_files(tmp_path/'set')
+    assert list(files.sizes) == ['cat/1.png', 'cat/recipe.json'] and files.folders == {'cat'} and set(files.passed.values()) == {'written by cifar_fastai'}
+
+
+def test_folders_in_a_zip_from_windows(tmp_path):
+    with zipfile.ZipFile(tmp_path/'a.zip', 'w') as archive:
+        for name, content in {'set\\train\\cat\\': b'', 'set\\train\\cat\\1.png': b'one'}.items():
+            info = zipfile.ZipInfo('x')
+            info.filename = name
+            archive.writestr(info, content)
+    files = open_files(tmp_path/'a.zip')
+    assert files.sizes == {'set/train/cat/1.png': 3} and files.folders == {'set/train/cat'}
 
 
 def test_link_in_zip_is_refused(tmp_path):
@@ -108,13 +151,13 @@ def test_an_encrypted_zip_is_refused(tmp_path):
         at = -1
         while (at := data.find(magic, at+1)) >= 0: data[at+place] |= 1
     (tmp_path/'a.zip').write_bytes(data)
-    with pytest.raises(BadInput, match='encrypted'): list(open_files(tmp_path/'a.zip').read(list(CONTENT)))
+    with pytest.raises(BadInput, match='encrypted.*\n.*npack it'): list(open_files(tmp_path/'a.zip').read(list(CONTENT)))
 
 
 @pytest.mark.parametrize('name', WRITERS)
 def test_bounds(tmp_path, name):
     WRITERS[name](tmp_path/name, CONTENT)
-    for bounds in (dict(most_files=2), dict(most_bytes=5000)):
+    for bounds in (dict(most_files=2), *((dict(most_bytes=5000),) if name != 'folder' else ())):
         with pytest.raises(BadInput, match='too many'): open_files(tmp_path/name, **bounds)
 
 

@@ -64,7 +64,8 @@ def test_refusals(tmp_path):
         with pytest.raises(BadInput, match=said): compare_runs(paths)
     larger, others = (made_run(tmp_path, name, test_set='ef', image_size=64, pictures=pictures) for name, pictures in (('larger', 'one'), ('others', 'two')))
     small = made_run(tmp_path, 'small', image_size=32, pictures='one')
-    assert compare_runs([small, larger]).arms[1].fields == {'image_size': 64}  # the same pictures, of two sizes
+    sizes = compare_runs([small, larger])
+    assert sizes.arms[1].fields == {'image_size': 64} and sizes.to_dict()['test_set'] == 'one'  # the same pictures, of two sizes
     with pytest.raises(BadInput, match='different test images'): compare_runs([small, others])
     assert {small, larger} <= {*grid.known_runs(tmp_path, several=True)[0].values()} and one not in grid.known_runs(tmp_path, several=True)[0].values()
     assert one in grid.known_runs(tmp_path)[0].values()  # an older run does not say which pictures it was tested on

@@ -86,6 +86,7 @@ def test_a_folder_travels_whole(tmp_path):
 
 def test_what_an_engine_lacks_is_said(monkeypatch):
     with pytest.raises(BadInput, match='--address x:1 is for --engine ray'): choose_engine('local', address='x:1')
+    with pytest.raises(BadInput, match='a run asks for 5000 CPUs, and this machine has'): choose_engine('local', cpus=5000)
     with pytest.raises(BadInput, match="unknown engine 'dask'"): choose_engine('dask')
     monkeypatch.setitem(__import__('sys').modules, 'ray', None)
     with pytest.raises(BadInput, match=r"pip install 'cifar_fastai\[ray\]'"): choose_engine('ray')

@@ -214,10 +214,25 @@ def test_the_card_says_what_the_files_say(run, out):
     assert not [path for path in (out/'hub').iterdir() if path.suffix in ('.pkl', '.pth', '.pt', '.bin')]
 
 
+@pytest.mark.parametrize('fields, metrics, says, not_says', [
+    ({'fit': 'squish'}, {}, 'It sees all, squeezed to a square, of a picture', 'It sees the centred square'),
+    ({'set_aside': 15}, {}, 'of 15 training images that were set aside right', 'test images right'),
+    ({}, {'test_labels': dict(file='mended.csv', images=15, relabelled=2, dropped=0, soft=0, undecided=0)}, 'Test labels were changed, so the accuracy is not comparable', 'set aside')])
+def test_the_card_says_how_pictures_are_fitted_and_what_the_accuracy_is_of(fields, metrics, says, not_says, run, tmp_path):
+    copy = shutil.copytree(run, tmp_path/'run')
+    (copy/'manifest.json').unlink()
+    for name, part, new in (('recipe.json', 'recipe', fields), ('metrics.json', None, metrics)):
+        content = json.loads((copy/name).read_text())
+        (content[part] if part else content).update(new)
+        (copy/name).write_text(json.dumps(content))
+    card = (export_run(copy, 'hub').path/'README.md').read_text(encoding='utf-8')
+    assert says in card and not_says not in card
+
+
 def test_an_export_with_other_weights_is_refused(out, tmp_path):
     folder = shutil.copytree(out/'weights', tmp_path/'weights')
     config = json.loads((folder/'config.json').read_text())
-    for change, text in (({'fingerprint': '0'*64}, 'are not those of its config.json'), ({'schema': 9}, 'of schema 9'), ({'mean': 3}, 'mean is missing or of another kind')):
+    for change, text in (({'fingerprint': '0'*64}, 'are not those of its config.json'), ({'schema': 9}, 'of schema 9'), ({'mean': 3}, 'mean is missing or of another kind'), ({'deviation': [0, 0, 0]}, 'deviation is missing'), ({'image_size': 0}, 'image_size is missing')):
         (folder/'config.json').write_text(json.dumps({**config, **change}))
         with pytest.raises(BadInput, match=text): Classifier.from_hub(folder, device='cpu')
 
@@ -235,6 +250,8 @@ def test_words_and_places_that_cannot_be(run, out, tmp_path, capfd, monkeypatch)
     before = sorted(path.name for path in out.iterdir())
     assert "'model.onnx' exists" not in refused([run, '--to', 'torch', '--out', out], capfd)
     assert 'exists\nTake it away' in refused([run, '--to', 'onnx', '--out', out], capfd)
+    assert "is the name of a file" in refused([run, '--to', 'onnx', '--out', tmp_path/'model.onnx'], capfd, 2)
+    for words in (['--open'], ['--port', '8001']): assert f'{words[0]} is for --serve' in refused([run, '--to', 'safetensors', *words, '--out', tmp_path], capfd, 2)
     assert "unknown format 'tflite'" in refused([run, '--to', 'tflite'], capfd, 2)
     assert '--to is missing' in refused([run], capfd, 2)
     assert '--push is for --to hub' in refused([run, '--to', 'onnx', '--push', 'a/b'], capfd, 2)

@@ -1,10 +1,11 @@
 "Label files: what is written comes back, the csv module sees the same, and what does not fit is refused by its line"
 import csv
+import io
 
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies
 
-from cifar_fastai.base.label_files import DECISIONS, DROP, ISSUES, LABEL_COLUMNS, LabelRow, accept_suggestions, read_label_rows, read_labels, write_labels
+from cifar_fastai.base.label_files import DECISIONS, DROP, ISSUES, LABEL_COLUMNS, LabelRow, accept_suggestions, read_label_rows, read_labels, write_labels, write_shares
 from cifar_fastai.base.messages import BadInput
 
 CLASSES = ('cat', '<b>dog</b>, "big"', 'ship 🚢')
@@ -30,7 +31,7 @@ def test_what_is_written_comes_back_and_the_csv_module_sees_the_same(tmp_path, n
 @pytest.mark.parametrize('content, line, says', [
     (f'{HEADER}\n0,a.png,cat,,1,,\n1,b.png,cat,,1,,\n', 3, "no image named 'b.png'"),
     (f'{HEADER}\n0,a.png,cat,,1,,\n0,a.png,cat,,1,,\n', 3, 'twice, first on line 2'),
-    (f'{HEADER}\n0,a.png,cat,,1,,cats\n', 2, "unknown class of the column label 'cats'; did you mean 'cat'"),
+    (f'{HEADER}\n0,a.png,cat,,1,,cats\n', 2, "unknown class of the column label 'cats'; did you mean 'cat'"), (f'{HEADER}\n0,a.png,cat,,1,,drop\n', 2, "did you mean '(drop)'"),
     (f'{HEADER}\n0,a.png,cat,dog,1,,\n', 2, "unknown class of the column suggested 'dog'"),
     (f'{HEADER}\n0,a.png,ship 🚢,,1,,\n', 2, "has the label 'cat', not 'ship 🚢'"),
     (f'{HEADER}\n0,a.png,cat,,nan,,\n', 2, "quality 'nan' is not a number from 0 to 1"),
@@ -57,6 +58,26 @@ def test_a_name_and_a_label_are_enough_and_columns_of_classes_are_shares(tmp_pat
     assert [line for line, _ in rows] == [2, 3] and shares == [(0.75, 0., 0.25), None]
 
 
+@pytest.mark.parametrize('encoding', ['utf-8', 'utf-8-sig', 'utf-16'])
+@pytest.mark.parametrize('mark', ',;\t')
+def test_what_a_spreadsheet_saves_is_read(tmp_path, mark, encoding):
+    "Rows of empty cells, empty columns at the end, decimal commas, and Excel's first line"
+    lines = [['name', 'quality', 'label', ''], ['a.png', '0,25' if mark == ';' else '0.25', 'cat', ''], ['', '', '', ''], ['say "b", c.png', '1', '', '']]
+    text = io.StringIO()
+    csv.writer(text, delimiter=mark).writerows(lines)
+    for first in ('', f'sep={mark}\r\n'):
+        (tmp_path/'labels.csv').write_bytes((first + text.getvalue()).encode(encoding))
+        assert [(row.name, row.quality, row.label) for row in read_labels(tmp_path/'labels.csv', CLASSES, NAMES, LABELS)] == [('a.png', 0.25, 'cat'), ('say "b", c.png', 1, '')]
+    (tmp_path/'labels.csv').write_bytes((f'sep={mark}\r\n' + text.getvalue().replace('cat', 'cow')).encode(encoding))
+    with pytest.raises(BadInput, match="line 3: unknown class of the column label 'cow'"): read_labels(tmp_path/'labels.csv', CLASSES)
+
+
+def test_our_own_files_are_read_whatever_the_classes_are_called(tmp_path):
+    classes = ('a;b;c;d', 'e\tf\tg', 'h,i')
+    write_shares(tmp_path/'shares.csv', ['x;y.png'], [[0.25, 0.25, 0.5]], classes)
+    assert read_label_rows(tmp_path/'shares.csv', classes, ['x;y.png'], [0])[1] == [(0.25, 0.25, 0.5)]
+
+
 def test_no_file_and_no_text_are_refused(tmp_path):
     with pytest.raises(BadInput, match='cannot be read'): read_labels(tmp_path/'none.csv')
     (tmp_path/'bytes.csv').write_bytes(b'name,label\n\xff\xfe,cat\n')
@@ -67,5 +88,6 @@ def test_suggestions_are_taken_only_below_the_limit_and_where_nobody_decided():
     rows = [LabelRow(0, 'a', 'cat', 'dog', 0.1), LabelRow(1, 'b', 'cat', 'dog', 0.2), LabelRow(2, 'c', 'cat', 'dog', 0.05, '', 'cat'),
             LabelRow(3, 'd', 'cat', 'cat', 0.01), LabelRow(4, 'e', 'cat', '', 0.01)]
     assert [row.label for row in accept_suggestions(rows, 'quality<0.2')] == ['dog', '', 'cat', '', '']
-    for bad in ('quality<1.2', 'quality>0.1', 'quality', '0.2'):
+    assert not any(row.label for row in accept_suggestions(rows[:2], 'quality<1e-3'))
+    for bad in ('quality<1.2', 'quality<1e3', 'quality>0.1', 'quality', '0.2'):
         with pytest.raises(BadInput, match='no condition'): accept_suggestions(rows, bad)

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from drawn import CLASSES as DRAWN, write_images
 from scipy.special import softmax
 
 from cifar_fastai.base.label_files import read_labels, write_labels, write_shares
@@ -181,7 +182,23 @@ def test_wrong_words_are_refused_before_anything_is_trained(words, says, tmp_pat
     assert says in str(caught.value) and not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize('classes, words, file, says', [
+    (('name', 'bee', 'cat'), ['--shares'], None, "a class is called 'name'"), (('ant', 'quality', 'cat'), ['--shares', '--method', 'dynamics'], None, "a class is called 'quality'"),
+    (('ant', 'bee', 'cat'), ['--folds', '61'], None, '--folds 61: there are 60 training images'), (('ant', 'bee', 'cat'), [], 'junk\n', "column 'name' is missing"),
+    (('ant', 'bee', 'cat'), [], 'name,label\nother.png,ant\n', "no image named 'other.png'")])
+def test_what_could_not_be_written_at_the_end_is_refused_before_anything_is_trained(classes, words, file, says, tmp_path, monkeypatch):
+    write_images(tmp_path/'data', {'train': (60, 1), 'test': (15, 2)}, 16)
+    for part in ('train', 'test'):
+        for old, new in zip(DRAWN, classes): (tmp_path/'data'/part/old).rename(tmp_path/'data'/part/new)
+    if file: (tmp_path/'out').mkdir(); (tmp_path/'out'/'labels.csv').write_text(file)
+    monkeypatch.setattr('cifar_fastai.runs.session.train_session', None)
+    monkeypatch.setattr('cifar_fastai.comparison.grid.train_session', None)
+    with pytest.raises(BadInput, match=says): dispatch(['labels', str(tmp_path/'data'), '--out', str(tmp_path/'out'), *words, '--device', 'cpu'])
+    assert not [*tmp_path.rglob('recipe.json')] and (not (tmp_path/'out'/'labels.csv').exists() or (tmp_path/'out'/'labels.csv').read_text() == file)
+
+
 @pytest.mark.parametrize('what', ['nowhere', 'nowhere.tgz'])
 def test_data_that_is_not_there_is_said(what, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(BadInput, match=what): dispatch(['labels', what])
+    assert not [*tmp_path.iterdir()]

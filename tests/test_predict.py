@@ -2,13 +2,16 @@
 import csv
 import io
 import json
+import os
 import shutil
 import sys
 import zipfile
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
+import torch
 from drawn import CLASSES, write_images
 from PIL import Image
 
@@ -103,6 +106,12 @@ def test_the_same_pictures_in_every_form(run, pictures, tmp_path, monkeypatch):
         answers = classifier(form)
         order = np.argsort([str(name).rpartition('test/')[2] for name in answers.names]) if isinstance(form, (str, Path, Pictures)) else slice(None)
         np.testing.assert_allclose(answers.logits[order], wanted, atol=1e-5)
+    tensors = torch.from_numpy(np.stack([np.asarray(picture.convert('RGB').resize((16, 16))) for picture in opened[:3]]).transpose(0, 3, 1, 2).copy())
+    first = classifier(tensors.numpy()).logits
+    for form in (tensors, list(tensors), tensors.numpy().transpose(0, 2, 3, 1)): np.testing.assert_allclose(classifier(form).logits, first, atol=1e-5)
+    for form in (np.array([str(path) for path in files]), pd.Series(files), [open(path, 'rb') for path in files], [files[0].parent, *files[len(list(files[0].parent.iterdir())):]]):
+        np.testing.assert_allclose(classifier(form).logits, wanted, atol=1e-5)
+    assert len(classifier([zipped, files[0]])) == len(files) + 1
     grey = classifier(np.zeros((5, 9, 7), np.uint8)).logits
     np.testing.assert_allclose(grey, classifier(np.zeros((5, 9, 7, 3), np.uint8)).logits)
     assert abs(classifier(files, tta='mirror').logits - wanted).max() > 1e-4
@@ -138,7 +147,7 @@ def test_broken_pictures_are_named_and_left_out(run, pictures, tmp_path, capsys)
     whole = len(list(folder.glob('*.png')))
     (folder/'cut.png').write_bytes(next(folder.glob('*.png')).read_bytes()[:70])
     (folder/'note.txt').write_text('no picture')
-    Image.new('L', (60_000, 1200)).save(folder/'wide.png')
+    Image.new('L', (60_000, 3000)).save(folder/'wide.png')
     Image.new('L', (60_000, 9)).save(folder/'thin.png')
     assert predict(run, tmp_path/'new', '--out', tmp_path/'a.jsonl', '--top', '2', '--unsure-below', '0.99') == 1
     said = capsys.readouterr()
@@ -149,6 +158,37 @@ def test_broken_pictures_are_named_and_left_out(run, pictures, tmp_path, capsys)
     assert all(row['unsure'] == (row['probability'] < 0.99) for row in found) and any(row['picture'].endswith('thin.png') for row in found)
     assert predict(run, tmp_path/'new', '--out', tmp_path/'b.csv', '--heat', tmp_path/'heat', '--strict') == 1
     assert not list(tmp_path.glob('b.csv')) and not list(tmp_path.glob('*heat*')) and not list(tmp_path.glob('.*partial*'))
+
+
+def test_folders_in_other_letters_are_labels_and_other_names_are_said(run, pictures, tmp_path, capsys):
+    for place, (name, title) in enumerate((name, title) for name in CLASSES for title in (name.upper(), f'{CLASSES.index(name)}')):
+        kind = tmp_path/('numbered' if title.isdigit() else 'large')
+        shutil.copytree(pictures/'test'/name, kind/title)
+    shutil.copytree(tmp_path/'large'/CLASSES[0].upper(), tmp_path/'both'/CLASSES[0])
+    shutil.copytree(tmp_path/'large'/CLASSES[0].upper(), tmp_path/'both'/'wasp')
+    def said(folder):
+        assert predict(run, tmp_path/folder, '--out', tmp_path/f'{folder}.CSV') == 0
+        return capsys.readouterr().out
+    kept = read_predictions(run/'predictions.npz')
+    assert f'({int((kept.logits.argmax(1) == kept.target).sum())} of {len(kept.name)})' in said('large')
+    assert {row['actual'] for row in rows(tmp_path/'large.CSV')} == set(CLASSES)
+    assert f'accuracy  not known: no folder has the name of a class ({", ".join(CLASSES)}), but 0, 1, 2' in said('numbered')
+    assert '4 pictures are in no folder that has the name of a class, and are not in it: wasp' in said('both')
+
+
+def test_what_is_named_twice_is_counted_once(run, pictures, tmp_path, capsys):
+    assert predict(run, pictures/'test', f'{pictures}/test/**', f'{pictures}/test/{CLASSES[0]}/../*/*.png', '--out', tmp_path/'a.csv') == 0
+    assert len(rows(tmp_path/'a.csv')) == 12 and 'pictures  12 in' in capsys.readouterr().out
+    assert len([*Pictures(['-'], lines=[f'{next(pictures.rglob("*.png"))}\n']*3)]) == 3  # a list is a person's own
+
+
+def test_lists_as_programs_write_them(run, pictures, tmp_path, monkeypatch, capsys):
+    one, two = sorted((pictures/'test').rglob('*.png'))[:2]
+    odd = os.fsencode(tmp_path) + b'/b\xe4r.png'
+    shutil.copy(os.fsencode(one), odd)
+    for content, count in ((f'\ufeff{one}\r\n\r\n  \r\n# mine\r\n{two}  \r\n'.encode(), 2), (f'{one}\0{two}\0'.encode(), 2), (odd + b'\n' + os.fsencode(two), 2)):
+        monkeypatch.setattr(sys, 'stdin', io.TextIOWrapper(io.BytesIO(content), encoding='utf-8'))
+        assert predict(run, '-') == 0 and f'pictures  {count} in' in capsys.readouterr().out
 
 
 def test_heat_and_page(run, pictures, tmp_path, capsys):
@@ -187,13 +227,27 @@ def test_runs_that_are_not_used(run, pictures, tmp_path, capsys):
                        'recipe.json': 'is a run of schema 9'}[name])
         shutil.rmtree(path)
     refused(pictures, 'holds no run')
+    refused(run/'metrics.json', f"Name the folder of the run: '{run}'")
+    refused(run.parent, 'It is a folder of runs: name one, such as')
+    with pytest.raises(BadInput, match="device 'gpu' is not a device"): Classifier.load(run, 'gpu')
+
+
+@pytest.mark.parametrize('name, values', [('mean', [0.5, 0.5]), ('mean', ['a', 0, 0]), ('deviation', [0.2, 0., 0.2]), ('deviation', [0.2, 1e999, 0.2])])
+def test_statistics_that_no_picture_can_be_brought_to_are_refused(name, values, run, tmp_path):
+    copy = shutil.copytree(run, tmp_path/'copy')
+    (copy/'manifest.json').unlink()
+    about = json.loads((copy/'recipe.json').read_text())
+    about['data'][name] = values
+    (copy/'recipe.json').write_text(json.dumps(about))
+    for load in (Classifier.load, lambda path: load_run(path, data=False)):
+        with pytest.raises(BadInput, match=f'data.{name} is missing or of another kind'): load(copy)
 
 
 @pytest.mark.parametrize('words, status, text', [
     (['lost.png'], 1, "'lost.png': there is no such file"), (['*.gif'], 1, 'no file of that pattern'), (['empty'], 1, "no pictures in 'empty'"),
     (['texts'], 1, 'none of which ends like a picture'), (['texts/a.txt'], 1, 'none of 1 pictures can be read'),
     (['a.png', '--out', 'a.txt'], 2, 'ends in none of .csv'), (['a.png', '--out', 'no/a.csv'], 1, "no folder 'no'"),
-    (['a.png', '--report', 'page.pdf'], 2, 'does not end in .html'), (['a.png', '--heat', 'texts'], 1, "'texts' exists"),
+    (['a.png', '--report', 'page.pdf'], 2, 'does not end in .html'), (['a.png', '--report', 'no/page.html'], 1, "no folder 'no'"), (['a.png', '--heat', 'a.png/heat'], 1, "'a.png/heat' cannot be written"), ([''], 1, 'names no picture'), (['a.png', '--heat', 'texts'], 1, "'texts' exists"),
     (['a.png', '--part', 'tets'], 2, "did you mean 'test'"), (['a.png', '--report', 'page.html'], 1, 'whose class is not known'), ([], 2, 'PICTURES')])
 def test_bad_words(words, status, text, run, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
@@ -206,7 +260,7 @@ def test_bad_words(words, status, text, run, tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize('images, text', [
-    (np.zeros((8, 8, 3)), 'float64'), (np.zeros((3, 8, 8), np.uint8), 'colours first'), (np.zeros((2, 3, 8, 8), np.uint8), 'is no picture'),
+    (np.zeros((8, 8, 3)), 'float64'), (np.zeros((3, 8, 8), np.uint8), 'colours first'), (np.zeros((2, 3, 8, 8)), r'from 0 to 1: \(255'), ('', 'names no picture'), (io.StringIO('text'), 'opened as text'),
     ([], 'no pictures'), (5, 'int is no picture'), ('lost.png', 'no such file'), ([b'x'], 'the image 0 cannot be read'), (np.zeros((0, 8, 3), np.uint8), 'is no picture')])
 def test_bad_pictures_from_python(images, text, run):
     with pytest.raises(BadInput, match=text): Classifier.load(run)(images)

@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from cifar_fastai.data.archives import open_files
+from cifar_fastai.data.formats import open_picture
 from cifar_fastai.base.messages import BadInput
 from cifar_fastai.data.sources import read_files
 
@@ -254,6 +255,7 @@ def test_every_mode_becomes_rgb(tmp_path):
         'deep.tif': (grey.astype(np.uint16)*1024+7, np.stack([grey*4]*3, -1)),
         'half.png': (half, np.full((8, 8, 3), round((100*128+255*127)/255))),
         'clear.webp': (np.zeros((8, 8, 4), np.uint8), np.full((8, 8, 3), 255)),
+        'forgotten.png': (np.dstack([noise(8, 8, 3, seed=7), np.zeros((8, 8), np.uint8)]), noise(8, 8, 3, seed=7)), # nothing but transparent, with colours
         'palette.gif': (palette, colours[grey % 3]),
         'palette.png': (palette, colours[grey % 3]),
         'bits.bmp': (Image.fromarray(grey > 30), np.stack([(grey > 30)*255]*3, -1)),
@@ -266,7 +268,7 @@ def test_every_mode_becomes_rgb(tmp_path):
         found = data.images[list(data.names).index(f'train/cat/{name}')]
         assert np.abs(found.astype(int)-wanted).max() <= (1 if name == 'half.png' else 0), name
     assert len(data.notes) == 1
-    for words in ('2 16-bit', '2 with a palette', '2 with transparency', '1 grey', '1 black and white', '1 CMYK'):
+    for words in ('2 16-bit', '2 with a palette', '2 with transparency', '1 wholly transparent', '1 grey', '1 black and white', '1 CMYK'):
         assert words in data.notes[0], data.notes
 
 
@@ -293,15 +295,18 @@ def test_auto_size_is_the_median_shorter_side(tmp_path, sides, wanted):
     assert read(tmp_path, 24).image_size == 24
 
 
-def test_a_picture_turned_by_its_camera_is_upright(tmp_path):
+@pytest.mark.parametrize('form', ['png', 'tif', 'webp'])
+def test_a_picture_turned_by_its_camera_is_upright(tmp_path, form):
     pets(tmp_path)
     upright = noise(10, 10, 3, seed=5)
-    exif = Image.Exif()
-    for orientation, stored in [(6, np.rot90(upright, 1)), (3, np.rot90(upright, 2)), (2, upright[:, ::-1])]: # EXIF 2.3, tag 0x0112
+    exif, turned = Image.Exif(), {2: upright[:, ::-1], 3: np.rot90(upright, 2), 4: upright[::-1], 5: upright.transpose(1, 0, 2),
+                                  6: np.rot90(upright, 1), 7: np.rot90(upright, 2).transpose(1, 0, 2), 8: np.rot90(upright, -1)} # EXIF 2.3, tag 0x0112
+    for orientation, stored in turned.items():
         exif[0x0112] = orientation
-        save(tmp_path/'train'/'cat'/f'{orientation}.png', np.ascontiguousarray(stored), exif=exif)
+        save(tmp_path/'train'/'cat'/f'{orientation}.{form}', np.ascontiguousarray(stored), exif=exif, **({'lossless': True} if form == 'webp' else {}))
     data = read(tmp_path)
-    for orientation in (6, 3, 2): assert np.array_equal(data.images[list(data.names).index(f'train/cat/{orientation}.png')], upright)
+    for orientation in turned: assert np.array_equal(data.images[list(data.names).index(f'train/cat/{orientation}.{form}')], upright), orientation
+    assert '7 turned by their camera' in data.notes[0]
 
 
 def test_any_unicode_and_hidden_files(tmp_path):
@@ -357,3 +362,14 @@ def test_images_that_cannot_be_read_are_named(tmp_path):
     save(tmp_path/'a'/'train'/'cat'/'3.png', noise(8, 8, 3))
     Image.fromarray(np.full((8, 8), np.nan, np.float32)).save(tmp_path/'a'/'train'/'cat'/'4.tif')
     assert '/train/cat/4.tif' in refused(tmp_path/'a', 'not numbers')
+    bands = [(256, 3, 8), (257, 3, 8), (258, 3, 16), (262, 3, 1), (273, 4, 200), (277, 3, 13), (279, 4, 1664)] # TIFF 6.0: 13 bands of 16 bits, as of a satellite
+    head = b'II*\0' + struct.pack('<IH', 8, len(bands)) + b''.join(struct.pack('<HHII', tag, kind, 1, value) for tag, kind, value in bands)
+    (tmp_path/'a'/'train'/'cat'/'4.tif').write_bytes(head.ljust(1864, b'\0'))
+    assert '/train/cat/4.tif' in refused(tmp_path/'a', 'TIFF pictures of a kind')
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_photo_of_108_million_pixels_is_read():
+    buffer = io.BytesIO()
+    Image.new('1', (12_000, 9_000)).save(buffer, 'png')
+    assert open_picture(buffer.getvalue(), 'photo.png', lambda picture: picture.size) == (12_000, 9_000)

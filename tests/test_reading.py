@@ -102,7 +102,7 @@ def test_links_are_followed_and_loops_are_not(tmp_path):
 
 
 @pytest.mark.parametrize('made', ['.DS_Store', '@eaDir/0.png/SYNOPHOTO_THUMB_M.jpg', 'Thumbs.db', 'desktop.ini', '._0.png', '.thumbnails/0.png', '$RECYCLE.BIN/0.png',
-                                  'lost+found/0.png', '.git/0.png', '.Trash/0.png', '.ipynb_checkpoints/0.png', '__MACOSX/0.png'])
+                                  'lost+found/0.png', '.git/0.png', '.Trash/0.png', '.ipynb_checkpoints/0.png', '__MACOSX/0.png', 'thumbs/0.png', '@SynoEAStream/0.png', 'CVS/0.png', '~snapshot/0.png'])
 def test_what_systems_leave_is_counted_and_no_class(tmp_path, made):
     wanted = read(plain(tmp_path/'pets')).fingerprints
     for place in ('', 'train', 'train/cat', 'test'):
@@ -143,6 +143,15 @@ def test_a_class_that_is_halved_is_named_with_its_counts(tmp_path):
     assert rows(data)['train', 'dog']['left_out'] == {next(iter(data.read['left_out'])): 3}
     shutil.rmtree(tmp_path/'test'/'dog')
     assert "test/ has no images of 1 of 2 classes: 'dog'" in read(tmp_path).notes[0]
+
+
+def test_a_class_that_lacks_pictures_behind_links_is_named_with_its_counts(tmp_path):
+    plain(tmp_path)
+    for number in range(3): (tmp_path/'train'/'dog'/f'link{number}.png').symlink_to(tmp_path/'nowhere.png')
+    (tmp_path/'test'/'dog'/'deeper').mkdir()
+    os.mkfifo(tmp_path/'test'/'dog'/'deeper'/'pipe.png')
+    data = read(tmp_path)
+    assert 'dog in train/ 3 of 6, dog in test/ 2 of 3' in data.notes[0] and rows(data)['train', 'dog']['left_out'] == {'a link that leads nowhere': 3}
 
 
 def test_pictures_without_an_ending_or_with_another_are_read(tmp_path):
@@ -236,14 +245,19 @@ def test_copies_are_counted_by_their_pixels(tmp_path):
     assert found['train', 'cat']['found'] == {'in two classes': 1} and found['train', 'dog']['found'] == {'in two classes': 1, 'twice in their class': 1}
     assert data.read['copied_test_images'] == [list(data.names[data.test_positions]).index('test/cat/again.bmp')]
     assert 'copies: 1 of 5 test images' in data.notes[-1] and '2 pictures lie in two classes' in data.notes[-1]
+    shutil.copytree(tmp_path/'test', tmp_path/'valid')
+    assert 'copies: 1 of 5 valid and 5 of 5 test images are copies of images to train on' in read(tmp_path).notes[-1]
 
 
 # ---- layouts -----------------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize('splits', [('training', 'testing'), ('Training', 'Testing'), ('train', 'validation'), ('TRAIN', 'Val'), ('train_set', 'test_set'), ('seg_train/seg_train', 'seg_test/seg_test'), ('train2017', 'val2017'), ('train/train', 'test/test'),
-                                    ('train/images', 'test/images')])
+                                    ('train/images', 'test/images'), ('train-160', 'val-160'), ('train1', 'test1'), ('data.train', 'data.test'), ('trn', 'tst'), ('TrainingSet', 'TestSet'), ('train', 'eval'),
+                                    ('asl_alphabet_train', 'asl_alphabet_test'), ('DATASET_TRAIN', 'DATASET_TEST'), ('train/data/images', 'test/data/images')])
 def test_splits_by_other_names(tmp_path, splits):
-    data = read(plain(tmp_path, splits=splits))
+    plain(tmp_path, splits=splits)
+    (tmp_path/splits[0].split('/')[0]/'notes.txt').write_text('x')
+    data = read(tmp_path)
     assert data.train_count == 6 and data.classes == ('cat', 'dog') and len(data.test_positions) == 4
 
 
@@ -254,6 +268,97 @@ def test_three_splits_are_used_for_what_they_are(tmp_path):
     data = read(tmp_path)
     assert [len(part) for part in (data.train_positions, data.valid_positions, data.test_positions)] == [6, 6, 4]
     assert data.fingerprints.keys() == {'train', 'valid', 'test'}
+
+
+@pytest.mark.parametrize('others', [('validation', 'evaluation'), ('val', 'holdout'), ('eval', 'test')])
+def test_an_evaluation_set_is_for_testing_unless_there_is_a_test_set(tmp_path, others):
+    plain(tmp_path, splits=('training', others[0]), test=3)
+    plain(tmp_path, splits=('training', others[1]))
+    data = read(tmp_path)
+    assert [len(part) for part in (data.train_positions, data.valid_positions, data.test_positions)] == [6, 6, 4]
+    assert all(name.startswith(f'{others[1]}/') for name in data.names[data.test_positions])
+
+
+def test_a_class_may_be_called_like_a_split(tmp_path):
+    plain(tmp_path, ('steam_train', 'crash_set', 'car'), splits=('.', '.'))
+    refused(tmp_path, 'car, crash_set, steam_train(.|\n)*--test-share')
+    assert read(tmp_path, test_share=0.3).classes == ('car', 'crash_set', 'steam_train')
+    (tmp_path/'labels.csv').write_text('file,label\n' + '\n'.join(f'{path.relative_to(tmp_path)},{path.parent.name}' for path in tmp_path.rglob('*.png')))
+    assert read(tmp_path, test_share=0.3, labels='labels.csv').classes == ('car', 'crash_set', 'steam_train')
+
+
+@pytest.mark.parametrize('trained, tested', [(('Cat', 'Dog'), ('cat', 'DOG')), (('cat ', 'dog.'), ('cat', 'dog')), (('0', '1'), ('00', '1.0'))])
+def test_a_class_that_is_written_otherwise_in_another_split(tmp_path, trained, tested):
+    plain(tmp_path, trained, splits=('train', 'train'))
+    plain(tmp_path, tested, splits=('test', 'test'))
+    data = read(tmp_path)
+    assert data.classes == trained and data.labels.tolist() == [0, 0, 0, 1, 1, 1]*2 and f"'{tested[0]}' for '{trained[0]}'" in data.notes[0]
+    if trained[0] == 'Cat':
+        plain(tmp_path, ('CAT',), splits=('train', 'train'))
+        refused(tmp_path, "lacks: 'cat'") # either may be meant
+
+
+def test_a_file_that_may_not_be_read_stops_nothing_that_does_not_need_it(tmp_path, monkeypatch, notices):
+    monkeypatch.setenv('FASTAI_HOME', str(tmp_path/'home'))
+    (plain(tmp_path/'pets')/'notes.txt').write_text('x')
+    def read_bytes(path, whole=Path.read_bytes):
+        if path.name == denied: raise PermissionError(13, 'Permission denied', str(path))
+        return whole(path)
+    monkeypatch.setattr(Path, 'read_bytes', read_bytes)
+    denied = 'notes.txt'
+    assert len(load_images(tmp_path/'pets').labels) == 10
+    denied = '2.png'
+    with pytest.raises(BadInput, match='train/cat/2.png cannot be read: Permission denied\nMake it readable'): load_images(tmp_path/'pets', 16)
+
+
+def test_splits_in_the_folders_of_the_classes(tmp_path):
+    for title in ('cat', 'dog'): plain(tmp_path/title, ('',))
+    (tmp_path/'README').write_text('x')
+    data = read(tmp_path)
+    assert (data.classes, data.labels.tolist(), data.train_count) == (('cat', 'dog'), [0, 0, 0, 1, 1, 1, 0, 0, 1, 1], 6) and data.names[6] == 'cat/test/0.png'
+    for old, new in (('cat', 'images'), ('dog', 'masks')): (tmp_path/old).rename(tmp_path/new)
+    refused(tmp_path, 'no images under train') # a layout for segmentation
+
+
+@pytest.mark.parametrize('beside', [{'readme.txt': 'x'}, {'meta/train.txt': 'cat/0\ndog/1', 'LICENSE': 'x'}, {'Annotation/cat/0': '<xml>'}, {'images.txt': '1 cat/0.png\n2 cat/1.png\n3 dog/0.png\n4 dog/1.png'},
+                                    {'exif.csv': 'file,camera\ncat/0.png,Canon\ncat/1.png,Nikon\ndog/0.png,Canon\ndog/1.png,Nikon'}, {'sample_submission.csv': 'id,label\n0,a\n1,b\n2,b'}])
+def test_what_lies_beside_a_folder_of_classes(tmp_path, beside):
+    plain(tmp_path/'images', splits=('.', '.'))
+    for name, text in beside.items():
+        (tmp_path/name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path/name).write_text(text)
+    data = read(tmp_path, test_share=0.3)
+    assert data.classes == ('cat', 'dog') and len(data.labels) == 6 and sum(about['files'] for about in data.read['left_out'].values()) == len(beside)
+    refused(tmp_path, 'cat, dog(.|\n)*--test-share')
+
+
+def test_a_file_called_like_one_of_the_official_data_sets(tmp_path):
+    (plain(tmp_path)/'train.bin').write_bytes(b'weights')
+    assert len(read(tmp_path).labels) == 10
+
+
+def test_the_classes_of_a_split_may_be_in_a_table(tmp_path):
+    "As in Tiny ImageNet, and in the traffic signs of GTSRB"
+    plain(tmp_path/'tiny', ('n01', 'n02'), splits=('train', 'train'))
+    for part, count in (('val', 6), ('test', 2)):
+        (tmp_path/'tiny'/part/'images').mkdir(parents=True)
+        for number in range(count): picture(part == 'val', number, 5).save(tmp_path/'tiny'/part/'images'/f'{part}_{number}.JPEG')
+    (tmp_path/'tiny'/'words.txt').write_text('n01\tgoldfish\nn02\tsalamander')
+    (tmp_path/'tiny'/'val'/'val_annotations.txt').write_text(''.join(f"val_{number}.JPEG\t{('n02', 'n01')[number % 2]}\t0\t32\t44\t62\n" for number in range(5)))
+    data = read(tmp_path/'tiny')
+    assert {name: data.classes[label] for name, label in zip(data.names, data.labels) if name.startswith('val')} == {f'val/images/val_{number}.JPEG': ('n02', 'n01')[number % 2] for number in range(5)}
+    assert data.read['left_out']['without a row in val/val_annotations.txt']['files'] == 1 and 'val_annotations.txt' in data.notes[0]
+    plain(tmp_path/'signs', ('00', '01', '02'), splits=('Train', 'Train'))
+    (tmp_path/'signs'/'Test').mkdir()
+    for number in range(6): picture(7, number).save(tmp_path/'signs'/'Test'/f'{number:05}.png')
+    (tmp_path/'signs'/'sample_submission.csv').write_text('Path,ClassId\n' + ''.join(f'{number:05}.png,{number % 2}\n' for number in range(6)))
+    refused(tmp_path/'signs', 'no images under test/')
+    (tmp_path/'signs'/'Test.csv').write_text('Width,ClassId,Path\n' + ''.join(f'{number % 3},{number % 3},Test/{number:05}.png\n' for number in range(6)))
+    for boxes in ('', ' 10 20 30 40'): # ImageNet has boxes behind the class
+        (tmp_path/'tiny'/'val'/'val_annotations.txt').write_text('ImageId,PredictionString\n' + ''.join(f"val_{number},{('n02', 'n01')[number % 2]}{boxes}\n" for number in range(6)))
+        assert len(read(tmp_path/'tiny').test_positions) == 6
+    data = read(tmp_path/'signs')
+    assert data.classes == ('00', '01', '02') and [data.labels[list(data.names).index(f'Test/{number:05}.png')] for number in range(6)] == [0, 1, 2]*2
 
 
 def test_an_unlabelled_test_set_is_for_predict(tmp_path):
@@ -328,17 +433,79 @@ def lines_of(*titles, form='{name},{title}'): return '\n'.join(form.format(name=
     ('image,mel,nevus\n' + lines_of(*['1.0,0.0', '0,1']*3), ['mel', 'nevus']*3), # a column for each class
     ('\n'.join(f'{number}.png\tn{number % 2}\t0\t{number}\t62' for number in range(6)), ['n0', 'n1']*3), # boxes beside the class, no head
     ('path,class,fold\n' + lines_of(*[f"{'ab'[number % 2]},{number}" for number in range(6)]), 'ababab'), # folds are not splits
-    ('image,finding\n' + lines_of(*['"tench, Tinca"', 'missile']*2, *['"projectile, missile"']*2), ['tench, Tinca', 'missile']*2 + ['projectile, missile']*2)])
+    ('image,finding\n' + lines_of(*['"tench, Tinca"', 'missile']*2, *['"projectile, missile"']*2), ['tench, Tinca', 'missile']*2 + ['projectile, missile']*2),
+    ('image, finding\n' + lines_of(*['"crane, bird"', '"crane, machine"']*3, form='{name}, {title}'), ['crane, bird', 'crane, machine']*3),
+    (lines_of(*'ababab').replace('.png', ''), 'ababab'), # no head, and no endings
+    (lines_of('great dane', 'poodle', *['great dane']*3, 'poodle', form='{name} {title}'), ['great dane', 'poodle', *['great dane']*3, 'poodle']),
+    (lines_of(*'ababab', form='{name} {title} 5'), 'ababab'), # three columns
+    ('sep=;\nfile;label\n' + lines_of(*'ababab', form='{name};{title}'), 'ababab'), ('file,label,,\n' + lines_of(*'ababab', form='{name},{title},,'), 'ababab'), # Excel
+    ('file,label\n' + lines_of(*'ababab').replace('.png', '.PNG'), 'ababab'), ('file,label\n' + lines_of(*'ababab').replace('.png', '.jpg'), 'ababab'),
+    ('id,class_id,labels\n' + lines_of(*['0,a', '1,b']*3), 'ababab'), # the class twice
+    ('file,label,split\n' + lines_of(*['a,', 'b,']*3), 'ababab'), # nothing in a column
+    ('file,label\n' + lines_of('a', 'nan', *'abab')[:-8] + '\n5.png,<NA>', {0: 'a', 2: 'a', 3: 'b', 4: 'a'}), ('file,a,b\n' + lines_of('1,0', '0,1', '0,0', '0,1', '1,0'), {0: 'a', 1: 'b', 3: 'b', 4: 'a'})])
 def test_tables_as_people_write_them(tmp_path, text, wanted):
     for number in range(6): picture(number).save(tmp_path/f'{number}.png')
     (tmp_path/'t.txt').write_text(text)
     data = read(tmp_path, labels='t.txt', test_share=0.3)
-    assert {name: data.classes[label] for name, label in zip(data.names, data.labels)} == {f'{number}.png': title for number, title in enumerate(wanted)}
+    assert {name: data.classes[label] for name, label in zip(data.names, data.labels)} == {f'{number}.png': title for number, title in (wanted.items() if isinstance(wanted, dict) else enumerate(wanted))}
+
+
+@pytest.mark.parametrize('name, content', [('t.json', json.dumps({f'{number}.png': 'ab'[number % 2] for number in range(6)})), ('t.json', json.dumps({'labels': [[f'x/{number}.png', number % 2] for number in range(6)]})),
+                                           ('t.jsonl', '\n'.join(json.dumps({'file_name': f'{number}.png', 'label': ['ab'[number % 2]]}) for number in range(6)))])
+def test_tables_in_json(tmp_path, name, content):
+    for number in range(6): picture(number).save(tmp_path/f'{number}.png')
+    (tmp_path/name).write_text(content)
+    data = read(tmp_path, labels=name, test_share=0.3)
+    assert all(label == int(name[0]) % 2 for name, label in zip(data.names, data.labels)) and len(data.labels) == 6
+
+
+def test_names_in_a_table_of_another_system(tmp_path):
+    "The accents of macOS, the letters of Windows, and a name that is in two splits"
+    for part in ('train', 'test'):
+        (tmp_path/part).mkdir()
+        for number in range(4): picture(part == 'test', number).save(tmp_path/part/f'cafe\u0301{number}.png')
+    for encoding in ('utf8', 'cp1252', 'utf-16'):
+        (tmp_path/'t.csv').write_bytes(('file,label,split\n' + ''.join(f"café{number}.png,{('thé', 'tea')[number % 2]},{part}\n" for part in ('train', 'test') for number in range(4))).encode(encoding))
+        data = read(tmp_path, labels='t.csv')
+        assert (data.classes, data.labels.tolist(), data.train_count) == (('tea', 'thé'), [0, 0, 1, 1]*2, 4)
+
+
+def test_a_row_of_a_folder_that_is_not_there_is_no_other_picture(tmp_path):
+    plain(tmp_path, splits=('.', '.'), train=4)
+    shutil.rmtree(tmp_path/'cat')
+    (tmp_path/'dog'/'0.png').rename(tmp_path/'dog'/'image.png') # called like the column
+    names = [f'dog/{name}.png,{kind}' for name, kind in (('image', 'pug'), ('1', 'beagle'), ('2', 'pug'), ('3', 'beagle'))]
+    (tmp_path/'t.csv').write_text('\n'.join(['image,breed', *names, *(f'cat/{number}.png,tabby' for number in range(4))]))
+    data = read(tmp_path, labels='t.csv', test_share=0.3)
+    assert data.classes == ('beagle', 'pug') and len(data.labels) == 4 and 'names 4 files that are not there' in data.notes[0]
+
+
+def test_a_column_may_say_which_images_are_for_training(tmp_path):
+    for number in range(6): picture(number).save(tmp_path/f'{number}.png')
+    (tmp_path/'t.csv').write_text('file,label,is_training_image\n' + lines_of(*['a,1', 'b,1', 'a,1', 'b,1', 'a,0', 'b,0']))
+    assert read(tmp_path).train_count == 4
+
+
+def test_masks_beside_the_pictures_are_no_pictures_of_the_class(tmp_path):
+    for number in range(8):
+        for place in (f'images/{("pug", "beagle")[number % 2]}_{number}.jpg', f'annotations/{("pug", "beagle")[number % 2]}_{number}.png'):
+            (tmp_path/place).parent.mkdir(exist_ok=True)
+            picture(number).save(tmp_path/place)
+    refused(tmp_path, 'such as masks', labels='names', test_share=0.3)
+    assert read(tmp_path/'images', labels='names', test_share=0.3).classes == ('beagle', 'pug')
+    for path in (tmp_path/'annotations').iterdir(): path.rename(path.with_stem(f'{path.stem}_mask'))
+    (tmp_path/'t.csv').write_text('mask,image,label\n' + ''.join(f'{name}_mask.png,{name}.jpg,{name[:3]}\n' for name in (path.stem for path in (tmp_path/'images').iterdir())))
+    assert {Path(name).suffix for name in read(tmp_path, labels='t.csv', test_share=0.3).names.tolist()} == {'.jpg'}
+    plain(tmp_path/'scans')
+    picture(9).save(tmp_path/'scans'/'train'/'cat'/'1_mask.png')
+    assert "called like masks of others" in read(tmp_path/'scans').notes[0]
 
 
 @pytest.mark.parametrize('text, said', [
     ('image,finding\n' + lines_of('cat', 'dog', '"cat,dog"', 'cat', 'dog', 'cat'), 'several classes'), ('image,labels\n' + lines_of('cat', 'dog', 'dog cat', 'cat', 'dog', 'cat'), 'several classes'),
-    ('image,age\n' + lines_of(*[number + 0.5 for number in range(12)]), 'measured numbers'), ('image,label,split\n' + lines_of(*['a,train', 'b,holdout']*3), "split 'holdout'")])
+    ('image,age\n' + lines_of(*[number + 0.5 for number in range(12)]), 'measured numbers'), ('image,label,split\n' + lines_of(*['a,train', 'b,spare']*3), "split 'spare'"),
+    ('image,label\n' + lines_of(*['crane, bird', 'crane, machine']*3), 'quotes'), ('image,cat,dog\n' + lines_of('1,0', '0,1', '1,1'), 'several classes'),
+    ('image,age\n' + lines_of(*range(20, 32)), 'another value for each'), ('lesion,image,dx,sex\n' + '\n'.join(f'L{number},{number},{("nv", "mel")[number % 2]},{("m", "f")[number//6]}' for number in range(12)), '--label-column dx')])
 def test_what_is_no_class_is_refused(tmp_path, text, said):
     for number in range(12): picture(number).save(tmp_path/f'{number}.png')
     (tmp_path/'t.csv').write_text(text)
@@ -366,6 +533,34 @@ def test_a_list_without_classes_beside_a_table_gives_none(tmp_path):
     data = read(tmp_path, labels='train.csv', test_share=0.5)
     assert len(data.labels) == 4 and data.read['left_out']['without a row in train.csv']['files'] == 2
     assert any('no class is taken from the table beside it: test.csv' in note for note in data.notes)
+
+
+def test_what_tables_say_beside_the_classes_is_no_class(tmp_path):
+    "Captions as Hugging Face keeps them, and the notes of Roboflow's export above its tables"
+    plain(tmp_path/'hub')
+    for part in ('train', 'test'):
+        (tmp_path/'hub'/part/'metadata.csv').write_text('file_name,text\n' + ''.join(f'{path.relative_to(tmp_path/"hub"/part)},a picture {at}\n' for at, path in enumerate((tmp_path/'hub'/part).rglob('*.png'))))
+    assert read(tmp_path/'hub').classes == ('cat', 'dog')
+    for part in ('train', 'test'):
+        (tmp_path/'flow'/part).mkdir(parents=True)
+        for number in range(4): picture(part == 'train', number).save(tmp_path/'flow'/part/f'{part}{number}.jpg')
+        (tmp_path/'flow'/part/'_classes.csv').write_text('filename, cat, dog\n' + ''.join(f'{part}{number}.jpg, {number % 2}, {1 - number % 2}\n' for number in range(4)))
+    (tmp_path/'flow'/'README.roboflow.txt').write_text('Pets, v1\nexported, in 2024\n')
+    data = read(tmp_path/'flow')
+    assert (data.classes, data.labels.tolist(), data.train_count) == (('cat', 'dog'), [0, 0, 1, 1]*2, 4)
+    (tmp_path/'flow'/'train'/'_classes.csv').write_text('filename, cat, dog\ntrain0.jpg, 1, 1\ntrain1.jpg, 0, 1\n')
+    (tmp_path/'flow'/'test'/'_classes.csv').unlink()
+    refused(tmp_path/'flow', 'several classes')
+
+
+def test_what_is_to_be_done_is_said(tmp_path):
+    (tmp_path/'train').mkdir()
+    for number in range(8): picture(number).save(tmp_path/'train'/f'{("cat", "dog")[number % 2]}.{number}.jpg')
+    (tmp_path/'sampleSubmission.csv').write_text('id,label\n' + ''.join(f'{("cat", "dog")[number % 2]}.{number},{number % 2}\n' for number in range(8)))
+    refused(tmp_path, "cat', 'dog'(.|\n)*--labels names")
+    (tmp_path/'packed').mkdir()
+    (tmp_path/'packed'/'train.zip').write_bytes(b'PK')
+    refused(tmp_path/'packed', 'train.zip.: unpack')
 
 
 def test_hugging_face_and_labels_in_names(tmp_path):

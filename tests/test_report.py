@@ -163,9 +163,9 @@ def alike(places):
 
 
 @pytest.mark.parametrize('others, says', [
-    (0.2, 'The evidence for bee and the evidence for ant lie on the same places to 80% (mean of 4 images; in all other errors 20%): the network looks at the same parts for both'),
-    (0.95, '80% (mean of 4 images; in all other errors 95%): the network looks at other parts for each'),
-    (0.81, 'in all other errors 81%): much as elsewhere, so the heat does not tell why'), (None, 'to 80% (mean of 4 images)')])
+    (0.2, '80% of the evidence for bee lies where the evidence for ant lies (mean of 4 images; in all other errors 20%): the network looks at the same parts for both'),
+    (0.95, 'ant lies (mean of 4 images; in all other errors 95%): the network looks at other parts for each'),
+    (0.81, 'in all other errors 81%): much as elsewhere, so the heat does not tell why'), (None, '80% of the evidence for bee lies where the evidence for ant lies (mean of 4 images)')])
 def test_why_two_classes_are_mixed_up_is_set_beside_the_other_errors(others, says):
     from cifar_fastai.interpretation.predictions import ClassifiedImages
     from cifar_fastai.views.report_images import pair_sentence
@@ -183,7 +183,13 @@ def test_the_pair_of_both_ways_is_named_where_it_is_another(run):
         targets, predicted = np.array(places).T
         kept = ClassifiedImages(5*np.eye(3, dtype=np.float32)[predicted], targets, np.arange(len(places)).astype(str), ('ant', 'bee', 'cat'))
         return answer_values(of_arrays(kept, np.zeros((1, 8, 8, 3), np.uint8), run), None)['pair']
-    assert both(5, 0, 4, 3, 9)['both'] == dict(names=['bee', 'cat'], count=7) and both(5, 0, 4, 0, 9)['both'] is None
+    assert both(5, 0, 4, 3, 9)['both'] == dict(names=['bee', 'cat'], places=[1, 2], counts=[4, 3]) and both(5, 0, 4, 0, 9)['both'] is None
+
+
+def test_an_option_stays_on_one_line_with_its_value():
+    from cifar_fastai.views.pages import whole_options
+    assert re.findall('<span class="option">(.*?)</span>', whole_options('<b> (--limit 5000), --lr 0.5. Or --data PATH, or --holdout')) == ['--limit 5000', '--lr 0.5', '--data PATH', '--holdout']
+    assert whole_options('<b>--a&').startswith('&lt;b&gt;<span') and whole_options('a--b c') == 'a--b c'
 
 
 @pytest.mark.parametrize('road, sanity, says', [
@@ -272,7 +278,7 @@ def test_a_run_keeps_its_steps(run):
     assert steps.lr.iloc[0] < steps.lr.max() > steps.lr.iloc[-1] and set(steps.momentum) == {0.85}
     np.testing.assert_allclose(steps.lr.iloc[-1], pd.read_csv(run.path/'history.csv').lr.iloc[-1], rtol=1e-12)
     page = Page(run.path/'report.html').text
-    assert 'at its highest after' in page and 'lr at the end seconds with testing' in page
+    assert 'at its highest after' in page and 'learning rate at its end seconds with testing' in page
 
 
 def test_accuracy_lies_over_confidence_with_its_interval():
@@ -335,13 +341,16 @@ def test_an_old_run_folder(copy):
     assert page.explorer['total'] == 15 and 'were not checked' in page.text
 
 
-def test_images_and_weights_that_are_gone(copy, tiny_folder):
+def test_images_and_weights_that_are_gone(copy, tiny_folder, capfd):
     (copy/'model.safetensors').unlink()
     page = Page(write_run_report(copy, path=copy/'no weights.html'))
     assert 'No heatmaps' in page.text and page.explorer['heat'] is None and len(page.explorer['names']) == 15
     about = json.loads((copy/'recipe.json').read_text())
     about['recipe']['data'] = str(tiny_folder)+'_moved'
     (copy/'recipe.json').write_text(json.dumps(about))
+    before = (copy/'report.html').read_bytes()
+    assert run_command(main, [str(copy)]) == 1 and 'the old one is left as it was' in capfd.readouterr().err and (copy/'report.html').read_bytes() == before
+    assert run_command(main, [str(copy), '--out', str(copy/'elsewhere')]) == 0 and 'No pictures' in Page(copy/'elsewhere'/'report.html').text
     page = Page(write_run_report(copy))
     assert 'No pictures' in page.text and 'No samples' in page.text and 'explorer-data' not in page.data and 'Confusion matrix' in page.text
     assert not [attributes for tag, attributes in page.tags if 'data-actual' in attributes]

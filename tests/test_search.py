@@ -280,6 +280,14 @@ def test_a_trial_that_is_killed_goes_on_from_its_checkpoint_bit_for_bit(tiny_fol
     assert weights(tmp_path/'killed') == weights(tmp_path/'whole')
 
 
+def test_a_batch_that_no_trial_could_fill_is_refused_before_the_first(tiny_folder, tiny_recipe, tmp_path):
+    recipe = dataclasses.replace(tiny_recipe, data=str(tiny_folder), holdout=15)
+    for space, more, text in ((space_of('batch_size=8..46'), {}, '--vary batch_size: 46 is larger than the 45 images'), (space_of('batch_size=8,auto,64'), {}, '--vary batch_size: 64'),
+                              (space_of('lr= 0.1 .. 1 : log'), {'batch_size': 50}, '--batch-size: 50 is')):
+        with pytest.raises(BadInput, match=text): search_recipes(dataclasses.replace(recipe, **more), space, 2, out=tmp_path/'none')
+    assert not (tmp_path/'none').exists()
+
+
 def test_a_run_judged_on_images_set_aside_has_the_same_for_every_seed(tiny_folder, tiny_recipe):
     recipe = dataclasses.replace(tiny_recipe, data=str(tiny_folder), limit=50, holdout=12)
     (aside, data), (_, other) = set_images_aside(recipe), set_images_aside(dataclasses.replace(recipe, seed=7))

@@ -99,6 +99,12 @@ def test_a_tracker_that_fails_is_said_once_and_undoes_nothing(recipe, plain, tmp
     assert notices().count('broken does not follow the run any more (ConnectionError: the server is away); the run goes on without it') == 1
 
 
+def test_trackers_are_named_one_by_one_or_with_commas():
+    from cifar_fastai.train import train_parser
+    assert train_parser().parse_args(['--tracker', 'tensorboard, mlflow', '--tracker', 'wandb']).tracker == ['tensorboard', 'mlflow', 'wandb']
+    assert train_parser().parse_args([]).tracker == []
+
+
 def test_what_is_not_installed_is_refused_before_anything(recipe, tmp_path, monkeypatch):
     for name, tracker in TRACKERS.items():
         with monkeypatch.context() as patch:

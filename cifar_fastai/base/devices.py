@@ -16,13 +16,14 @@ from importlib.metadata import version
 from pathlib import Path
 import torch
 from .messages import BadInput, notice, out_of_memory
+from .rules import Device
 
 # %% ../../nbs/00_base/06_devices.ipynb #bdc77a20
 def choose_device(
     name:str='auto', # auto, cpu, cuda, cuda:N or mps
 )->torch.device: # One that is there
     "The device of that name; `auto` takes CUDA, then MPS, then the CPU"
-    cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
+    name, cuda, mps = Device()(name, 'device'), torch.cuda.is_available(), torch.backends.mps.is_available()
     if name == 'auto': name = 'cuda' if cuda else 'mps' if mps else 'cpu'
     kind, _, number = name.partition(':')
     missing = {'cuda': not cuda or int(number or 0) >= torch.cuda.device_count(), 'mps': not mps}.get(kind, False)

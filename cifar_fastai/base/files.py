@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['MANIFEST', 'KEPT', 'LOST', 'MADE_AGAIN', 'whole_file', 'flush_folder', 'clear_partial', 'write_text', 'write_json',
-           'read_json', 'check_free', 'whole_folder', 'checksum', 'json_digest', 'write_manifest', 'read_manifest',
-           'fault', 'faults', 'check_file', 'take_lock', 'lock_folder', 'rewrite_files']
+           'read_json', 'check_free', 'check_new_file', 'whole_folder', 'way_to_run', 'checksum', 'json_digest',
+           'write_manifest', 'read_manifest', 'fault', 'faults', 'check_file', 'take_lock', 'lock_folder',
+           'rewrite_files']
 
 # %% ../../nbs/00_base/04_files.ipynb #i979bf5b
 import errno, hashlib, json, os, shutil
@@ -77,6 +78,15 @@ def check_free(
     if os.path.lexists(path): raise BadInput(f"'{path}' exists\nTake it away, or name another with {option}")
     return Path(path)
 
+def check_new_file(
+    path:str|Path, # Where a file is to be written
+    option:str='--out', # What names another place
+)->Path: # The same
+    "Refuse a file that is there, or that is in no folder"
+    folder = Path(path).absolute().parent
+    if not folder.is_dir(): raise BadInput(f"there is no folder '{Path(path).parent}' to write '{Path(path).name}' into\nMake it, or name another with {option}")
+    return check_free(path, option)
+
 @contextmanager
 def whole_folder(
     path:str|Path, # Where the folder will be; nothing is there yet
@@ -84,7 +94,8 @@ def whole_folder(
     "A folder to write to; it takes its place when the block ends well, and goes when it doesn't"
     path = Path(path)
     beside = path.with_name(f'.{path.name}.{os.getpid()}.partial')
-    beside.mkdir(parents=True)
+    try: beside.mkdir(parents=True)
+    except OSError as error: raise BadInput(f"the folder '{path}' cannot be written: {error.strerror}\nTake another place for it") from error
     try:
         yield beside
         check_free(path)
@@ -92,6 +103,15 @@ def whole_folder(
     finally: shutil.rmtree(beside, ignore_errors=True)
 
 # %% ../../nbs/00_base/04_files.ipynb #6ff3777a
+def way_to_run(
+    path:Path, # Which is none
+)->str: # A sentence
+    "Where the run is that somebody meant"
+    if path.is_file(): return f"Name the folder of the run: '{path.parent}'" if (path.parent/'recipe.json').is_file() else 'It is a file, and a run is a folder'
+    if (path/'config.json').is_file(): return f"It holds an exported classifier, which Classifier.from_hub('{path}') reads in Python"
+    runs = sorted(file.parent for file in path.glob('*/recipe.json'))
+    return f"It is a folder of runs: name one, such as '{runs[0]}'" if runs else 'A run is made by python -m cifar_fastai.train'
+
 MANIFEST = 'manifest.json'
 KEPT = ('recipe.json', 'history.csv', 'steps.csv', 'lr_find.csv', 'metrics.json', 'model.safetensors', 'predictions.npz', 'out_of_fold.npz', 'image_dynamics.npz')
 LOST = tuple(name for name in KEPT if name not in ('predictions.npz', 'out_of_fold.npz'))  # cannot be made again without a training

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['ISSUES', 'DROP', 'UNSURE', 'DECISIONS', 'LABEL_COLUMNS', 'LARGEST_FILE', 'CONDITIONS', 'LabelRow', 'file_text',
-           'doubt_order', 'labels_text', 'write_labels', 'write_shares', 'quote', 'check_known', 'numbered_rows',
-           'read_text', 'parse_share', 'parse_label_row', 'parse_shares', 'label_columns', 'label_rows',
-           'check_label_rows', 'read_label_rows', 'read_labels', 'parse_condition', 'accept_suggestions',
+           'doubt_order', 'labels_text', 'write_labels', 'check_share_columns', 'write_shares', 'quote', 'check_known',
+           'separator', 'numbered_rows', 'read_text', 'parse_share', 'parse_label_row', 'parse_shares', 'label_columns',
+           'label_rows', 'check_label_rows', 'read_label_rows', 'read_labels', 'parse_condition', 'accept_suggestions',
            'changes_text', 'changes_lines']
 
 # %% ../../nbs/00_base/10_label_files.ipynb #ilabfile
@@ -77,6 +77,14 @@ def write_labels(
     "Write a label file, whole"
     with whole_file(path) as beside: beside.write_bytes(labels_text(rows).encode())
 
+def check_share_columns(
+    classes:Sequence[str], # Names of the classes
+)->list[str]: # As a file has them
+    "Refuse classes that are called like a column of label files"
+    taken = next((name for name in classes if name in LABEL_COLUMNS), None)
+    if taken: raise BadInput(f'a class is called {quote(taken)}, like a column of a label file: its soft labels cannot be written\nCall it otherwise, or leave --shares out')
+    return [file_text(name) for name in classes]
+
 def write_shares(
     path:str|Path, # Such as shares.csv
     names:Iterable[str], # Of the images
@@ -84,9 +92,7 @@ def write_shares(
     classes:Sequence[str], # Names of the classes
 )->None:
     "Write soft labels, a column for each class, whole; raises `BadInput` where a class is called like a column of label files"
-    classes = [file_text(name) for name in classes]
-    if taken := [name for name in classes if name in LABEL_COLUMNS]: raise BadInput(f'a class is called {quote(taken[0])}, like a column of a label file: its soft labels cannot be written')
-    text = io.StringIO()
+    classes, text = check_share_columns(classes), io.StringIO()
     csv.writer(text).writerows([('name', *classes), *((file_text(name), *(f'{share:.6f}' for share in row)) for name, row in zip(names, shares))])
     with whole_file(path) as beside: beside.write_bytes(text.getvalue().encode())
 
@@ -99,13 +105,24 @@ def check_known(value, names, what):
     "Refuse a value that is none of `names`"
     if value not in names: one_of(quote(value)[1:-1], names, what)
 
+def separator(line):
+    "What stands between the cells: a comma, or what a spreadsheet writes where a comma is in numbers"
+    cells = {mark: next(csv.reader([line], delimiter=mark), []) for mark in ',;\t'}
+    return ',' if 'name' in cells[','] else max(cells, key=lambda mark: len(cells[mark]))
+
 def numbered_rows(text):
-    "The rows of a CSV file, each with the line that it begins on; blank lines are left out"
-    rows, line = csv.reader(io.StringIO(text, newline=''), strict=True), 1
+    "The rows of a CSV file, each with the line that it begins on; lines without content, and cells without content beside the table, are left out"
+    first, _, rest = text.partition('\n')
+    mark, line, width = None, 1, None
+    if first.startswith('sep='): mark, line, text = first[4:5].strip('\r') or ',', 2, rest  # a line of Excel's
     try:
+        rows, before = csv.reader(io.StringIO(text, newline=''), strict=True, delimiter=mark or separator(first)), line
         for row in rows:
-            if row: yield line, row
-            line = rows.line_num + 1
+            while row and not row[-1] and (width is None or len(row) > width): row.pop()
+            if any(row):
+                yield line, row
+                width = width or len(row)
+            line = before + rows.line_num
     except csv.Error as error: raise BadInput(f'line {line}: not CSV ({error})') from error
 
 def read_text(
@@ -113,18 +130,19 @@ def read_text(
     largest:int, # Bytes that it can have
     what:str, # What it is called in a message, such as `the labels`
 )->str:
-    "The text of a file in UTF-8"
+    "The text of a file in UTF-8, or in UTF-16 with its mark"
     path = Path(path)
     try:
         if path.stat().st_size > largest: raise BadInput(f"{what} '{path}' are larger than such a file can be ({largest >> 20} MiB)")
-        return path.read_bytes().decode('utf-8-sig')
+        content = path.read_bytes()
+        return content.decode('utf-16' if content[:2] in (b'\xff\xfe', b'\xfe\xff') else 'utf-8-sig')
     except OSError as error: raise BadInput(f"{what} '{path}' cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error: raise BadInput(f"{what} '{path}' are not UTF-8 text\nSave them as CSV in UTF-8") from error
 
 # %% ../../nbs/00_base/10_label_files.ipynb #clabcell
 def parse_share(text, column):
     "A share in 0…1"
-    try: share = float(text)
+    try: share = float(text.replace(',', '.'))
     except ValueError: share = -1.
     if not 0 <= share <= 1: raise BadInput(f'{column} {quote(text)} is not a number from 0 to 1')
     return share
@@ -140,7 +158,7 @@ def parse_label_row(
     if kind: check_known(kind, ISSUES, 'kind')
     for column in ('given', 'suggested', 'label') if classes is not None else ():
         value = cells.get(column, '')
-        if value and not (column == 'label' and value in DECISIONS): check_known(value, classes, f'class of the column {column}')
+        if value: check_known(value, [*classes, *DECISIONS] if column == 'label' else classes, f'class of the column {column}')
     return LabelRow(int(number), cells['name'], cells.get('given', ''), cells.get('suggested', ''), parse_share(cells['quality'], 'quality') if cells.get('quality') else math.nan, kind, label)
 
 def parse_shares(cells, columns, classes):
@@ -233,7 +251,7 @@ def parse_condition(
     text:str, # Such as `quality<0.2`
 )->tuple[str, float]: # `<` or `<=`, and the limit
     "What to accept without a look; raises `BadInput`"
-    found = re.fullmatch(r'\s*quality\s*(<=?)\s*([0-9]*\.?[0-9]+)\s*', text)
+    found = re.fullmatch(r'\s*quality\s*(<=?)\s*([0-9]*\.?[0-9]+(?:e-?[0-9]+)?)\s*', text)
     if not found or not 0 <= float(found[2]) <= 1: raise BadInput(f"--accept {text!r} is no condition\nWrite 'quality<0.2', with a number from 0 to 1, in quotes")
     return found[1], float(found[2])
 

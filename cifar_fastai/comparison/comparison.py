@@ -47,6 +47,12 @@ class Comparison:
         kinds = {record.metrics.get('valid_is', 'test') for arm in self.arms for record in arm.records}
         return kinds.pop() if len(kinds) == 1 else 'test or holdout'
 
+    @property
+    def test_set(self)->str: # A fingerprint
+        "What the test set is known by: its images, or its pictures where they were read at several sizes"
+        data = [record.about['data'] for arm in self.arms for record in arm.records]
+        return data[0]['fingerprints']['test'] if len({one['fingerprints']['test'] for one in data}) == 1 else data[0]['test_pictures']
+
     def test_images(self, indices)->np.ndarray: # uint8 (n, H, W, 3)
         "Pictures of the test set"
         return self.data.images[self.data.test_positions[np.asarray(indices, int)]]
@@ -178,9 +184,8 @@ def to_dict(self:Comparison)->dict: # For JSON
         images = image_table(one.a, one.b)
         return {'a': one.a.name, 'b': one.b.name, 'tests': [{**vars(test), 'beyond_the_noise': test.shown, 'verdict': test.verdict} for test in one.differences],
                 'alike': vars(one.alike), 'images': {kind: int((images.kind == kind).sum()) for kind in IMAGE_KINDS}, 'classes': by_class(one.a, one.b).to_dict('records')}
-    first = self.arms[0].records[0]
     return json_value({
-        'schema': 1, 'command': self.command, 'test_set': first.about['data']['fingerprints']['test'], 'test_images': len(self.arms[0].kept[0]),
+        'schema': 1, 'command': self.command, 'test_set': self.test_set, 'test_images': len(self.arms[0].kept[0]),
         'arms': [{**row, 'fields': arm.fields, 'recipe': recipe_to_dict(arm.records[0].recipe), 'runs': [
             {'path': str(record.path), 'seed': record.recipe.seed, 'test_accuracy': float(accuracy), 'device': record.about['environment']['device']}
             for record, accuracy in zip(arm.records, arm.accuracies)]} for arm, row in zip(self.arms, self.table.to_dict('records'))],

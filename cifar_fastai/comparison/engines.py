@@ -13,6 +13,7 @@ from multiprocessing.connection import wait
 from pathlib import Path
 import numpy as np, torch
 import cifar_fastai
+from ..base.messages import BadInput
 from ..base.files import MANIFEST, whole_file
 from ..base.devices import keep_freed_memory
 from ..base.commands import terminate
@@ -140,6 +141,7 @@ class LocalEngine(Workers):
         jobs:int=0, # Runs at a time; 0: one for each GPU, or for each core where there is none
         cpus:int=0, # Threads of each; 0: the cores, shared
     ):
+        if cpus > cores(): raise BadInput(f'a run asks for {cpus} CPUs, and this machine has {cores()}\nTake a smaller --cpus')
         self.jobs, self.cpus, self.children, self.room = jobs, cpus, {}, None
 
     def open(self):

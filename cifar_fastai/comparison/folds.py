@@ -25,7 +25,9 @@ def fold_plan(
     data:ImageData, # The recipe's images
     runs:str|Path='runs', # Folder of runs
 )->Plan:
-    "Which runs of the parts are there, and which are to be trained"
+    "Which runs of the parts are there, and which are to be trained; raises `BadInput` for more parts than images"
+    count = min(recipe.limit or len(data.train_positions), len(data.train_positions))
+    if folds > count: raise BadInput(f'--folds {folds}: there are {count:,} training images for {folds} parts\nTake fewer parts')
     recipe = replace(recipe, fold='')
     arms = grid_arms(recipe, {'fold': [f'{part}/{folds}' for part in range(1, folds + 1)]})
     return grid_plan(arms, runs, {data_place(recipe): data})

@@ -16,6 +16,7 @@ from pathlib import Path
 import pandas as pd
 from fastprogress.fastprogress import format_time
 from ..base.messages import BadInput, one_of, say
+from ..base.commands import make_folder
 from ..base.files import lock_folder
 from ..recipes.recipe import DATA_FIELDS, ORIGINAL, Recipe, recipe_fields, recipe_to_dict
 from ..recipes.resolved import resolve
@@ -232,7 +233,4 @@ def claim_folder(
     folder:str|Path, # Where a comparison writes
 ):
     "Make the folder, and hold it while the block runs"
-    folder = Path(folder)
-    try: folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error: raise BadInput(f"the folder '{folder}' cannot be written: {error.strerror}\nTake another with --out") from error
-    with lock_folder(folder, 'take another --out'): yield folder
+    with lock_folder(make_folder(folder), 'take another --out'): yield Path(folder)

@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['NEIGHBOURS', 'JUDGED', 'CENTRED', 'look_around', 'check_judged', 'judge_folds', 'judge_dynamics', 'judge_test',
-           'keep_decisions', 'save_issues']
+           'earlier_decisions', 'save_issues']
 
 # %% ../../nbs/11_comparison/07_judging.ipynb #ijudge00
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 import numpy as np
-from ..base.label_files import LabelRow, accept_suggestions, check_label_rows, file_text, read_label_rows, write_labels
+from ..base.label_files import accept_suggestions, check_label_rows, read_label_rows, write_labels
 from ..base.messages import BadInput, one_of, say
 from ..recipes.recipe import Recipe
 from ..data.images import group_copies
@@ -110,20 +111,19 @@ def judge_test(
     return find_issues(kept.probabilities, kept.targets, kept.names, kept.classes, quality, score in CENTRED, far, copied, positions - data.train_count - data.valid_count)
 
 # %% ../../nbs/11_comparison/07_judging.ipynb #cjudge04
-def keep_decisions(
-    rows:list[LabelRow],
+def earlier_decisions(
     path:str|Path, # labels.csv, which may be there
-    classes:tuple[str,...], # Class names
-)->list[LabelRow]: # With what was decided in the file
-    "The rows with earlier decisions"
-    if not Path(path).exists(): return rows
-    classes = [file_text(name) for name in classes]
+    names, # Of the images
+    labels, # Class index of each
+    classes:Sequence[str], # Class names
+)->dict[str, str]: # Name → what was decided
+    "What a person decided before; raises `BadInput` where the file does not fit"
+    if not Path(path).exists(): return {}
     try:
         decided = [(line, row) for line, row in read_label_rows(path, classes)[0] if row.label]
-        check_label_rows(decided, [row.name for row in rows], [classes.index(row.given) for row in rows], classes)
+        check_label_rows(decided, names, labels, classes)
     except BadInput as error: raise BadInput(f'{error}\nIt would be written over: take another --out, or put {path} away') from error
-    decided = {row.name: row.label for _, row in decided}
-    return [replace(row, label=decided.get(row.name, '')) for row in rows]
+    return {row.name: row.label for _, row in decided}
 
 def save_issues(
     issues:LabelIssues,
@@ -131,7 +131,8 @@ def save_issues(
     accept:str='', # Such as `quality<0.2`: take suggestions without a look
 )->str: # What was written, a few lines
     "Write labels.csv; raises `BadInput` where one that is there does not fit"
-    rows = keep_decisions(issues.rows(), path, tuple(issues.classes))
+    known = earlier_decisions(path, issues.names, issues.labels, issues.classes)
+    rows = [replace(row, label=known.get(row.name, '')) for row in issues.rows()]
     decided = sum(bool(row.label) for row in rows)
     accepted = accept_suggestions(rows, accept) if accept else rows
     write_labels(path, accepted)

@@ -135,7 +135,7 @@ def comparison_html(
             dict(arm=choice.arm, line=choice.line(), tried=json_value(choice.tried.to_dict('records')), fields=list(choice.taken), taken=choice.taken, images=choice.images) for choice in comparison.choices],
         pairs=[pair_facts(pair) for pair in comparison.pairs], bars=arm_bars(comparison), order=rank_arms(comparison), varied=varied_facts(comparison), explained=explain_tests(comparison), charts=comparison_charts(comparison), several=runs > len(comparison.arms),
         classes=by_class(*(comparison.arms[place] for place in reversed(rank_arms(comparison)[:2]))).to_dict('records') if len(comparison.arms) > 1 else [], nobody=len(nobody_right(comparison.arms)), data=data, sheets=sheets,
-        common=recipe_facts(comparison), command=comparison.command, test_set=comparison.arms[0].records[0].about['data']['fingerprints']['test'])
+        common=recipe_facts(comparison), command=comparison.command, test_set=comparison.test_set)
 
 def write_comparison(
     comparison:Comparison,

@@ -12,7 +12,7 @@ import numpy as np
 from ..base.messages import BadInput
 from .archives import EXPECTED, Files
 from .images import ImageData, image_data
-from .layouts import SPLITS, Placement, safe_text, some, split_of
+from .layouts import SPLITS, Placement, name_masks, safe_text, some, split_of
 from .pictures import FLAT, empty_images, look_at, read_pictures
 from .reading import COPIED, describe, find_copies, lines_of
 
@@ -49,8 +49,7 @@ def check_classes(read, where, trained='train'):
     for split in ('valid', 'test'):
         unknown = sorted(found[split] - train)
         if unknown:
-            near = [title for title in train if title.strip().casefold() == unknown[0].strip().casefold()]
-            refuse(f"{where}/{split} has a class that train/ lacks: {some(unknown)}{f'; train/ has {near[0]!r}' if near else ''}\n"
+            refuse(f"{where}/{split} has a class that train/ lacks: {some(unknown)}\n"
                    f"Give train/ images of it, or take it out of {split}/. {NO_CLASSES if split == 'test' else ''}".strip(), read)
     if trained and not found['test']:
         loose = any(split_of(folder) == 'test' for about in read['left_out'].values() for name in about['such_as'] for folder in name.split('/')[:-1])
@@ -111,6 +110,7 @@ def read_placed(
     left = {**files.passed, **placement.left, **look.left}
     order = sorted(look.pictures, key=lambda name: (drawn or list(SPLITS).index(placement.placed[name][0]), placement.placed[name][1], name))
     titles = sorted({placement.placed[name][1] for name in order if placement.placed[name][0] in ('', 'train')})
+    if masks := name_masks(order): placement.how.append(f'called like masks of others, but read as pictures of their class: {some(masks, 1)}')
     before = describe(placement, left, look.damaged, dict.fromkeys(order, ()))
     if look.damaged:
         if order: look.damaged |= read_pictures(files, order, look, image_size, lambda *_: NoRoom(), fit)[2]
@@ -131,7 +131,7 @@ def read_placed(
         placement.folders = {}
         placement.how.append(f'{test.sum():,} test images were drawn, {test_share:.0%} of each class')
     splits = np.array([list(SPLITS).index(placement.placed[name][0]) for name in order])
-    if not (splits == 2).any(): refuse(f'{where}: no class has two different pictures, so that none can be drawn for testing', before)
+    if not (splits == 2).any(): refuse(f'{where}: no class of {len(titles):,} has two different pictures, so that none can be drawn for testing: {some(titles, 3)}', before)
     copies, pairs = find_copies(digests, labels, splits)
     read = describe(placement, left, {}, {name: fact.found + copy for name, fact, copy in zip(order, facts, copies)}, images.shape[1],
                     {what: [(order[one], order[other]) for one, other in found] for what, found in pairs.items()}, look.ranges)

@@ -8,7 +8,7 @@ __all__ = ['WINDOW', 'SMALLEST', 'LARGEST_SIDE', 'SIZES', 'SNIFFED', 'RESIZED', 
            'quiet_pillow', 'Fact', 'digest_of', 'look_of', 'read_pictures']
 
 # %% ../../nbs/03_data/04_pictures.ipynb #i5f5a7c4
-import hashlib, sys, time, warnings
+import hashlib, logging, sys, time, warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -140,9 +140,13 @@ def look_at(
 @contextmanager
 def quiet_pillow():
     "Pillow's warnings, on odd metadata and on sizes that are refused here anyway, are not shown"
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore')
-        yield
+    logger = logging.getLogger('PIL.TiffImagePlugin')
+    before, logger.disabled = logger.disabled, True
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')
+            yield
+    finally: logger.disabled = before
 
 # %% ../../nbs/03_data/04_pictures.ipynb #d0b1f3ab
 RESIZED, FLAT, DARK, PAGES = 'of another size', 'of one colour', 'nearly black', 'with more pages, of which the first is read'

@@ -10,7 +10,9 @@ __all__ = ['COPIED', 'TWO_CLASSES', 'TWICE', 'COLUMNS', 'find_copies', 'describe
 from collections import Counter
 from collections.abc import Sequence
 from itertools import groupby
+from pathlib import PurePosixPath
 import numpy as np
+from .archives import NOWHERE, NO_FILE, TOO_LARGE
 from .layouts import SPLITS, Placement, safe_text, some
 from .pictures import DARK, FLAT, PAGES, digest_of
 
@@ -59,6 +61,11 @@ def describe(
         row['damaged'] += name in damaged
         if name in left: row['left_out'][left[name]] += 1
         row['found'].update(facts.get(name, ()))
+    places = {folder: place for place, folder in placement.folders.items()}
+    for name, why in left.items():  # what is not there was to be of the class in whose folder it lies
+        if why not in (NOWHERE, NO_FILE, TOO_LARGE) or name in placement.placed: continue
+        place = next((places[head] for head in map(str, PurePosixPath(name).parents) if head in places), None)
+        if place in rows: rows[place]['files'] += 1; rows[place]['left_out'][why] += 1
     reasons = {}
     for name, why in left.items(): reasons.setdefault(why, []).append(name)
     order = sorted(rows, key=lambda place: (list(SPLITS).index(place[0]) if place[0] else -1, place[1]))
@@ -104,9 +111,8 @@ def copies_line(read):
     "Which pictures are there more than once"
     def shown(what): return f"such as {' = '.join(read['copies'][what][0])}"
     said = []
-    for split in ('valid', 'test'):
-        count, images = total(read, COPIED, split), sum(row['images'] for row in read['rows'] if row['split'] == split)
-        if count: said.append(f'{count:,} of {images:,} {split} images are {COPIED}, {shown(COPIED)}')
+    counts = [f"{count:,} of {sum(row['images'] for row in read['rows'] if row['split'] == split):,} {split}" for split in ('valid', 'test') if (count := total(read, COPIED, split))]
+    if counts: said.append(f"{' and '.join(counts)} images are {COPIED}, {shown(COPIED)}")
     if count := total(read, TWO_CLASSES): said.append(f'{count:,} pictures lie {TWO_CLASSES}, {shown(TWO_CLASSES)}')
     return f"copies: {'; '.join(said)}" if said else ''
 

@@ -20,9 +20,9 @@ from ..base.messages import BadInput, notice
 from ..base.files import checksum, whole_file
 from ..recipes.recipe import NAMES
 from .archives import EXPECTED, Files, open_files, refuse_unreadable
-from .layouts import Placement, place_by_folder, place_without_splits, safe_text, settle_splits, shallowest, split_roots
+from .layouts import Placement, class_roots, place_by_folder, place_class_first, place_without_splits, safe_text, settle_splits, shallowest, some, split_roots
 from .formats import is_image
-from .tables import lying_tables, named_table, place_by_name, place_by_table, table_split
+from .tables import label_by_tables, lying_tables, named_table, place_by_name, place_by_table, table_split
 from .folders import read_placed
 from .images import ImageData, image_data
 from .pictures import SIZES, auto_size, empty_images
@@ -45,17 +45,22 @@ def find_placement(
     official, folders = official_roots(names), split_roots(names)
     roots = shallowest({*official, *folders})
     if len(roots) > 1: raise BadInput(f"--data {files.path} holds {len(roots)} data sets: {', '.join(map(safe_text, roots[:9]))}\nName the path of one of them.")
-    if roots and roots[0] in official: return roots[0], official[roots[0]]
+    if roots and roots[0] in official and (roots[0] not in folders or f'{roots[0]}/{official[roots[0]][2]}'.lstrip('/') in files.sizes): return roots[0], official[roots[0]]
     if tables := lying_tables(files, metadata=True): return place_by_table(files, tables, label_column)
-    if roots: return place_by_folder(files, roots[0])
+    if roots: return label_by_tables(files, place_by_folder(files, roots[0]))
     tables = lying_tables(files, metadata=False)
     if len(tables) > 1 and not len({*map(table_split, tables)} - {''}) == len(tables): raise BadInput(f"--data {files.path} has several tables of labels: {', '.join(map(safe_text, tables))}\nName one: --labels {next(iter(tables))}")
     if tables: return place_by_table(files, tables, label_column)
+    flat = shallowest(split_roots(names, deep=False))
+    if titles := class_roots(files, flat): return place_class_first(files, titles)
     if test_share: return place_without_splits(files)
-    if flat := shallowest(split_roots(names, deep=False)): return place_by_folder(files, flat[0])
+    named = {title for _, title in place_by_name(files).placed.values()}
+    hint = f"If their names say the classes ({some(sorted(named), 3)}): --labels names\n" if 1 < len(named) < sum(map(is_image, names))/2 else ''
+    if flat: raise BadInput(f"{files.path} has no images under train/<class>/\n{hint}{EXPECTED}")
     classes = list(dict.fromkeys(title for name, (_, title) in place_without_splits(files).placed.items() if is_image(name)))
-    draw = (f"If its {len(classes):,} folders of images ({', '.join(map(safe_text, classes[:3]))}{' …' if len(classes) > 3 else ''}) are the classes: "
-            "--test-share 0.2 draws a fifth of each for testing\n") if len(classes) > 1 else ''
+    packed = [name for name in names if name.lower().endswith(('.zip', '.tar', '.tgz', '.gz', '.7z', '.rar', '.parquet'))]
+    draw = f'It holds packed files, {some(packed, 2)}: unpack them first\n' if packed and not classes else hint if len(classes) < 2 else (f"If its {len(classes):,} folders of images ({', '.join(map(safe_text, classes[:3]))}{' …' if len(classes) > 3 else ''}) are the classes: "
+            "--test-share 0.2 draws a fifth of each for testing\n")
     raise BadInput(f"--data {files.path}: no train/ in this {files.kind} of {len(names):,} files, {sum(map(is_image, names)):,} of them images, "
                    f"such as {safe_text(names[0])!r}\n{draw}{EXPECTED}")
 

@@ -13,14 +13,15 @@ from pathlib import Path
 import numpy as np, torch
 from torch import nn
 from ..base.messages import BadInput, need_module
+from ..base.rules import Number
 from ..base.files import read_json
 from ..base.devices import choose_device, exact_fp32, memory_format
 from ..data.pictures import quiet_pillow
 from ..recipes.recipe import recipe_from_dict
 from ..models.libraries import recipe_network
-from ..runs.files import check_fingerprint, read_run, read_weights, run_image_size, weights_fingerprint
+from ..runs.files import check_fingerprint, read_run, read_weights, run_image_size, weights_fingerprint, wrong_channels
 from .pictures import Fitting, Item, map_chunks, name_items, read_items
-from .sources import Pictures
+from .sources import Pictures, open_word
 
 # %% ../../nbs/12_export/02_classifier.ipynb #cexp0004
 @dataclass(frozen=True, eq=False)
@@ -130,15 +131,17 @@ class Classifier:
         from cifar_fastai.heatmaps.gradcam import heatmaps
         return heatmaps(self.model, self.inputs(pixels), classes=self.classes, **kwargs)
 
+    def look(self, items): return name_items(items, look=lambda path: (item for source in open_word(path, self.classes) for item in source))
+
     def stream(self,
-        items, # What `name_items` takes, without end
+        items, # What `name_items` takes, without end; paths may be folders, archives and patterns
         batch_size:int=256, # Pictures at a time
         tta:str='none', # Mean over views of each picture: none, mirror or shift
     )->Iterator[tuple[list[Item], np.ndarray, np.ndarray, list]]: # Pictures, their pixels, logits (n, C), and those that cannot be read, with the reason
         "Batches of pictures with what the network says of them"
         fitting, threads = Fitting(self.image_size, self.fit, self.ranges), torch.get_num_threads()
         if self.device.type != 'cpu':
-            for chunk in map_chunks(list, name_items(items), batch_size, 1):
+            for chunk in map_chunks(list, self.look(items), batch_size, 1):
                 found, pixels, wrong = zip(*map_chunks(lambda few: read_items(few, fitting), chunk, CHUNK, threads))
                 pixels = np.concatenate(pixels)
                 yield sum(found, []), pixels, self.logits(pixels, tta), sum(wrong, [])
@@ -147,17 +150,18 @@ class Classifier:
             torch.set_num_threads(1)  # of this thread: two that wait for each other at every layer take longer than two that don't
             found, pixels, wrong = read_items(few, fitting)
             return found, pixels, self.logits(pixels, tta), wrong
-        try: yield from map_chunks(answer, name_items(items), min(batch_size, CHUNK), threads)
+        try: yield from map_chunks(answer, self.look(items), min(batch_size, CHUNK), threads)
         finally: torch.set_num_threads(threads)
 
     def __call__(self,
-        images, # A path of a picture, a folder or an archive, a Pillow picture, uint8 arrays (H, W, 3), (H, W) or a batch, or an iterable of such
+        images, # A path of a picture, a folder or an archive, a pattern, an open file, a Pillow picture, uint8 arrays (H, W, 3), (H, W) or a batch, or an iterable of such
         heat:bool=False, # Also where the evidence for the predicted class is
         tta:str='none', # Mean over views of each picture: none, mirror or shift
         batch_size:int=256, # Pictures at a time
     )->Answers:
         "Classify pictures; raises `BadInput` at the first that cannot be read"
         names, logits, pictures, maps = [], [], [], []
+        Number(int, low=1)(batch_size, 'batch_size')
         if isinstance(images, (str, Path)): images = Pictures([str(images)], self.classes)
         with quiet_pillow():
             for found, pixels, said, wrong in self.stream(images, batch_size, tta):
@@ -205,6 +209,7 @@ def read_exported(
     config = read_json(folder/'config.json')
     if config.get('schema') != 1: raise BadInput(f"'{folder}/config.json' is of schema {config.get('schema')}; this version reads 1\nRead it with the version of cifar_fastai that made it")
     lacks = next((name for name, kind in EXPORTED.items() if not isinstance(config.get(name), kind)), None)
+    lacks = lacks or wrong_channels(config) or ('image_size' if config['image_size'] < 1 else None)
     if lacks: raise BadInput(f"'{folder}/config.json' is no exported classifier's: {lacks} is missing or of another kind")
     classes, device = config['classes'], choose_device(device)
     model = recipe_network(recipe_from_dict(config['recipe']), len(classes), image_size=config['image_size'], with_weights=False)

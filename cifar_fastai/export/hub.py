@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from ..base.messages import BadInput, need_module
 from ..base.files import write_text
+from ..base.label_files import changes_lines
 from ..base.figures import save_figure
 from ..interpretation.predictions import ClassifiedImages
 from ..training.curves import plot_curves
@@ -28,7 +29,7 @@ model-index:
 - name: {name}
   results:
   - task: {{type: image-classification}}
-    dataset: {{name: {data_name}, type: {data_name}, split: test}}
+    dataset: {{name: {data_name}, type: {data_name}, split: {split}}}
     metrics: [{{type: accuracy, value: {accuracy:.4f}}}]
 ---
 
@@ -36,7 +37,7 @@ model-index:
 
 A {arch} that names one of {count} classes in pictures of {size}×{size} pixels: {classes}.
 
-**{accuracy:.2%}** of {images:,} test images right; 95% interval {low:.2%} to {high:.2%}.
+**{accuracy:.2%}** of {images:,} {judged} right; 95% interval {low:.2%} to {high:.2%}.
 
 ![Loss and accuracy of each epoch](curves.png)
 
@@ -54,16 +55,16 @@ A {arch} that names one of {count} classes in pictures of {size}×{size} pixels:
 
 ## Data
 
-{data_name}: {train:,} training images and {test:,} test images. Fingerprints of the decoded images with their labels:
+{data_name}: {train:,} training images and {test:,} {judged}. Fingerprints of the decoded images with their labels:
 
 {fingerprints}
 
 ## Limits
 
 - It knows {count} classes and nothing else. It names one of them for any picture, also for one that shows none.
-- It sees the centred square of a picture, at {size}×{size} pixels.
-- The accuracy is that on the test set of its own data. On pictures from elsewhere expect less.
-{worst}
+- It sees {seen} of a picture, at {size}×{size} pixels.
+- The accuracy is that on the {judged} of its own data. On pictures from elsewhere expect less.
+{changed}{worst}
 ## How it was trained
 
 `{arch}`, {parameters:,} parameters, {epochs} epochs, seed {seed}; made by {made_by}. The whole recipe is in `config.json`.
@@ -91,12 +92,14 @@ def model_card(
     "What a reader must know before using the network"
     data, recipe = about['data'], about['recipe']
     prints = '\n'.join(f'- {plain(part)}: `{value}`' for part, value in data['fingerprints'].items())
+    aside, changed = recipe.get('set_aside'), changes_lines({'test_labels': record.metrics['test_labels']}) if record.metrics.get('test_labels') else []
     numbers = lambda values: ', '.join(f'{value:.4f}' for value in values)
     return CARD.format(
         name=json.dumps(about['name']), data_name=json.dumps(str(data['name']), ensure_ascii=False).strip('"'), title=plain(about['name']), arch=recipe['arch'], count=len(about['classes']), size=about['image_size'],
         classes=', '.join(map(plain, about['classes'])), accuracy=about['test_accuracy'], images=about['test_images'], low=about['interval'][0], high=about['interval'][1],
         takes=about['takes'], resizing=about['resizing'], mean=numbers(about['mean']), deviation=numbers(about['deviation']), train=data['counts']['train'],
-        test=data['counts']['test'], fingerprints=prints, worst=worst_line(kept), parameters=record.metrics['parameters'], epochs=record.metrics['epochs'],
+        test=data['counts']['test'], fingerprints=prints, worst=worst_line(kept), judged='training images that were set aside' if aside else 'test images', split='train' if aside else 'test',
+        seen='the centred square' if about['fit'] == 'crop' else 'all, squeezed to a square,', changed=''.join(f'- Test labels were changed, so the accuracy is not comparable with others: {plain(line)}.\n' for line in changed), parameters=record.metrics['parameters'], epochs=record.metrics['epochs'],
         seed=recipe['seed'], made_by=about['made_by'])
 
 def write_hub(

@@ -6,7 +6,7 @@
 __all__ = ['TABLES', 'Row', 'make_rows', 'check_table', 'open_table', 'Tally', 'progress_line', 'write_heat', 'predict_pictures']
 
 # %% ../../nbs/12_export/03_predictions.ipynb #iexp0005
-import csv, json, sys, time
+import csv, json, os, sys, time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import contextmanager, nullcontext
@@ -14,8 +14,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 import numpy as np
 from PIL import Image
-from ..base.messages import LINE, BadInput, BadWords, say
-from ..base.files import check_free, whole_file
+from ..base.messages import LINE, BadWords, say
+from ..base.files import check_new_file, whole_file
 from ..base.wording import duration, percent
 from ..base.intervals import wilson_interval
 from ..data.pictures import quiet_pillow
@@ -79,9 +79,8 @@ def check_table(
     option:str='--out', # What named it
 )->Path: # The same
     "Refuse a file of another kind, or one that is there"
-    if Path(path).suffix not in TABLES: raise BadWords(f"{option} '{path}' ends in none of {', '.join(TABLES)}\nA table is a .csv, or a .jsonl with an object a line")
-    if not Path(path).absolute().parent.is_dir(): raise BadInput(f"there is no folder '{Path(path).parent}' to write '{Path(path).name}' into\nMake it, or name another with {option}")
-    return check_free(path, option)
+    if Path(path).suffix.lower() not in TABLES: raise BadWords(f"{option} '{path}' ends in none of {', '.join(TABLES)}\nA table is a .csv, or a .jsonl with an object a line")
+    return check_new_file(path, option)
 
 @contextmanager
 def open_table(
@@ -93,7 +92,7 @@ def open_table(
         def write(rows):
             nonlocal table
             if path is None: return [say(row.text()) for row in rows]
-            if Path(path).suffix == '.jsonl': return [file.write(json.dumps(row.nested(), ensure_ascii=False) + '\n') for row in rows]
+            if Path(path).suffix.lower() == '.jsonl': return [file.write(json.dumps(row.nested(), ensure_ascii=False) + '\n') for row in rows]
             cells = [row.flat() for row in rows]
             if table is None and cells:
                 table = csv.DictWriter(file, list(cells[0]), lineterminator='\n')
@@ -110,6 +109,8 @@ class Tally:
     unsure:int=0
     right:Counter=field(default_factory=Counter) # By part of a data set
     labelled:Counter=field(default_factory=Counter) # By part of a data set
+    strange:dict=field(default_factory=dict) # A few of the folders that have no class's name, in their order
+    classes:tuple=() # Class names
     seconds:float=0.
 
     def add(self,
@@ -120,12 +121,15 @@ class Tally:
         self.pictures += len(rows)
         for item, row in zip(items, rows):
             self.unsure += bool(row.unsure)
-            if row.actual is None: continue
+            if row.actual is None:
+                if len(self.strange) < 4: self.strange[item.label or os.path.basename(os.path.dirname(item.name))] = True
+                continue
             self.labelled[item.part] += 1
             self.right[item.part] += row.actual == row.top[0][0]
 
     def lines(self,
         others:int=0, # Files that are no pictures
+        again:int=0, # Pictures that were named before
     )->list[str]: # To be read
         "What to tell"
         speed = f', {self.pictures/self.seconds:,.0f} a second' if self.seconds > 1 else ''
@@ -134,8 +138,12 @@ class Tally:
             low, high = wilson_interval(self.right[part], count)
             found.append(f"accuracy  {part + ': ' if part else ''}{self.right[part]/count:.2%} ({self.right[part]:,} of {count:,}), 95% interval {low:.1%} to {high:.1%}")
         unknown = self.pictures - self.labelled.total()
-        if self.labelled and unknown: found.append(f'          {unknown:,} pictures are in no folder that has the name of a class, and are not in it')
+        if unknown and (self.labelled or len(self.strange) > 1):
+            folders, classes = (f"{', '.join(list(map(str, names))[:3])}{', …' if len(names) > 3 else ''}" for names in (self.strange, self.classes))
+            found.append(f'          {unknown:,} pictures are in no folder that has the name of a class, and are not in it: {folders}' if self.labelled else
+                         f'accuracy  not known: no folder has the name of a class ({classes}), but {folders}')
         if self.unsure: found.append(f'unsure    {self.unsure:,} of {self.pictures:,}')
+        if again: found.append(f"counted   once: {again:,} picture{'s' if again > 1 else ''} named again")
         if others: found.append(f"left out  {others:,} file{'s that do' if others > 1 else ' that does'} not end like a picture")
         return found
 
@@ -178,7 +186,7 @@ def predict_pictures(
     **kwargs, # Top, unsure_below, with_logits: more for `make_rows`
 )->Tally:
     "Classify pictures; raises `BadInput` where there are none"
-    tally, start, total = Tally(), time.monotonic(), getattr(pictures, 'count', None)
+    tally, start, total = Tally(classes=classifier.classes), time.monotonic(), getattr(pictures, 'count', None)
     with quiet_pillow():
         for items, pixels, logits, wrong in classifier.stream(pictures, batch_size, tta):
             for item, error in wrong:

@@ -6,11 +6,11 @@
 __all__ = ['SCHEMA', 'MOST_FILE_BYTES', 'ABOUT', 'ABOUT_DATA', 'LABEL_FILES', 'run_name', 'check_place', 'new_run_folder',
            'write_tensors', 'write_weights', 'read_tensors', 'read_weights', 'arrays_fingerprint',
            'weights_fingerprint', 'Predictions', 'write_predictions', 'read_arrays', 'read_predictions', 'Dynamics',
-           'read_dynamics', 'RunRecord', 'read_about', 'read_history', 'read_run', 'check_fingerprint',
-           'recipe_with_kept', 'run_loaders', 'run_image_size', 'load_run']
+           'read_dynamics', 'RunRecord', 'wrong_channels', 'read_about', 'read_history', 'read_run',
+           'check_fingerprint', 'recipe_with_kept', 'run_loaders', 'run_image_size', 'load_run']
 
 # %% ../../nbs/09_runs/00_files.ipynb #i2eeda37
-import dataclasses, errno, hashlib, json, os, pickle, shutil, zipfile, zlib
+import dataclasses, errno, hashlib, json, math, os, pickle, shutil, zipfile, zlib
 from dataclasses import dataclass
 from pathlib import Path
 import numpy as np, pandas as pd, torch
@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import nn
 from ..base.messages import BadInput, notice
-from ..base.files import MANIFEST, check_file, read_json, whole_file, write_json
+from ..base.files import MANIFEST, check_file, read_json, way_to_run, whole_file, write_json
 from ..base.steps import HISTORY_COLUMNS, read_steps
 from ..recipes.recipe import Recipe, recipe_from_dict
 
@@ -212,18 +212,23 @@ class RunRecord:
 ABOUT = {'recipe': ('a recipe', dict), 'resolved': ('resolved values', dict), 'environment': ('an environment', dict), 'data': ('data', dict)}
 ABOUT_DATA = {'fingerprints': dict, 'classes': list, 'counts': dict, 'valid_is': str, 'mean': list, 'deviation': list}
 
+def wrong_channels(values, where=''):
+    "Which of `mean` and `deviation` no picture can be brought to"
+    good = {name: len(values[name]) == 3 and all(type(value) in (int, float) and low < value < math.inf for value in values[name]) for name, low in (('mean', -math.inf), ('deviation', 0))}
+    return next((where + name for name in good if not good[name]), None)
+
 def read_about(
     path:str|Path, # A run folder
 )->dict: # recipe.json
     "What a run is: its recipe, what became of it, its data; raises `BadInput` for a folder that holds no run"
     path = Path(path)
     if not (path/'recipe.json').is_file():
-        raise BadInput(f"'{path}' holds no run: there is no recipe.json in it\nA run is made by python -m cifar_fastai.train")
+        raise BadInput(f"'{path}' holds no run: there is no recipe.json in it\n{way_to_run(path)}")
     check_file(path/'recipe.json')
     about = read_json(path/'recipe.json')
     if about.get('schema') != SCHEMA: raise BadInput(f"'{path}' is a run of schema {about.get('schema')}; this version reads {SCHEMA}\nRead it with the version of cifar_fastai that made it")
     lacks = next((name for name, (_, kind) in ABOUT.items() if not isinstance(about.get(name), kind)), None)
-    lacks = lacks or next((f'data.{name}' for name, kind in ABOUT_DATA.items() if not isinstance(about['data'].get(name), kind)), None)
+    lacks = lacks or next((f'data.{name}' for name, kind in ABOUT_DATA.items() if not isinstance(about['data'].get(name), kind)), None) or wrong_channels(about['data'], 'data.')
     if lacks: raise BadInput(f"'{path}/recipe.json' is not what a run wrote: {lacks} is missing or of another kind")
     return about
 

@@ -49,10 +49,10 @@ def read_range(field, values):
     "A `Range`, from `low..high` or `low..high:log`; None where the text is none"
     found = re.fullmatch(r'(.*?)\.\.([^:]*)(?::(.*))?', values.strip())
     if not found or not isinstance(field.rule, Number): return None
-    low, high, scale = found.groups()
+    low, high, scale = (part and part.strip() for part in found.groups())
     if scale not in (None, 'log'): raise BadInput(f"'{scale}' is no scale\nWrite {low}..{high}:log, or {low}..{high}")
     rule = dataclasses.replace(field.rule, words=())
-    low, high = (rule(end.strip(), field.name) for end in (low, high))
+    low, high = (rule(end, field.name) for end in (low, high))
     if low >= high: raise BadInput(f'{low:g}..{high:g} holds no range: the first number must be the smaller')
     if scale and low <= 0: raise BadInput(f'{low:g}..{high:g}:log has no power of ten at {low:g}\nBegin above 0, or leave :log out')
     return Range(low, high, bool(scale), rule.kind is int)

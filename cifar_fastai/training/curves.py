@@ -10,6 +10,7 @@ import numpy as np, pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from ..base.figures import COLOURS, DOTS, Picture, curve_axes
+from ..base.wording import MEASURED
 
 # %% ../../nbs/07_training/07_curves.ipynb #627889a7
 def plot_curves(
@@ -18,7 +19,7 @@ def plot_curves(
     steps:pd.DataFrame|None=None, # Columns of `steps.csv`: step,epoch,lr,momentum,loss; rates are drawn epoch by epoch without it
 )->Picture: # Loss, accuracy (0…1, shown in percent), learning rate and a scheduled momentum over epochs
     "How a run went"
-    measured = dict(holdout='hold-out', test='test set')[valid_is]
+    measured = MEASURED[valid_is]
     steps = steps if steps is not None and len(steps) else None
     scheduled = steps is not None and steps.momentum.nunique() > 1
     figure = Picture(figsize=(13.5 if scheduled else 11, 3.5), dpi=DOTS, layout='constrained')

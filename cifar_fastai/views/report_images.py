@@ -243,7 +243,7 @@ def pair_sentence(
     own, others = same[inside], same[~inside]
     if len(own) < 3: return ''
     names = class_names(kept)
-    said = f'The evidence for {names[predicted]} and the evidence for {names[actual]} lie on the same places to {percentage(own.mean(), 0)} (mean of {thousands(len(own))} images)'
+    said = f'{percentage(own.mean(), 0)} of the evidence for {names[predicted]} lies where the evidence for {names[actual]} lies (mean of {thousands(len(own))} images)'
     if len(others) < 3: return said
     said = f"{said[:-1]}; in all other errors {percentage(others.mean(), 0)})"
     gap, error = own.mean() - others.mean(), (own.var(ddof=1)/len(own) + others.var(ddof=1)/len(others))**0.5

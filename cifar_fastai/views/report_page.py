@@ -17,7 +17,7 @@ from functools import cache
 from pathlib import Path
 import numpy as np, pandas as pd, sklearn.metrics as metrics
 from ..base.messages import BadInput, notice
-from ..base.wording import percent, percentage, thousands
+from ..base.wording import MEASURED, percent, percentage, thousands
 from ..base.files import read_json
 from ..base.steps import step_table
 from ..recipes.options import command_again
@@ -31,7 +31,7 @@ from ..interpretation.interpretation import CifarInterpretation
 from ..runs.files import load_run, read_run, run_loaders
 from ..runs.interpreted import run_predictions
 from .pages import embedded_json, pack_array, fill_page, write_page
-from .report_facts import MEASURED, curve_charts, finder_chart, headline, learner_facts, learner_history
+from .report_facts import curve_charts, finder_chart, headline, learner_facts, learner_history
 from .report_facts import recipe_groups, reliability_chart, run_facts, run_numbers, run_warnings
 from .reading import reading_values, reading_warnings, run_reading
 from .report_images import explorer_data, heat_data, absence_reason, judged_maps, pair_sentence, row_order, sample_grids, worst_errors
@@ -84,10 +84,10 @@ def check_tables(
         tables.append(dict(title='Pointing', note='how often the peak lies on the figure, and how much of the heat', heads=['map', 'peak on the figure', 'heat on the figure', 'verdict'],
             rows=[[row['map'], number_interval(row.get('points'), percent=True), number_interval(row.get('heat'), percent=True), row.get('verdict', '')] for row in checks['pointing']]))
     if checks.get('faithfulness'):
-        tables.append(dict(title='Faithfulness', note='ROAD: what it costs the network to lose the pixels that a map marks; 0 is chance, 0.5 the most there is', heads=['map', 'ROAD', 'more than a random map', 'verdict'],
+        tables.append(dict(title='Faithfulness', note='how much more the network loses when the pixels that a map marks are taken away than when the others are (ROAD): 0 is chance, 0.5 the most there is', heads=['map', 'ROAD', 'more than a random map', 'verdict'],
             rows=[[row['map'], number_interval(row.get('road'), 3), number_interval(row.get('gain'), 3), row.get('verdict', '')] for row in checks['faithfulness']]))
     if checks.get('sanity'):
-        tables.append(dict(title='Sanity', note='rank correlation of the maps before and after the weights are drawn anew: near 0 where maps depend on them', heads=['map', 'correlation', 'verdict'],
+        tables.append(dict(title='Sanity', note='the maps of this network against those of the same network with random weights: where maps show what was learnt, their rank correlation is near 0', heads=['map', 'correlation', 'verdict'],
             rows=[[row['map'], number_interval(row.get('correlation'), 3), row.get('verdict', '')] for row in checks['sanity']]))
     return tables
 
@@ -145,7 +145,7 @@ def answer_values(interpretation, heat):
     both = np.triu(matrix + matrix.T, 1)
     most = np.unravel_index(both.argmax(), both.shape)
     return dict(pair=dict(pair, there=names[places[0]], back=names[places[1]], of=int(matrix[places[0]].sum()), reverse=int(matrix[places[::-1]]), shown=shown,
-                          both=None if both[most] == both[tuple(sorted(places))] else dict(names=[names[place] for place in most], count=int(both[most])),
+                          both=None if both[most] == both[tuple(sorted(places))] else dict(names=[names[place] for place in most], places=[int(place) for place in most], counts=[int(matrix[most]), int(matrix[most[::-1]])]),
                           why=pair_sentence(kept, heat, *places)), errors=errors)
 
 def pictures_values(interpretation, base, heat, no_heat, name):
@@ -208,7 +208,7 @@ def history_table(history, valid_is='valid'):
     if not len(history): return None
     known = [name for name in history.columns if pd.api.types.is_numeric_dtype(pd.to_numeric(history[name], errors='coerce'))]
     def text(name, value): return f'{value:.0f}' if name in ('epoch', 'seconds') else percentage(value) if name.endswith('accuracy') else f'{value:.4g}'
-    words = {'lr': 'lr at the end', 'seconds': 'seconds with testing'}
+    words = {'lr': 'learning rate at its end', 'seconds': 'seconds with testing'}
     return dict(heads=[words.get(name) or name.replace('valid_', MEASURED[valid_is].removesuffix(' set') + ' ').replace('_', ' ') for name in known], rows=[[text(name, float(row[name])) for name in known] for _, row in history[known].iterrows()])
 
 # %% ../../nbs/10_views/06_report_page.ipynb #9b2400b8
@@ -250,6 +250,7 @@ def write_run_report(
     folder:str|Path, # A run folder
     interpretation:CifarInterpretation|None=None, # The run's, where it is at hand
     path:str|Path|None=None, # Where the page goes; report.html in the run folder if left out
+    keep:bool=False, # Raise `BadInput`, and leave the page that is there, where it has pictures and the new one would have none
 )->Path: # Where it went
     "The page of a run, of all or of what there is"
     record, missing = read_run(folder), ''
@@ -263,5 +264,8 @@ def write_run_report(
                   reading=reading, history=history_table(record.history, record.metrics.get('valid_is', 'test')), finder=finder,
                   charts=curve_charts(record.history, record.metrics.get('valid_is', 'test'), record.steps), samples=samples or [], no_samples=no_samples, missing=missing,
                   **shared_values(interpretation, checks, 'test set', record.metrics))
-    write_page(path, render(values, interpretation))
+    text, mark = render(values, interpretation), 'id="explorer-data"'
+    if keep and mark not in text and path.is_file() and mark in path.read_text(errors='replace'):
+        raise BadInput(f"'{path}' has pictures, and a new page would have none: the old one is left as it was\nBring the data back, or write the page without pictures elsewhere with --out FOLDER")
+    write_page(path, text)
     return path
