@@ -406,6 +406,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                     'cifar_fastai/base/wording.py'),
                                            'cifar_fastai.base.wording.duration': ( '00_base/wording.html#duration',
                                                                                    'cifar_fastai/base/wording.py'),
+                                           'cifar_fastai.base.wording.name_on_a_line': ( '00_base/wording.html#name_on_a_line',
+                                                                                         'cifar_fastai/base/wording.py'),
                                            'cifar_fastai.base.wording.percent': ( '00_base/wording.html#percent',
                                                                                   'cifar_fastai/base/wording.py'),
                                            'cifar_fastai.base.wording.percentage': ( '00_base/wording.html#percentage',

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from .base.commands import Parser, add_option, add_out, make_folder, make_main, run_command
 from .base.messages import BadInput
-from .base.wording import value_text
+from .base.wording import name_on_a_line, value_text
 from .recipes.options import metavar
 from .recipes.recipe import DATA_FIELDS, recipe_fields
 
@@ -37,7 +37,7 @@ def print_reading(read):
     from cifar_fastai.data.reading import table_text
     print(table_text(read))
     for why, about in read['left_out'].items(): print(f"left out  {about['files']:,} {why}, such as {', '.join(about['such_as'][:3])}")
-    for name, why in read['damaged'].items(): print(f'damaged   {name}: {why}')
+    for name, why in read['damaged'].items(): print(f'damaged   {name_on_a_line(name)}: {why}')
     for what, pairs in read['copies'].items():
         for pair in pairs[:10]: print(f"{what}: {' = '.join(pair)}")
 

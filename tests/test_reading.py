@@ -643,6 +643,10 @@ def check_tree(entries, share):
         assert len(data.notes) <= 4 and json.dumps(data.read).encode() and all(name.encode('utf8') for name in data.names)
 
 
+def test_a_name_with_a_line_break_does_not_break_the_message():
+    check_tree([('train', 'cat', '\n.png', 'heic'), ('train', 'dog', '\n.png', 'heic')], 0.)
+
+
 @settings(max_examples=40, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(ENTRIES, SHARES)
 def test_every_file_of_any_tree_is_read_or_counted_with_a_reason(entries, share): check_tree(entries, share)
