@@ -59,7 +59,7 @@ def measured(name, recipe, data):
     seed_everything(recipe.seed)
     learner, history = cifar_learner(image_dataloaders(data, recipe), recipe), History(lambda h: print(f"  epoch {len(h.rows)}: {h.rows[-1]['valid_accuracy']:.2%}", flush=True))
     if name == FAULT: learner.loss_func = SoftmaxFirst(recipe.label_smoothing)
-    with learner.no_bar(), learner.no_logging(): fit_recipe(learner, cbs=[history, *stopping_callbacks(recipe, lambda line: None)])
+    with learner.no_bar(), learner.no_logging(): fit_recipe(learner, cbs=[history, *stopping_callbacks(learner, lambda line: None)])
     kept = CifarInterpretation.from_learner(learner).kept
     return dict(accuracy=kept.right.mean(), loss=kept.losses.mean(dtype=float), epochs=len(history.rows), seconds=history.train_seconds,
                 images_per_second=history.images_per_second), kept.right

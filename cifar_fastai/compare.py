@@ -10,7 +10,7 @@ __all__ = ['main', 'compare', 'train_grid', 'count_trainings', 'choose_arms', 'c
 import argparse, dataclasses, sys
 from collections.abc import Sequence
 from pathlib import Path
-from .base.messages import LINE, BadInput, BadWords, say
+from .base.messages import LINE, BadInput, BadWords, first_line, say
 from .base.commands import SWITCHES, Keeping, Parser, add_flag, add_option, add_out, make_main, run_command
 from .base.rules import Name, Number, Text
 from .recipes.recipe import Recipe, recipe_fields
@@ -61,7 +61,7 @@ def train_grid(recipe, fields, seeds, choose, holdout, out, folder, levels, yes,
     train_missing(plan, folder, say, data, engine)
     failed += [run for run in plan.runs if run.failure]
     paths = [run.path for run in plan.runs if run.path]
-    if len(paths) < 2 and failed: raise BadInput(f"{len(failed)} runs failed, and {len(paths)} cannot be compared: {failed[0].failure.splitlines()[0]}")
+    if len(paths) < 2 and failed: raise BadInput(f"{len(failed)} runs failed, and {len(paths)} cannot be compared: {first_line(failed[0].failure)}")
     return compare_runs(paths, failed, choices, levels, command)
 
 def count_trainings(arms, choose):

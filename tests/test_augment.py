@@ -122,7 +122,7 @@ def test_cut_out_squares(side):
 def test_cutout_area_is_that_of_clipped_squares():
     random, images = BatchRandom(0), TensorImage(torch.ones(5000, 3, 32, 32))
     before = images.clone()
-    result = Cutout(random, 8, torch.zeros(3))(images, split_idx=0)
+    result = Cutout(random, side=8, fill=torch.zeros(3))(images, split_idx=0)
     assert torch.equal(images, before)
     lengths = [len(set(range(c-4, c+4)) & set(range(32))) for c in range(32)]
     area = (result == 0)[:, 0].sum((1, 2)).float()
@@ -416,11 +416,11 @@ def test_pixels_scale_with_the_image():
 
 def test_rotation_and_jitter_stay_within_bounds():
     ramp = (torch.arange(32.)/64 + 0.2).expand(200, 3, 32, 32)
-    turned = Rotate(BatchRandom(0), 5)(TensorImage(ramp), split_idx=0)
+    turned = Rotate(BatchRandom(0), degrees=5)(TensorImage(ramp), split_idx=0)
     slope = turned[:, 0, 24, 16] - turned[:, 0, 8, 16]
     angles = torch.rad2deg(torch.asin(slope*64/16))
     assert angles.abs().max() < 5.01 and angles.max() > 4 and angles.min() < -4
-    flat = Jitter(BatchRandom(0), 0.3)(TensorImage(torch.full((500, 3, 4, 4), 0.5)), split_idx=0).mean((1, 2, 3))
+    flat = Jitter(BatchRandom(0), strength=0.3)(TensorImage(torch.full((500, 3, 4, 4), 0.5)), split_idx=0).mean((1, 2, 3))
     assert flat.min() > 0.349 and flat.max() < 0.651 and flat.max() > 0.6 and flat.min() < 0.4
 
 

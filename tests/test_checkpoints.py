@@ -47,7 +47,7 @@ def fit(data, recipe, cbs=(), state=None):
     learner, history, draws = cifar_learner(image_dataloaders(data, recipe), recipe), History(), Draws()
     if state: learner.go_on = resume_from(state)
     with learner.no_bar(), learner.no_logging():
-        try: fit_recipe(learner, 0.05, [history, draws, *stopping_callbacks(recipe, lambda text: None), *cbs])
+        try: fit_recipe(learner, 0.05, [history, draws, *stopping_callbacks(learner, lambda text: None), *cbs])
         except KeyboardInterrupt: pass
     return learner, history, draws
 

@@ -186,7 +186,7 @@ def test_curves_are_means_over_seeds(two_arms):
 def test_the_highest_hold_out_accuracy_is_taken_of_equals_the_lower_loss(monkeypatch, tmp_path):
     given = {0.1: (0.5, 0.1), 0.2: (0.8, 0.9), 0.3: (0.8, 0.4), 0.4: (0.7, 0.2)}
     def trial(recipe, data, folder): return dict(accuracy=given[recipe.lr][0], loss=given[recipe.lr][1], failed='', images=30)
-    monkeypatch.setattr(choosing, 'find_or_run_trial', trial)
+    monkeypatch.setattr(choosing, 'try_once', trial)
     data = without_test_set(small_shapes(60, 20), 0, 30)
     arm, = grid_arms(Recipe(data='shapes'), {})
     found = choosing.choose_for(arm, {'lr': list(given)}, data, tmp_path, say=lambda line: None)
@@ -330,7 +330,7 @@ def test_trials_are_kept_and_a_failed_value_is_not_taken(tmp_path, monkeypatch):
     choose = {'lr': [1e30, 0.05]}
     first = choosing.choose_for(arm, choose, data, tmp_path, say=lambda line: None)
     assert first.taken == {'lr': 0.05} and 'the loss became' in first.tried.failed[0] and 'failed' in first.line()
-    monkeypatch.setattr(choosing, 'run_trial', None)
+    monkeypatch.setattr(choosing, 'try_recipe', None)
     pd.testing.assert_frame_equal(choosing.choose_for(arm, choose, data, tmp_path, say=lambda line: None).tried, first.tried)
     monkeypatch.undo()
     with pytest.raises(BadInput, match='every value failed'): choosing.choose_for(arm, {'lr': [1e30, 1e31]}, data, tmp_path, say=lambda line: None)

@@ -45,7 +45,7 @@ def fit(data, recipe, out):
         learner.model.double()
         learner.add_cb(seen)
         rate = find_learning_rate(learner).lr if recipe.lr == 'find' else 0.05
-        with learner.no_bar(), learner.no_logging(): fit_recipe(learner, rate, [history, *stopping_callbacks(recipe, lambda text: None)])
+        with learner.no_bar(), learner.no_logging(): fit_recipe(learner, rate, [history, *stopping_callbacks(learner, lambda text: None)])
         rows = [{name: value for name, value in row.items() if name != 'seconds'} for row in history.rows]
         found = {'rate': rate, 'losses': seen.seen, 'rows': rows, 'computed': list(seen.computed.values()), 'values': [list(map(float, row)) for row in learner.recorder.values]}
         save_file({name: value.contiguous() for name, value in learner.model.state_dict().items()}, out/f'{processes.rank}.safetensors')

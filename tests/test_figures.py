@@ -6,7 +6,7 @@ import pytest
 from matplotlib import pyplot
 from PIL import Image
 from cifar_fastai.interpretation.charts import overlay, plot_class_accuracy, plot_matrix, plot_reliability
-from cifar_fastai.base.figures import read_description, plot_images, save_figure
+from cifar_fastai.base.figures import plot_images, save_figure
 from cifar_fastai.training.curves import plot_curves, plot_lr_find
 
 LONG = ['golden_retriever_of_the_north', 'a$b$c', 'Staffordshire bull terrier', 'ü' * 30, 'cat']
@@ -202,7 +202,7 @@ def test_heat_lies_where_it_is_hot_and_a_dead_map_stays_grey():
 def test_a_file_is_whole_and_says_what_it_shows(tmp_path):
     figure = plot_images(np.zeros((1, 32, 32, 3), np.uint8), ['Ünïcode 猫'])
     path = save_figure(figure, tmp_path / 'figures' / 'a.png')
-    assert read_description(path) == figure.describe() != ''
+    with Image.open(path) as image: assert image.info['Description'] == figure.describe() != ''
     before = path.read_bytes()
     def broken(*args, **kwargs): raise OSError(28, 'No space left on device')
     figure.savefig = broken

@@ -6,7 +6,7 @@ from pytorch_grad_cam.metrics.road import NoisyLinearImputer, ROADLeastRelevantF
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputSoftmaxTarget
 from scipy import stats
 from torch import nn
-from cifar_fastai.heatmaps.checks import HeatmapChecks, check_heatmaps, rank_correlation, with_random_weights
+from cifar_fastai.heatmaps.checks import HeatmapChecks, check_heatmaps, map_correlations, with_random_weights
 from cifar_fastai.base.messages import BadInput
 from cifar_fastai.base.intervals import mean_interval
 from cifar_fastai.heatmaps.pointing import edge_maps, gaussian_maps, heat_inside, peak, pointing_hits
@@ -147,7 +147,7 @@ def test_rank_correlation():
     generator = np.random.default_rng(0)
     before, after = generator.random((3, 6, 7)), generator.random((3, 6, 7)).round(1)
     after[2] = 0
-    found = rank_correlation(before, after)
+    found = map_correlations(before, after)
     for one, two, value in zip(before[:2], after[:2], found): assert value == pytest.approx(stats.spearmanr(one.ravel(), two.ravel())[0])
     assert np.isnan(found[2])
 
@@ -191,7 +191,7 @@ def test_checks_of_a_network_that_looks_at_the_figure(squares):
     assert (checks.images, checks.image_size, checks.layer, checks.map_size, checks.accuracy) == (20, [16, 16], 'found', [16, 16], 1)
     assert 'better than random (ROAD)' in checks.verdict('gradcam') and checks.verdict('scorecam') == 'not checked'
     text = json.dumps(checks.to_dict(), allow_nan=False)
-    assert HeatmapChecks.from_dict(json.loads(text)) == checks
+    assert HeatmapChecks(**json.loads(text)) == checks
     again = check_heatmaps(network, images, np.zeros(24, int), masks, sample=20, layer='found')
     again.seconds = checks.seconds
     assert again == checks

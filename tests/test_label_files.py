@@ -52,7 +52,7 @@ def test_one_bad_line_refuses_the_file_and_is_named(tmp_path, content, line, say
 
 def test_a_name_and_a_label_are_enough_and_columns_of_classes_are_shares(tmp_path):
     (tmp_path/'labels.csv').write_bytes('\ufefflabel,name\r\n\r\ncat,a.png\r\n(drop),"say ""b"", c.png"\r\n'.encode())
-    assert [(row.name, row.mended) for row in read_labels(tmp_path/'labels.csv', CLASSES, NAMES, LABELS)] == [('a.png', 'cat'), ('say "b", c.png', DROP)]
+    assert [(row.name, row.label) for row in read_labels(tmp_path/'labels.csv', CLASSES, NAMES, LABELS)] == [('a.png', 'cat'), ('say "b", c.png', DROP)]
     (tmp_path/'soft.csv').write_text('name,ship 🚢,cat\na.png,0.25,0.75\n"two\nlines.png",,\n', encoding='utf-8')
     rows, shares = read_label_rows(tmp_path/'soft.csv', CLASSES, NAMES, LABELS)
     assert [line for line, _ in rows] == [2, 3] and shares == [(0.75, 0., 0.25), None]

@@ -9,7 +9,7 @@ import pytest
 from drawn import CLASSES as DRAWN, write_images
 from scipy.special import softmax
 
-from cifar_fastai.base.label_files import read_labels, write_labels, write_shares
+from cifar_fastai.base.label_files import SCORES, read_labels, write_labels, write_shares
 from cifar_fastai.base.messages import BadInput, BadWords
 from cifar_fastai.cli import dispatch
 from cifar_fastai.data.shapes import draw_shapes
@@ -17,7 +17,7 @@ from cifar_fastai.data.sources import load_images
 from cifar_fastai.labels.confident import confident_joint, count_wrong, flag_wrong
 from cifar_fastai.labels.issues import find_issues
 from cifar_fastai.labels.neighbours import conflicting_groups, far_images, nearest_images
-from cifar_fastai.labels.scores import SCORES, area_under_margin, class_thresholds, label_quality, logit_margin
+from cifar_fastai.labels.scores import area_under_margin, class_thresholds, label_quality, logit_margin
 
 OLD = Path(__file__).parent/'old_run'
 

@@ -71,7 +71,7 @@ def test_what_each_optimizer_keeps(tiny_data, tiny_recipe, optimizer):
     for p in parameters: p.grad = torch.ones_like(p)
     learner.opt.step()
     kept = sum(value.numel() for p in parameters for value in learner.opt.state[p].values() if isinstance(value, torch.Tensor) and value.shape == p.shape)
-    assert round(kept/sum(p.numel() for p in parameters)) == kept_copies(recipe)
+    assert round(kept/sum(p.numel() for p in parameters)) == kept_copies(learner)
 
 
 def command(tiny_folder, tmp_path, *more):

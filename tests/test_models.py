@@ -4,7 +4,7 @@ import pytest, torch, torchvision
 from torch import nn
 from torch.nn import functional as F
 from cifar_fastai.base.messages import BadInput
-from cifar_fastai.models.networks import describe, network, networks_table, parameter_count, summary_line
+from cifar_fastai.models.networks import network, network_parts, networks_table, parameter_count, summary_line
 from cifar_fastai.recipes.recipe import NETWORKS
 
 PARAMETERS = {
@@ -287,7 +287,7 @@ def test_fastai_summary():
 
 
 def test_listings():
-    listing = describe('resnet18', classes=100)
+    listing = network_parts('resnet18', classes=100)
     assert sum(row[2] for row in listing.rows) == parameter_count(network('resnet18', 100))
     assert [row[1] for row in listing.rows][:3] == ['64×32×32', '64×32×32', '128×16×16']
     assert '11,220,132' in listing._repr_markdown_()

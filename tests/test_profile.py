@@ -18,7 +18,7 @@ from cifar_fastai.profiling.layer_profile import profile_layers
 from cifar_fastai.models.networks import network
 from cifar_fastai.profiling.peak import step_flops
 from cifar_fastai.profile import main
-from cifar_fastai.profiling.step_profile import PARTS, AtShare, Turns, profile_step, fit_for_turns, count_waits
+from cifar_fastai.profiling.step_profile import STEP_PARTS, AtShare, Turns, profile_step, fit_for_turns, count_waits
 from cifar_fastai.training import learner as learner_module
 from cifar_fastai.training.learner import cifar_learner, fit_recipe
 
@@ -60,7 +60,7 @@ def test_each_part_gets_the_time_that_was_spent_in_it(learner, monkeypatch):
     learner.add_cb(Dear(spend))
     found = profile_step(learner, steps=4, warm_up=1, share=0., peak_seconds=0)
     spent = {'loading': 19, 'augmentation': 17, 'forward': 7, 'loss': 3, 'backward': 11, 'optimizer': 14, 'callbacks': 6}
-    assert {part: found.of(part) for part in PARTS} == {part: spent.get(part, 0) for part in PARTS}
+    assert {part: found.of(part) for part in STEP_PARTS} == {part: spent.get(part, 0) for part in STEP_PARTS}
     assert (found.seconds['augmentation · Costly'], found.seconds['callbacks · Dear']) == (17, 6)
     assert found.step_seconds == found.fastest == found.slowest == 77
     assert found.images_per_second == 24/77
@@ -149,7 +149,7 @@ def test_the_command_prints_and_keeps_its_numbers(tiny_folder, tmp_path, capsys)
     words = ['--data', str(tiny_folder), '--width', '4', '--batch-size', '16', '--device', 'cpu', '--precision', 'fp32', '--steps', '2', '--out', str(kept.parent)]
     assert run_command(main, [*words, '--layers']) == 0
     said, content = capsys.readouterr().out, json.loads(kept.read_text())
-    assert all(f'| {part} ' in said for part in PARTS) and 'convolution 3→4, 3×3' in said and 'file: ' in said
+    assert all(f'| {part} ' in said for part in STEP_PARTS) and 'convolution 3→4, 3×3' in said and 'file: ' in said
     assert content['step']['step_seconds'] == pytest.approx(sum(content['step']['seconds'].values()))
     assert content['step']['batch_size'] == 16 and content['recipe']['width'] == 4 and content['layers']['layers']
 

@@ -480,6 +480,20 @@ def test_a_row_of_a_folder_that_is_not_there_is_no_other_picture(tmp_path):
     assert data.classes == ('beagle', 'pug') and len(data.labels) == 4 and 'names 4 files that are not there' in data.notes[0]
 
 
+@pytest.mark.parametrize('head', [',id,label', 'index,image,label', 'label,id', 'Unnamed: 0,name,class'])
+def test_the_number_of_a_row_is_no_name(tmp_path, head):
+    for number in range(8):
+        picture(number).save(tmp_path/f'{number}.png')
+        (tmp_path/f'{number}.txt').write_text('a caption')
+    cells = [f"{number % 2},{number}" if head == 'label,id' else f"{7 - number},{number},{number % 2}" for number in range(8)]
+    gone = ['0,9'] if head == 'label,id' else ['3,9,0'] # a file that is not there
+    (tmp_path/'t.csv').write_text('\n'.join([head, *cells, *gone]))
+    data = read(tmp_path, labels='t.csv', test_share=0.3)
+    assert {name: data.classes[label] for name, label in zip(data.names, data.labels)} == {f'{number}.png': str(number % 2) for number in range(8)}
+    (tmp_path/'t.csv').write_text('\n'.join(['one,two,label', *(f"{7 - number},{number},{number % 2}" for number in range(8))]))
+    refused(tmp_path, "in two columns: 'one', 'two'", labels='t.csv', test_share=0.3)
+
+
 def test_a_column_may_say_which_images_are_for_training(tmp_path):
     for number in range(6): picture(number).save(tmp_path/f'{number}.png')
     (tmp_path/'t.csv').write_text('file,label,is_training_image\n' + lines_of(*['a,1', 'b,1', 'a,1', 'b,1', 'a,0', 'b,0']))
@@ -627,6 +641,10 @@ def check_tree(entries, share):
         assert read_in + left == there and read_in == sum(row['images'] for row in data.read['rows'])
         assert all(row['files'] == row['images'] + sum(row['left_out'].values()) for row in data.read['rows'])
         assert len(data.notes) <= 4 and json.dumps(data.read).encode() and all(name.encode('utf8') for name in data.names)
+
+
+def test_a_name_with_a_line_break_does_not_break_the_message():
+    check_tree([('train', 'cat', '\n.png', 'heic'), ('train', 'dog', '\n.png', 'heic')], 0.)
 
 
 @settings(max_examples=40, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck))

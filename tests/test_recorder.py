@@ -128,7 +128,7 @@ def test_a_metric_is_the_mean_over_images_not_over_batches(tiny_data, tiny_recip
 def test_a_gpu_s_answer_that_all_is_not_finite_ends_the_run(tiny_data, tiny_recipe, monkeypatch):
     "The question is asked at one step and the answer looked at with the next question"
     monkeypatch.setattr(History, 'at_once', lambda self: False)
-    monkeypatch.setattr(history, 'CHECKED', 2)
+    monkeypatch.setattr(history, 'STEPS_BETWEEN_CHECKS', 2)
     learner = learner_of(tiny_data, tiny_recipe, optimizer='sgd')
     class Spoil(Callback):
         def after_step(self):
@@ -139,7 +139,7 @@ def test_a_gpu_s_answer_that_all_is_not_finite_ends_the_run(tiny_data, tiny_reci
 
 def test_a_statistic_that_is_not_finite_ends_the_run_though_the_loss_is(tiny_data, tiny_recipe, monkeypatch):
     "The loss is looked at in each step, weights and statistics now and then"
-    monkeypatch.setattr(history, 'CHECKED', 2)
+    monkeypatch.setattr(history, 'STEPS_BETWEEN_CHECKS', 2)
     learner = learner_of(tiny_data, tiny_recipe, optimizer='sgd')
     class Spoil(Callback):
         def after_step(self):

@@ -82,16 +82,16 @@ def test_trackio_is_asked_for_what_its_client_has(recipe, plain, tmp_path, monke
     assert asked[0][1]['project'] == 'cifar_fastai' and asked[-1][0] == 'finish' and [values['epoch'] for what, values in asked if what == 'log' and 'epoch' in values] == [1, 2]
 
 
-@pytest.mark.parametrize('breaks', ['__init__', 'numbers', 'picture', 'page', 'end'])
+@pytest.mark.parametrize('breaks', ['__init__', 'send_numbers', 'send_picture', 'send_page', 'end'])
 def test_a_tracker_that_fails_is_said_once_and_undoes_nothing(recipe, plain, tmp_path, monkeypatch, notices, breaks):
     class Broken:
         needs = 'json'
         def __init__(self, *_): self.ask('__init__')
         def ask(self, what):
             if what == breaks: raise ConnectionError('the server is away')
-        def numbers(self, values, step): self.ask('numbers')
-        def picture(self, name, path, step): self.ask('picture')
-        def page(self, path): self.ask('page')
+        def send_numbers(self, values, step): self.ask('send_numbers')
+        def send_picture(self, name, path, step): self.ask('send_picture')
+        def send_page(self, path): self.ask('send_page')
         def end(self, status): self.ask('end')
     monkeypatch.setitem(TRACKERS, 'broken', Broken)
     run = trained(recipe, tmp_path, monkeypatch, ['broken'])
@@ -120,7 +120,7 @@ def test_a_tracker_and_the_run_s_folder_say_the_same_end(recipe, tmp_path, monke
     class Ends:
         needs = 'json'
         def __init__(self, path, recipe, step): pass
-        def numbers(self, values, step): pass
+        def send_numbers(self, values, step): pass
         def end(self, status): ends.append(status)
     class Fails(Callback):
         order = 99

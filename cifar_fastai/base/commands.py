@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from .messages import BadInput, BadWords, SaidElsewhere, is_first_process, out_of_memory, plain_streams, say_notices, show_moving
+from .messages import BadInput, BadWords, SaidElsewhere, first_line, is_first_process, out_of_memory, plain_streams, say_notices, show_moving
 from .rules import Name, Switch, Text
 
 # %% ../../nbs/00_base/08_commands.ipynb #d44e72a7
@@ -143,8 +143,7 @@ def failure(
         return 1, 'there is not enough memory for this\nTry a smaller --batch-size, --width or --image-size, or --limit for fewer images'
     if isinstance(error, OSError) and error.strerror:
         return 1, f"{error.strerror}{f': {error.filename}' if error.filename else ''}\nWhat was written before is whole: give it room, or permission, and run the command again"
-    first = str(error).strip().splitlines() or ['']
-    return 1, f'{type(error).__name__}: {first[0][:500]}\n--traceback shows where'
+    return 1, f'{type(error).__name__}: {first_line(error, 500)}\n--traceback shows where'
 
 @plain_streams()
 def run_command(
@@ -165,7 +164,7 @@ def run_command(
         if isinstance(error, BrokenPipeError): os._exit(1)
         if '--traceback' in words: traceback.print_exc()
         status, text = failure(error)
-        if not is_first_process(): text = '' if isinstance(error, (BadWords, SaidElsewhere)) else f"process {os.environ['RANK']}: {text.splitlines()[0]}"
+        if not is_first_process(): text = '' if isinstance(error, (BadWords, SaidElsewhere)) else f"process {os.environ['RANK']}: {first_line(text)}"
         if text: print(text, file=sys.stderr)
         if own: signal.signal(signal.SIGINT, interrupt)
         return status

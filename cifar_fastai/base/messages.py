@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['OUT_OF_MEMORY', 'LINE', 'PLAIN', 'BadInput', 'Diverged', 'BadWords', 'SaidElsewhere', 'is_first_process', 'one_of',
-           'need_module', 'out_of_memory', 'CifarWarning', 'notice', 'say_notices', 'MovingLine', 'progress_bar',
-           'show_moving', 'step_after', 'say', 'write_plain', 'plain_streams']
+           'need_module', 'first_line', 'out_of_memory', 'CifarWarning', 'notice', 'say_notices', 'MovingLine',
+           'progress_bar', 'show_moving', 'step_after', 'say', 'write_plain', 'plain_streams']
 
 # %% ../../nbs/00_base/00_messages.ipynb #ib7a71ed
 import codecs, difflib, importlib, os, re, shutil, sys, time, warnings
@@ -58,6 +58,13 @@ def need_module(
         raise BadInput(f"this needs {name.partition('.')[0]}, which is not installed ({error})\nInstall it with pip install 'cifar_fastai[{extra}]'") from error
 
 # %% ../../nbs/00_base/00_messages.ipynb #5e175630
+def first_line(
+    said:str|BaseException, # A text, or an error
+    most:int=300, # Letters
+)->str:
+    "The first line of what is said; the kind of an error that says nothing"
+    return (str(said).strip().splitlines() or [type(said).__name__])[0][:most]
+
 OUT_OF_MEMORY = re.compile('out of memory|not enough memory|cannot allocate memory|bad_alloc|DefaultCPUAllocator|unable to allocate', re.I)
 
 def out_of_memory(

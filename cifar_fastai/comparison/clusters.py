@@ -11,7 +11,7 @@ import dataclasses, os, shutil, signal, socket, tempfile, threading, time
 from contextlib import suppress
 from pathlib import Path
 import numpy as np
-from ..base.messages import BadInput, need_module, one_of
+from ..base.messages import BadInput, first_line, need_module, one_of
 from ..recipes.recipe import recipe_from_dict
 from ..data.loaders import load_recipe_images
 from ..training.run_callback import ORDERS, RunCallback
@@ -121,7 +121,7 @@ class RayEngine(Workers):
             before = signal.getsignal(signal.SIGTERM)  # which Ray replaces
             try: ray.init(address=self.address or 'local', log_to_driver=False, logging_level='error', **({} if self.address else {'include_dashboard': False}))
             except (ConnectionError, RuntimeError, ValueError) as error:
-                reason = str(error).splitlines()[0][:200]
+                reason = first_line(error, 200)
                 if not self.address: raise BadInput(f'Ray does not start here: {reason}\nTake --engine local, or no engine') from error
                 raise BadInput(f"no Ray cluster answers at '{self.address}': {reason}\nStart one with ray start --head, or leave --address out for one on this machine") from error
             finally:
@@ -137,7 +137,7 @@ class RayEngine(Workers):
         return f"Ray, {len(there)} machine{'s'*(len(there) != 1)}, {self.cpus} thread{'s'*(self.cpus != 1)}{f' and {self.gpus:g} GPUs' if self.gpus else ''} for each run"
 
     def start(self, run):
-        number, place, begun = self.numbers[id(run)], data_place(run.recipe), self.homes.get(id(run)) or self.begun(run)
+        number, place, begun = self.numbers[id(run)], data_place(run.recipe), self.homes.get(id(run)) or self.folder_to_resume(run)
         self.homes[id(run)] = begun
         known = self.data and self.data[place].fingerprints
         content = pack_folder(Path(begun)) if begun else None
@@ -207,7 +207,7 @@ class SlurmEngine(Workers):
         return f'Slurm, {self.cpus} threads for each run'
 
     def start(self, run):
-        begun = self.begun(run)
+        begun = self.folder_to_resume(run)
         job = self.executor.submit(train_there, describe_job(run, self.cpus), str(self.runs.resolve()), begun and str(Path(begun).resolve()), print)
         self.jobs[job.job_id] = run, job
 
@@ -217,7 +217,7 @@ class SlurmEngine(Workers):
             if not job.done(): continue
             del self.jobs[number]
             try: what, told = job.result()
-            except Exception as error: what, told = 'lost', f'its job {number} ended ({error_reason(error).splitlines()[0][:200]})'
+            except Exception as error: what, told = 'lost', f'its job {number} ended ({first_line(error_reason(error), 200)})'
             yield run, what, self.runs/Path(told).name if what == 'done' else told
 
     def stop(self):

@@ -13,7 +13,7 @@ from multiprocessing.connection import wait
 from pathlib import Path
 import numpy as np, torch
 import cifar_fastai
-from ..base.messages import BadInput
+from ..base.messages import BadInput, first_line
 from ..base.files import MANIFEST, whole_file
 from ..base.devices import keep_freed_memory
 from ..base.commands import terminate
@@ -52,12 +52,8 @@ def train_there(
 # %% ../../nbs/11_comparison/08_engines.ipynb #e06e0606
 class Workers:
     "Trains runs elsewhere, several at a time; subclasses say how one is started, and what became of those that run"
-    def train(self,
-        missing:list[Planned], # They get their paths, or the reason why there is none
-        runs:str|Path, # Folder of runs
-        say, # Called with each line for the person
-        data:dict|None=None, # From `grid_data`
-    )->None:
+    def train(self, missing, runs, say, data=None):
+        "As of `grid.SerialEngine`"
         self.runs, self.say, self.data, self.missing = Path(runs), say, data, missing
         self.runs.mkdir(parents=True, exist_ok=True)
         self.numbers, self.tried = {id(run): number for number, run in enumerate(missing, 1)}, Counter()
@@ -95,10 +91,10 @@ class Workers:
             self.say(f'{self.name(run)}: {told}')
             return True
         run.failure = told if outcome == 'failed' else f'{told}, {ATTEMPTS} times'
-        self.say(f'{self.name(run)}: failed   {run.failure.splitlines()[0][:300]}')
+        self.say(f'{self.name(run)}: failed   {first_line(run.failure)}')
         return False
 
-    def begun(self, run):
+    def folder_to_resume(self, run):
         "The folder that a run goes on in, where there is one; after a loss that is looked up"
         return run.begun or (known_runs(self.runs)[1].get(run.key) if self.tried[id(run)] > 1 else None)
 
@@ -157,7 +153,7 @@ class LocalEngine(Workers):
         here, there = self.context.Pipe(duplex=False)
         busy = [gpu for _, _, gpu in self.children.values()]
         gpu = min(range(self.gpus), key=busy.count) if self.gpus and run.recipe.device in ('auto', 'cuda') else None
-        child = self.context.Process(target=train_in_child, args=(there, describe_job(run, self.threads), self.runs, self.begun(run), gpu, self.images.get(data_place(run.recipe))))
+        child = self.context.Process(target=train_in_child, args=(there, describe_job(run, self.threads), self.runs, self.folder_to_resume(run), gpu, self.images.get(data_place(run.recipe))))
         child.start()
         there.close()
         self.children[here] = run, child, gpu

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 import pandas as pd
 from fastprogress.fastprogress import format_time
-from ..base.messages import BadInput, one_of, say
+from ..base.messages import BadInput, first_line, one_of, say
 from ..base.commands import make_folder
 from ..base.files import lock_folder
 from ..recipes.recipe import DATA_FIELDS, ORIGINAL, Recipe, recipe_fields, recipe_to_dict
@@ -213,7 +213,7 @@ class SerialEngine:
             try: run.path = train_session(run.recipe, runs, say=say, explained=False, resume=run.begun, images=data and data[data_place(run.recipe)]).path
             except Exception as error:
                 run.failure = error_reason(error)
-                say(f'failed   {run.failure.splitlines()[0][:300]}')
+                say(f'failed   {first_line(run.failure)}')
             gc.collect()
 
 def train_missing(

@@ -9,7 +9,8 @@ __all__ = ['BUDGET', 'comparison_charts', 'interval_text', 'pair_facts', 'arm_ba
 # %% ../../nbs/11_comparison/05_page.ipynb #i9720ed4
 from pathlib import Path
 import numpy as np
-from ..base.messages import BadInput
+from ..base.messages import BadInput, first_line
+from ..base.files import json_values
 from ..base.wording import percentage
 from ..base.intervals import wilson_interval
 from ..recipes.recipe import recipe_to_dict
@@ -19,25 +20,22 @@ from ..views.sprites import picture_group
 from ..views.vector_charts import Line, line_chart
 from .significance import BOTH, p_text, seed_mean
 from .arms import Pair, by_class, image_table, nobody_right
-from .comparison import Comparison, arm_curves, json_value, rate_title, table_text
+from .comparison import Comparison, arm_curves, curve_panels, comparison_text
 
 # %% ../../nbs/11_comparison/05_page.ipynb #4a923e96
 def comparison_charts(
     comparison:Comparison,
 )->list[dict]: # For the macro `chart`
     "Accuracy by epoch and by seconds, loss, learning rate"
-    measured = {'holdout': 'hold-out', 'test': 'test set'}.get(comparison.valid_is, 'test set or hold-out')
-    wanted = [('valid_accuracy', 'epoch', f'Accuracy on the {measured}', True), ('valid_accuracy', 'seconds', f'Accuracy on the {measured}, by the clock', True),
-              ('valid_loss', 'epoch', f'Loss on the {measured}', False), ('lr', 'epoch', rate_title(comparison), False)]
     charts = []
     for group in (comparison.arms[start:start + 6] for start in range(0, len(comparison.arms), 6)):
-        for column, across, title, percent in wanted:
+        for column, across, title in curve_panels(comparison):
             curves = [(arm, arm_curves(arm, column)) for arm in group]
             lines = [Line(f'{arm.name} (n = {arm.n})', curve[across].tolist(), curve['mean'].tolist(), *((curve.low.tolist(), curve.high.tolist()) if arm.n > 1 else ()))
                      for arm, curve in curves]
             ends = '; '.join(f'{arm.name} ends at {curve["mean"].iloc[-1]:.4g}' for arm, curve in curves)
             start = dict(x_range=(0, max(max(line.x, default=1) for line in lines))) | (dict(y_range=(0, 1.05*max(max(line.y, default=1) for line in lines))) if column == 'lr' else {})
-            charts.append(line_chart(title, lines, 'epoch' if across == 'epoch' else 'seconds, evaluation included', percent=percent, **start, description=f'{title}: {ends}'))
+            charts.append(line_chart(title, lines, 'epoch' if across == 'epoch' else 'seconds, evaluation included', percent=column == 'valid_accuracy', **start, description=f'{title}: {ends}'))
     return charts
 
 # %% ../../nbs/11_comparison/05_page.ipynb #51857bb1
@@ -106,15 +104,14 @@ BUDGET = 12_000_000  # bytes of pictures: a page that can still be mailed
 
 def comparison_explorer_data(
     comparison:Comparison,
-    budget:int=BUDGET, # Bytes for pictures
 )->tuple[dict, dict]: # For `comparison.js`; the sheets by their elements' names
     "All that the explorer needs"
     arms, one = comparison.arms, comparison.arms[0].kept[0]
     shares = np.concatenate([arm.right for arm in arms]).mean(0)
     order = np.lexsort((np.arange(len(one)), np.abs(shares - 0.5), shares == 1, shares == 0))
     def images(rows): return comparison.test_images(order[rows.start:rows.stop])
-    try: group, why = picture_group(images, len(order), budget), ''
-    except BadInput as error: group, why = None, str(error).splitlines()[0]
+    try: group, why = picture_group(images, len(order), BUDGET), ''
+    except BadInput as error: group, why = None, first_line(error)
     groups = [group.about('images')] if group and group.count else []
     data = dict(classes=[file_text(name) for name in one.classes], names=[file_text(name) for name in one.names[order]], index=pack_array(order, 'uint32'),
                 actual=pack_array(one.targets[order], 'uint16'), nobody=pack_array((shares[order] == 0), 'uint8'), pictures=groups, shown=group.count if group else 0, why=why,
@@ -128,11 +125,11 @@ def comparison_html(
     "A comparison as one HTML file"
     data, sheets = comparison_explorer_data(comparison)
     one, runs = comparison.arms[0].kept[0], sum(arm.n for arm in comparison.arms)
-    table = table_text(comparison.full_table(), comparison.levels)
+    table = comparison_text(comparison.full_table(), comparison.levels)
     return fill_page('comparison.html', scripts=('data.js', 'charts.js', 'gallery.js', 'comparison.js'), styles=('base.css', 'report.css', 'comparison.css'),
         heading=f'{len(comparison.arms)} recipes compared', arms=comparison.arms, runs=runs, images=len(one), single=all(arm.n == 1 for arm in comparison.arms),
         verdict=verdict(comparison), columns=list(table.columns), rows=table.to_dict('records'), failed=comparison.failed, choices=[
-            dict(arm=choice.arm, line=choice.line(), tried=json_value(choice.tried.to_dict('records')), fields=list(choice.taken), taken=choice.taken, images=choice.images) for choice in comparison.choices],
+            dict(arm=choice.arm, line=choice.line(), tried=json_values(choice.tried.to_dict('records')), fields=list(choice.taken), taken=choice.taken, images=choice.images) for choice in comparison.choices],
         pairs=[pair_facts(pair) for pair in comparison.pairs], bars=arm_bars(comparison), order=rank_arms(comparison), varied=varied_facts(comparison), explained=explain_tests(comparison), charts=comparison_charts(comparison), several=runs > len(comparison.arms),
         classes=by_class(*(comparison.arms[place] for place in reversed(rank_arms(comparison)[:2]))).to_dict('records') if len(comparison.arms) > 1 else [], nobody=len(nobody_right(comparison.arms)), data=data, sheets=sheets,
         common=recipe_facts(comparison), command=comparison.command, test_set=comparison.test_set)

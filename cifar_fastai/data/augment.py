@@ -7,6 +7,7 @@ __all__ = ['BatchAugment', 'CropFlip', 'Rotate', 'Jitter', 'Policy', 'Cutout', '
            'mixup', 'mix_targets', 'cutmix']
 
 # %% ../../nbs/03_data/16_augment.ipynb #iad2e110
+from collections.abc import Callable
 import torch
 from fastai.data.transforms import Normalize
 from fastai.torch_core import TensorImage
@@ -19,13 +20,15 @@ from .policies import POLICIES
 
 # %% ../../nbs/03_data/16_augment.ipynb #89ef1b8c
 class BatchAugment(Transform):
-    "Changes each image of a training batch; subclasses say how in `augment`"
+    "Changes each image of a training batch; subclasses name their settings, and say how in `augment`"
     split_idx = 0
     def __init__(self,
         random:BatchRandom, # Where the draws come from
+        **settings, # Of the subclass, by name
     ):
         super().__init__()
         self.random = random
+        for name, value in settings.items(): setattr(self, name, value)
 
     def encodes(self, x:TensorImage): return self.augment(x.as_subclass(Tensor)).as_subclass(type(x))
 
@@ -33,14 +36,9 @@ class BatchAugment(Transform):
 class CropFlip(BatchAugment):
     "Pad and crop, and mirror left to right"
     order = 5  # before `IntToFloatTensor`: bytes move, a quarter of floats
-    def __init__(self,
-        random:BatchRandom, # Where the draws come from
-        padding:int=0, # Pixels on each side
-        pad_mode:str='reflect', # `reflect`, or `constant` for black
-        flip:str='random', # '' | `random` | `alternating`
-    ):
-        super().__init__(random)
-        self.padding, self.pad_mode, self.flip = padding, pad_mode, flip
+    padding:int = 0 # Pixels on each side
+    pad_mode:str = 'reflect' # `reflect`, or `constant` for black
+    flip:str = 'random' # '' | `random` | `alternating`
 
     def augment(self, images):
         place = lambda: self.random.integers(-self.padding, self.padding+1, len(images), images.device)
@@ -59,12 +57,7 @@ class CropFlip(BatchAugment):
 class Rotate(BatchAugment):
     "Turn by a small angle"
     order = 30
-    def __init__(self,
-        random:BatchRandom, # Where the draws come from
-        degrees:float, # Greatest angle either way
-    ):
-        super().__init__(random)
-        self.degrees = degrees
+    degrees:float # Greatest angle either way
 
     def augment(self, images):
         return rotate(images, self.random.uniform(-self.degrees, self.degrees, len(images), images.device))
@@ -72,12 +65,7 @@ class Rotate(BatchAugment):
 class Jitter(BatchAugment):
     "Change brightness, contrast and saturation"
     order = 40
-    def __init__(self,
-        random:BatchRandom, # Where the draws come from
-        strength:float, # Greatest change of each factor, 0…1
-    ):
-        super().__init__(random)
-        self.strength = strength
+    strength:float # Greatest change of each factor, 0…1
 
     def augment(self, images):
         factors = self.random.uniform(1 - self.strength, 1 + self.strength, (3, len(images)), images.device)
@@ -88,25 +76,15 @@ class Jitter(BatchAugment):
 class Policy(BatchAugment):
     "TrivialAugment or RandAugment"
     order = 50
-    def __init__(self,
-        random:BatchRandom, # Where the draws come from
-        name:str, # `trivial` or `rand`
-    ):
-        super().__init__(random)
-        self.policy = POLICIES[name]
+    policy:Callable # One of `POLICIES`
 
     def augment(self, images): return self.policy(images, self.random)
 
 class Cutout(BatchAugment):
     "Fill a square of each image with the mean"
     order = 60
-    def __init__(self,
-        random:BatchRandom, # Where the draws come from
-        side:int, # Side of the square in pixels
-        fill:Tensor, # The channels' mean, (C,) in 0…1
-    ):
-        super().__init__(random)
-        self.side, self.fill = side, fill
+    side:int # Of the square, in pixels
+    fill:Tensor # The channels' mean, (C,) in 0…1
 
     def augment(self, images):
         rows, columns = (self.random.integers(0, size, len(images), images.device) for size in images.shape[2:])
@@ -136,11 +114,11 @@ def augmentation_transforms(
         return aug_transforms()
     scaled = lambda pixels: max(1, round(pixels*image_size/32)) if pixels else 0
     transforms = []
-    if chosen.crop or chosen.flip: transforms.append(CropFlip(random, scaled(chosen.crop), chosen.pad_mode, chosen.flip))
-    if chosen.rotate: transforms.append(Rotate(random, chosen.rotate))
-    if chosen.jitter: transforms.append(Jitter(random, chosen.jitter))
-    if chosen.policy: transforms.append(Policy(random, chosen.policy))
-    if chosen.cutout: transforms.append(Cutout(random, scaled(chosen.cutout), torch.as_tensor(fill)))
+    if chosen.crop or chosen.flip: transforms.append(CropFlip(random, padding=scaled(chosen.crop), pad_mode=chosen.pad_mode, flip=chosen.flip))
+    if chosen.rotate: transforms.append(Rotate(random, degrees=chosen.rotate))
+    if chosen.jitter: transforms.append(Jitter(random, strength=chosen.jitter))
+    if chosen.policy: transforms.append(Policy(random, policy=POLICIES[chosen.policy]))
+    if chosen.cutout: transforms.append(Cutout(random, side=scaled(chosen.cutout), fill=torch.as_tensor(fill)))
     return transforms
 
 # %% ../../nbs/03_data/16_augment.ipynb #ff819e41

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ENDINGS', 'COLUMN', 'SHOULD', 'LABELS', 'PARTS', 'YES', 'NO', 'NOTHING', 'PICTURE', 'text_of', 'cell_of', 'json_rows',
            'spaced_rows', 'read_table', 'FileIndex', 'plain_name', 'is_called', 'is_number', 'flag_of', 'says_splits',
-           'part_of', 'Table', 'find_files', 'choose_labels', 'check_titles']
+           'part_of', 'Table', 'names_pictures', 'find_files', 'choose_labels', 'check_titles']
 
 # %% ../../nbs/03_data/06_columns.ipynb #colmn003
 import csv, io, json, math, re
@@ -180,7 +180,15 @@ class Table:
         if not isinstance(self.labels, list): return ['' if cell.lower() in NOTHING else class_key(cell) for cell in self.cells(self.labels)]
         return [class_key(self.columns[next((at for at in self.labels if float(row[at])), -1)]) if any(float(row[at]) for at in self.labels) else '' for row in self.rows]
 
-PICTURE = re.compile('^(?!.*(mask|seg)).*(image|img|file|path|photo|picture)', re.I) # the name of a column, where several name files
+PICTURE = re.compile('^(?!.*(mask|seg)).*(image|img|file|path|photo|picture)', re.I)
+
+def names_pictures(
+    column:str, # Its name
+)->int: # From 0 to 3
+    "How surely a column is the one of files, where the cells of several name some: a row's number is none"
+    column = column.strip().lower()
+    if column in ('', 'index', 'row', 'number', 'nr', 'no') or column.startswith('unnamed') or is_called(column, LABELS): return 0
+    return 3 if PICTURE.search(column) else 2 if re.search('name|id', column) else 1
 
 def find_files(
     rows:list[list[str]], # As they were read
@@ -190,11 +198,13 @@ def find_files(
 )->Table: # Without its column of classes
     "Which column names the files, and which says the splits; raises `BadInput` where none names a file"
     some_rows = rows[1:: max(1, len(rows)//200)]
-    hits = [(sum(bool(row[at] and index.find(row[at], place)) for row in some_rows), sum(is_image(row[at]) for row in some_rows), bool(PICTURE.search(name)))
-            for at, name in enumerate(rows[0])]
-    files = max(range(len(hits)), key=lambda at: hits[at])
-    if not hits[files][0]: raise BadInput(f'{name} names no file that is there: its columns are {some(cell[:40] for cell in rows[0])}, its first row {some(cell[:40] for cell in rows[1])}')
-    headless = any(map(is_image, rows[0])) or not hits[files][1] and bool(index.find(rows[0][files], place))
+    hits = [sum(bool(row[at] and index.find(row[at], place)) for row in some_rows) for at in range(len(rows[0]))]
+    surely = [(2*hits[at] >= max(hits), sum(is_image(row[at]) for row in some_rows), names_pictures(name)) for at, name in enumerate(rows[0])]
+    files = max(range(len(hits)), key=lambda at: (surely[at], hits[at]))
+    if not hits[files]: raise BadInput(f'{name} names no file that is there: its columns are {some(cell[:40] for cell in rows[0])}, its first row {some(cell[:40] for cell in rows[1])}')
+    twin = next((at for at in range(len(hits)) if at != files and surely[at] == surely[files] and any(row[at] != row[files] for row in rows[1:])), None)
+    if twin is not None: raise BadInput(f'{name} may name the files in two columns: {some((rows[0][files], rows[0][twin]))}\nTake one of them out, or write the endings of the files')
+    headless = any(map(is_image, rows[0])) or not surely[files][1] and bool(index.find(rows[0][files], place))
     columns = [COLUMN.format(number) for number in range(1, len(rows[0]) + 1)] if headless else rows[0]
     table = Table(name, columns, rows[not headless:], files, -1)
     table.parts = next((at for at, column in enumerate(columns) if at != files and says_splits(column, {*table.cells(at)})), -1)

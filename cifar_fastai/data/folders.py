@@ -10,6 +10,7 @@ __all__ = ['NO_CLASSES', 'refuse', 'check_damage', 'check_classes', 'describe_lo
 from collections.abc import Callable
 import numpy as np
 from ..base.messages import BadInput
+from ..base.wording import name_on_a_line
 from .archives import EXPECTED, Files
 from .images import ImageData, image_data
 from .layouts import SPLITS, Placement, name_masks, safe_text, some, split_of
@@ -29,8 +30,8 @@ def check_damage(read, where):
     "Refuse images that cannot be read, all of them"
     damaged = read['damaged']
     if not damaged: return
-    if len(damaged) == 1: refuse(f"the image {where}/{(name := next(iter(damaged)))} cannot be read: {damaged[name]}\nReplace it, or take it out of the folder.", read)
-    shown = '\n'.join(f'{name}: {why}' for name, why in [*damaged.items()][:2])
+    if len(damaged) == 1: refuse(f"the image {where}/{name_on_a_line(name := next(iter(damaged)))} cannot be read: {damaged[name]}\nReplace it, or take it out of the folder.", read)
+    shown = '\n'.join(f'{name_on_a_line(name)}: {why}' for name, why in [*damaged.items()][:2])
     refuse(f"{len(damaged):,} images of {where} cannot be read:\n{shown}\nfurther {some([*damaged][2:], 20)}\n"
            f"Replace them, or take them out. python -m cifar_fastai.look {where} lists them all." if len(damaged) > 2 else
            f"2 images of {where} cannot be read:\n{shown}\nReplace them, or take them out of the folder.", read)

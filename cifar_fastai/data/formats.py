@@ -17,6 +17,7 @@ from pathlib import PurePosixPath
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 from ..base.messages import BadInput
+from ..base.wording import name_on_a_line
 
 # %% ../../nbs/03_data/02_formats.ipynb #c6dda2d9
 BITS = (8, 10, 12, 14, 16)
@@ -210,7 +211,7 @@ class Unreadable(BadInput):
         self.unknown, self.kind = isinstance(error, UnidentifiedImageError), other_kind(data, name)
         self.reason = f'more than {2*Image.MAX_IMAGE_PIXELS:,} pixels' if isinstance(error, Image.DecompressionBombError) else (str(error) or type(error).__name__)[:200]
         if self.unknown: self.reason = 'not an image, or damaged' if self.kind.startswith('of another kind') else self.kind
-        super().__init__(f'the image {name} cannot be read: {self.reason}\nReplace it, or take it out of the folder.')
+        super().__init__(f'the image {name_on_a_line(name)} cannot be read: {self.reason}\nReplace it, or take it out of the folder.')
 
 def open_picture(
     data:bytes, # The file's bytes

@@ -22,7 +22,7 @@ from ..base.messages import BadInput, notice
 from ..base.randomness import BatchRandom
 from ..base.devices import choose_device, free_memory
 from ..recipes.recipe import BATCH_SIZE, DATA_FIELDS, LIBRARY_BATCH_SIZE, Recipe, is_library
-from ..recipes.libraries import uses_weights, weights_statistics
+from ..recipes.libraries import weights_statistics
 from .images import ImageData, balanced_order, fold_positions, split, uneven_notes, without_test_set
 from .formats import open_picture, to_rgb
 from .pictures import to_square
@@ -242,7 +242,7 @@ def image_block(
     statistics:tuple|None=None, # Mean and deviation of each channel, in 0…1; those of the images to train on if left out
 )->DataBlock:
     "The `DataBlock` of a recipe: positions in, images and categories out"
-    mean, deviation = statistics or (weights_statistics(recipe.arch) if uses_weights(recipe) else remember_statistics(data, train))
+    mean, deviation = statistics or (weights_statistics(recipe.arch) if recipe.uses_weights else remember_statistics(data, train))
     transforms = augmentation_transforms(recipe.augment, data.images.shape[1], random, fill=mean)
     return PositionsBlock(len(train), blocks=(ImageBlock, CategoryBlock(vocab=list(data.classes), sort=False)), dl_type=ImageLoader,
                           get_x=ImageAt(data, recipe.fit), get_y=LabelAt(data), batch_tfms=[*transforms, NormalizeRows.from_stats(mean, deviation)])
@@ -270,7 +270,7 @@ def image_dataloaders(
         balanced=data.labels[train] if recipe.sampler == 'balanced' else None)
     loaders = CifarDataLoaders(both.train, both.valid, both.test_dl(test.view(Positions), with_labels=True), path=path, device=device)
     loaders.data, loaders.valid_is = data, 'holdout' if len(holdout) or recipe.set_aside else 'test'
-    loaders.notes = uneven_notes(data.labels[train], data.classes, recipe)
+    loaders.notes = uneven_notes(data.labels[train], data.classes, recipe.class_weights != 'none' or recipe.sampler != 'plain')
     for note in loaders.notes: notice(note)
     loaders.positions = {'train': train, 'valid': valid, 'test': test, **({} if left_out is None else {'fold': left_out})}
     loaders.statistics = next(tuple(t.flatten().tolist() for t in (f.mean, f.std))

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from ..base.messages import BadInput, notice
 from ..base.files import checksum, whole_file
-from ..recipes.recipe import NAMES
+from ..recipes.recipe import IN_NAMES
 from .archives import EXPECTED, Files, open_files, refuse_unreadable
 from .layouts import Placement, class_roots, place_by_folder, place_class_first, place_without_splits, safe_text, settle_splits, shallowest, some, split_roots
 from .formats import is_image
@@ -40,7 +40,7 @@ def find_placement(
 )->Placement|tuple[str,tuple]: # Each file's split and class; or where an official version lies, and which
     "The layout of `files`"
     names = list(files.sizes)
-    if labels == NAMES: return place_by_name(files)
+    if labels == IN_NAMES: return place_by_name(files)
     if labels: return place_by_table(files, named_table(files, labels), label_column)
     official, folders = official_roots(names), split_roots(names)
     roots = shallowest({*official, *folders})
@@ -175,7 +175,7 @@ def divide_labels(
     test_share:float, # What is drawn for testing
 )->tuple[str,list[str]]: # The table that gives the images their classes, or `names`; the files that change labels
     "What a file of labels is for"
-    if not labels or labels == NAMES: return labels, []
+    if not labels or labels == IN_NAMES: return labels, []
     files = split_files(labels)
     file = Path(files[0]).expanduser()
     if file.is_file() and is_label_file(file): return '', files
@@ -207,7 +207,7 @@ def load_images(
     if image_size not in SIZES and not (isinstance(image_size, int) and 8 <= image_size <= 1024):
         raise BadInput(f"--image-size {image_size}: 'auto', 'photo', or a number of pixels from 8 to 1024")
     if data == 'shapes':
-        if labels == NAMES: raise BadInput('--labels names: shapes are drawn, and have their labels\nLeave the option out')
+        if labels == IN_NAMES: raise BadInput('--labels names: shapes are drawn, and have their labels\nLeave the option out')
         return change_labels(shapes_data(auto_size([32], image_size) if image_size in SIZES else image_size), split_files(labels), soft_labels, test_labels)
     path = cifar10_path() if data == 'cifar10' else Path(data).expanduser()
     if not path.exists(): open_files(path) # says so

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 from ..base.messages import BadInput
-from ..recipes.recipe import NAMES
+from ..recipes.recipe import IN_NAMES
 from .archives import Files
 from .formats import is_image
 from .layouts import LOOSE, OUTSIDE, Placement, class_form, class_key, in_split, place_without_splits, some, split_of
@@ -42,6 +42,7 @@ def place_row(result, table, place, row, title, index, split_by_name, there):
     "What one row says; False where its file is not there"
     found, said = index.find(row[table.files], place), part_of(row[table.parts], table.columns[table.parts]) if table.parts >= 0 else ''
     if not found or there and index.cut: return False
+    if len(found) > 1: found = [one for one in found if is_image(one)] or found
     if said and len(found) > 1: found = [one for one in found if folder_split(one) == said] or found
     if len(found) > 1: raise BadInput(f'{table.name} names {row[table.files]!r}, which may be {len(found)} files: {some(found)}\nName the files by their paths, or give --data the folder with the pictures alone')
     if not title:
@@ -166,7 +167,7 @@ def named_table(
     fits = [name for name in files.sizes if name == within] or [name for name in files.sizes if name.endswith(f'/{within}')]
     if len(fits) == 1: return dict(files.read(add_other_splits(fits[0], files.sizes)))
     raise BadInput(f"--labels {labels}: {'there is no such file' if not fits else some(fits) + ' may be meant'}, here or in {files.path}\n"
-                   f"A table with the name and the class of each picture, or the word '{NAMES}' for classes in the names of the pictures")
+                   f"A table with the name and the class of each picture, or the word '{IN_NAMES}' for classes in the names of the pictures")
 
 def is_table(files, name):
     "Whether a file may be a table of labels: no sample of what a competition wants back"

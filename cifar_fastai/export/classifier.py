@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 import numpy as np, torch
 from torch import nn
-from ..base.messages import BadInput, need_module
+from ..base.messages import BadInput, first_line, need_module
 from ..base.rules import Number
 from ..base.files import read_json
 from ..base.devices import choose_device, exact_fp32, memory_format
@@ -197,8 +197,7 @@ def fetch_exported(
     except rules.HFValidationError as error:
         raise BadInput(f"'{name}' is neither a folder nor the name of a model on a hub\nA name is like user/model") from error
     except Exception as error: # of the hub's client: HTTP, network, no such model
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
-        raise BadInput(f"'{name}' cannot be fetched: {first}\nHF_ENDPOINT names another hub; a folder can be named instead") from error
+        raise BadInput(f"'{name}' cannot be fetched: {first_line(error)}\nHF_ENDPOINT names another hub; a folder can be named instead") from error
 
 def read_exported(
     folder:Path, # With model.safetensors and config.json

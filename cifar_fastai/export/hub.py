@@ -9,7 +9,7 @@ __all__ = ['CARD', 'worst_line', 'plain', 'model_card', 'write_hub', 'check_hub_
 import json, shutil
 from pathlib import Path
 import numpy as np
-from ..base.messages import BadInput, need_module
+from ..base.messages import BadInput, first_line, need_module
 from ..base.files import write_text
 from ..base.label_files import changes_lines
 from ..base.figures import save_figure
@@ -138,6 +138,5 @@ def push_folder(
         address = hub.HfApi().create_repo(name, exist_ok=True)
         hub.HfApi().upload_folder(repo_id=address.repo_id, folder_path=str(folder), commit_message='A run of cifar_fastai')
     except Exception as error:  # of the hub's client: HTTP, network, no token
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
-        raise BadInput(f"'{name}' was not uploaded: {first}\nThe folder is at {folder}. hf auth login says who you are; HF_ENDPOINT names another hub") from error
+        raise BadInput(f"'{name}' was not uploaded: {first_line(error)}\nThe folder is at {folder}. hf auth login says who you are; HF_ENDPOINT names another hub") from error
     return str(address)

@@ -7,11 +7,10 @@ __all__ = ['OPSET', 'be_quiet', 'trace', 'onnx_metadata', 'onnx_program', 'onnx_
 
 # %% ../../nbs/12_export/07_onnx_file.ipynb #bdac45ae
 import json, logging, warnings
-from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
 import numpy as np, torch
-from ..base.messages import BadInput, need_module
+from ..base.messages import BadInput, first_line, need_module
 from ..base.files import whole_file
 from .portable import Portable
 from .parity import Reference, check_answers
@@ -21,15 +20,13 @@ OPSET = 18  # the version of ONNX's operators that PyTorch's exporter is written
 
 @contextmanager
 def be_quiet():
-    "Inside, PyTorch and its exporter say nothing of themselves"
-    loggers = [logging.getLogger(name) for name in ('torch.onnx', 'onnxscript', 'onnx_ir', 'torch.export')]
-    levels = [logger.level for logger in loggers]
+    "Inside, PyTorch, its exporter and onnxruntime's quantisation say nothing of themselves"
+    before = logging.root.manager.disable
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
-        for logger in loggers: logger.setLevel(logging.ERROR)
+        logging.disable(max(before, logging.WARNING))
         try: yield
-        finally:
-            for logger, level in zip(loggers, levels): logger.setLevel(level)
+        finally: logging.disable(before)
 
 def trace(
     portable:Portable,
@@ -70,21 +67,16 @@ def onnx_session(
     options = runtime.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = threads, 3
     try: return runtime.InferenceSession(str(path), options, providers=['CPUExecutionProvider'])
-    except Exception as error: raise BadInput(f"'{path}' is no ONNX file that onnxruntime reads: {str(error).splitlines()[0][:200]}") from error
+    except Exception as error: raise BadInput(f"'{path}' is no ONNX file that onnxruntime reads: {first_line(error, 200)}") from error
 
 def onnx_answers(
     session, # From `onnx_session`
     pictures:np.ndarray, # uint8 (N, S, S, 3)
     batch_size:int=64, # Pictures at a time
-    output:str='probabilities', # Which of the file's outputs
-    say:Callable|None=None, # Called with the number of pictures done
 )->np.ndarray: # float32 (N, …)
     "What a file says of pictures"
-    answers = []
-    for start in range(0, len(pictures), batch_size):
-        answers.append(session.run([output], {'pictures': np.ascontiguousarray(pictures[start:start+batch_size])})[0])
-        if say: say(min(start + batch_size, len(pictures)))
-    return np.concatenate(answers)
+    parts = (np.ascontiguousarray(pictures[start:start+batch_size]) for start in range(0, len(pictures), batch_size))
+    return np.concatenate([session.run(['probabilities'], {'pictures': part})[0] for part in parts])
 
 def write_onnx(
     portable:Portable,

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 from ..base.messages import BadInput
+from ..base.wording import name_on_a_line
 from ..data.formats import open_picture, to_rgb
 from ..data.pictures import to_square
 
@@ -62,10 +63,10 @@ def read_item(
     if isinstance(content, np.ndarray): content = array_picture(content)
     if isinstance(content, Path):
         try: content = content.read_bytes()
-        except OSError as error: raise BadInput(f'the image {item.name} cannot be read: {error.strerror}') from error
+        except OSError as error: raise BadInput(f'the image {name_on_a_line(item.name)} cannot be read: {error.strerror}') from error
     if isinstance(content, bytes): return open_picture(content, item.name, lambda picture: fit_picture(picture, fitting))
     try: return fit_picture(content, fitting)
-    except (OSError, ValueError, SyntaxError) as error: raise BadInput(f'the image {item.name} cannot be read: {error}') from error
+    except (OSError, ValueError, SyntaxError) as error: raise BadInput(f'the image {name_on_a_line(item.name)} cannot be read: {error}') from error
 
 # %% ../../nbs/12_export/00_pictures.ipynb #cexp0002
 COLOURS = (1, 3, 4) # channels that a picture may have

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 import numpy as np
 from PIL import Image
-from ..base.messages import LINE, BadWords, say
+from ..base.messages import LINE, BadWords, first_line, say
 from ..base.files import check_new_file, whole_file
 from ..base.wording import duration, percent
 from ..base.intervals import wilson_interval
@@ -33,7 +33,7 @@ class Row:
     heat:str|None=None # The file that shows where the evidence is
     logits:dict|None=None # Class to logit
 
-    def flat(self)->dict: # Column to value
+    def to_cells(self)->dict: # Column to value
         "The row of a table"
         cells = {'picture': self.picture, 'actual': self.actual or ''}
         for place, (name, share) in enumerate(self.top, 1):
@@ -43,7 +43,7 @@ class Row:
         if self.heat is not None: cells['heat'] = self.heat
         return cells | {f'logit_{name}': f'{value:.9g}' for name, value in (self.logits or {}).items()}
 
-    def nested(self)->dict: # JSON values
+    def to_dict(self)->dict: # JSON values
         "The row as an object"
         (predicted, share), *_ = self.top
         top = [{'class': name, 'probability': round(value, 6)} for name, value in self.top]
@@ -92,8 +92,8 @@ def open_table(
         def write(rows):
             nonlocal table
             if path is None: return [say(row.text()) for row in rows]
-            if Path(path).suffix.lower() == '.jsonl': return [file.write(json.dumps(row.nested(), ensure_ascii=False) + '\n') for row in rows]
-            cells = [row.flat() for row in rows]
+            if Path(path).suffix.lower() == '.jsonl': return [file.write(json.dumps(row.to_dict(), ensure_ascii=False) + '\n') for row in rows]
+            cells = [row.to_cells() for row in rows]
             if table is None and cells:
                 table = csv.DictWriter(file, list(cells[0]), lineterminator='\n')
                 table.writeheader()
@@ -192,7 +192,7 @@ def predict_pictures(
             for item, error in wrong:
                 if strict: raise error
                 LINE.erase()
-                print(str(error).splitlines()[0], file=sys.stderr)
+                print(first_line(error), file=sys.stderr)
                 tally.broken.append(item.name)
             names = write_heat(classifier, heat, items, pixels, tally.pictures + 1) if heat else None
             rows = make_rows(classifier, items, logits, heat=names, **kwargs)

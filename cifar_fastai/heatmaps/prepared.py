@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['find_logits', 'Prepared', 'keep_modules', 'bare_model', 'prepare', 'layer_outputs', 'has_part', 'has_convolution',
            'has_norm', 'read_map', 'output_maps', 'unread_layers', 'lies_as_picture', 'carries_all', 'default_layer',
-           'candidates', 'named_stages', 'suggestions', 'find_layer', 'blank_images', 'layer_names', 'map_size']
+           'layers_with_map', 'named_stages', 'suggestions', 'find_layer', 'blank_images', 'layer_names', 'map_size']
 
 # %% ../../nbs/02_heatmaps/00_prepared.ipynb #idee6636
 import difflib
@@ -188,7 +188,7 @@ def default_layer(ready, found, maps, images):
     near = [name for name in reversed(found) if max(found[name]) <= 2*max(found[last])]
     return next((name for name in near if maps[name][0] != 'first' or carries_all(ready, name, images)), last)
 
-def candidates(ready, ran, maps, images):
+def layers_with_map(ready, ran, maps, images):
     "Of the layers with a map, name to (height, width) of those worth naming, in running order"
     modules, order, unread = dict(ready.model.named_modules()), list(ran), unread_layers(ready, ran, maps, images)
     convolutional = [name for name in maps if maps[name][0] == 'first' and has_convolution(modules[name])]
@@ -216,7 +216,7 @@ def find_layer(ready, layer, images):
     "The layer's name, the module itself, and how its output lies, with its shape as (N, C, H, W)"
     ran = layer_outputs(ready, images)
     maps = output_maps(ready, ran, images)
-    found = candidates(ready, ran, maps, images)
+    found = layers_with_map(ready, ran, maps, images)
     if layer is None:
         layer = getattr(ready.model, 'heatmap_layer', None)
         if not layer or isinstance(layer, str) and layer in ran and layer not in maps: layer = default_layer(ready, found, maps, images)  # of a small picture nothing may be left there
@@ -256,7 +256,7 @@ def layer_names(
     with prepare(model) as ready:
         images = blank_images(ready, image_size)
         ran = layer_outputs(ready, images)
-        return candidates(ready, ran, output_maps(ready, ran, images), images)
+        return layers_with_map(ready, ran, output_maps(ready, ran, images), images)
 
 def map_size(
     model:nn.Module, # Any image classifier

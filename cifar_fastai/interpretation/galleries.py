@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PAGE', 'title', 'described_images', 'selection_text', 'page_of', 'as_list', 'choose_layers', 'last_of_each_size',
-           'evidence_text', 'choose_columns', 'Galleries', 'heat_heading', 'stand_columns', 'heat_titles']
+           'evidence_text', 'grid_columns', 'Galleries', 'heat_heading', 'stand_columns', 'heat_titles']
 
 # %% ../../nbs/05_interpretation/03_galleries.ipynb #i1c8c51c
 from collections.abc import Sequence
@@ -96,7 +96,7 @@ def evidence_text(kept, index, target, method):
     name = dict(predicted=predicted, actual=actual).get(target) or kept.classes[gradcam.heat_class(target, [str(title) for title in kept.classes], len(kept.classes))]
     return f'for {target}: {name}' if target in ('predicted', 'actual') else f'for {name}'
 
-def choose_columns(layers, methods, targets):
+def grid_columns(layers, methods, targets):
     "Each column of a grid as (layer, method, target); a method that has no class gets one column for all targets"
     found = {}
     for layer, method, target in product(layers, methods, targets):
@@ -182,7 +182,7 @@ def heat_columns(self:Galleries, indices, target, methods, layers, **kwargs):
     inputs = self.inputs(indices)
     model, images = self.model_for(indices, inputs), self.images(indices, inputs)
     layers = choose_layers(model, inputs, layers)
-    columns = choose_columns(layers, as_list(methods), as_list(target))
+    columns = grid_columns(layers, as_list(methods), as_list(target))
     given = dict(targets=self.kept.targets[indices], classes=[str(name) for name in self.kept.classes], **kwargs)
     return images, layers, columns, [gradcam.heatmaps(model, inputs, target, method, layer, **given) for (layer, _), method, target in columns]
 

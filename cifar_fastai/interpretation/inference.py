@@ -132,12 +132,12 @@ class SeveralViews(nn.Module):
         super().__init__()
         self.model, self.kind = model, one_of(kind, TEST_AUGMENTATIONS, 'test-time augmentation')
 
-    def mirrored(self, images): return (self.model(images) + self.model(images.flip(-1)))/2
+    def answer_both(self, images): return (self.model(images) + self.model(images.flip(-1)))/2
 
     def forward(self, images):
         if self.kind == 'none': return self.model(images)
-        if self.kind == 'mirror': return self.mirrored(images)
+        if self.kind == 'mirror': return self.answer_both(images)
         high, wide = images.shape[-2:]
         padded = F.pad(images, (1,)*4, mode='reflect')
-        moved = [self.mirrored(padded[..., place:place + high, place:place + wide]) for place in (0, 2)]
-        return self.mirrored(images)/2 + sum(moved)/4
+        moved = [self.answer_both(padded[..., place:place + high, place:place + wide]) for place in (0, 2)]
+        return self.answer_both(images)/2 + sum(moved)/4

@@ -63,7 +63,7 @@ class ClassifiedImages:
     @property
     def set_size(self): return len(self)
 
-    def counted(self,
+    def count_words(self,
         kind:str, # misclassified, correct or all
         count:int, # How many
     )->str: # Such as `12 wrong images`

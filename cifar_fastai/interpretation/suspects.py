@@ -45,7 +45,7 @@ class Suspects(ClassifiedImages):
     @property
     def set_size(self): return self.total
 
-    def counted(self, kind, count): return f"{count:,} label{'s'*(count != 1)} to look at"
+    def count_words(self, kind, count): return f"{count:,} label{'s'*(count != 1)} to look at"
     def loss_words(self, index): return f"quality {'unknown' if np.isnan(self.rows[index].quality) else f'{self.rows[index].quality:.3f}'}"
     place_words = loss_words
 

@@ -24,12 +24,11 @@ def unit_rows(
 def nearest_images(
     embeddings:np.ndarray, # Shape (N, D)
     count:int=10, # How many neighbours, at most N - 1
-    most:int=MOST_COMPARED, # Look for them among this many images, drawn where there are more
     seed:int=0, # Same seed, same draw
 )->tuple[np.ndarray, np.ndarray]: # Indices of the neighbours, nearest first, and 1 less the cosine, both (N, count)
     "The images closest to each"
     rows = unit_rows(embeddings)
-    among = np.sort(np.random.default_rng(seed).permutation(len(rows))[:most])
+    among = np.sort(np.random.default_rng(seed).permutation(len(rows))[:MOST_COMPARED])
     if not 1 <= count < len(among): raise BadInput(f'{count} neighbours of {len(among)} images: there must be more images')
     found, distances = np.empty((len(rows), count), np.int64), np.empty((len(rows), count), np.float32)
     for start in range(0, len(rows), 1024):

@@ -8,7 +8,6 @@ __all__ = ['NORM_LAYERS', 'group_count', 'convolution', 'conv_norm_relu', 'Halve
 
 # %% ../../nbs/04_models/00_layers.ipynb #i2b7f03a
 from collections.abc import Callable
-import torch
 from torch import nn
 from torch.nn import functional as F
 
@@ -48,14 +47,9 @@ def conv_norm_relu(
 
 # %% ../../nbs/04_models/00_layers.ipynb #f274a09c
 class HalvePool(nn.MaxPool2d):
-    "2×2 max-pooling, which leaves a map of fewer than `least` pixels a side as it is"
-    def __init__(self,
-        least:int=4, # Side of the smallest map that is halved, in pixels
-    ):
-        super().__init__(2)
-        self.least = least
-
-    def forward(self, x): return super().forward(x) if min(x.shape[-2:]) >= self.least else x
+    "2×2 max-pooling, which leaves a map of fewer than 4 pixels a side as it is"
+    def __init__(self): super().__init__(2)
+    def forward(self, x): return super().forward(x) if min(x.shape[-2:]) >= 4 else x
 
 # %% ../../nbs/04_models/00_layers.ipynb #57cad4ba
 class MaxOfMap(nn.AdaptiveMaxPool2d):

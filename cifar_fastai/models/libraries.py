@@ -11,16 +11,14 @@ __all__ = ['PREFIXES', 'WRAPPED', 'BUILDERS', 'read_state', 'strip_prefix', 'mat
 import pickle
 from collections import OrderedDict
 from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors import SafetensorError, safe_open
 from torch import nn
 from ..base.files import checksum
-from ..base.messages import BadInput, out_of_memory
+from ..base.messages import BadInput, first_line, need_module, out_of_memory
 from ..recipes.recipe import Recipe, is_library
-from ..recipes.libraries import import_timm, split_name
+from ..recipes.libraries import split_name
 from .weights import set_norms, whiten
 from .networks import Network, network
 
@@ -30,15 +28,16 @@ WRAPPED = ('state_dict', 'model', 'model_state_dict', 'state_dict_ema', 'model_e
 
 def read_state(
     path:str|Path, # safetensors, or a `.pth` with a state dict
-)->dict[str, torch.Tensor]: # In the file's order
+)->tuple[dict[str, torch.Tensor], dict[str, str]]: # Tensors in the file's order, and the texts beside them
     "The tensors in a file; nothing in it is run"
     try:
-        state = load_file(path) if Path(path).suffix == '.safetensors' else torch.load(path, map_location='cpu', weights_only=True)
+        if Path(path).suffix != '.safetensors': state, texts = torch.load(path, map_location='cpu', weights_only=True), {}
+        else:
+            with safe_open(path, framework='pt') as file: state, texts = {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}
     except (OSError, SafetensorError, ValueError, RuntimeError, EOFError, RecursionError, pickle.UnpicklingError) as error:
-        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-        raise BadInput(f"the weights '{path}' cannot be read: {reason}\nGive a safetensors file, or a .pth that holds tensors alone") from error
+        raise BadInput(f"the weights '{path}' cannot be read: {first_line(error, 200)}\nGive a safetensors file, or a .pth that holds tensors alone") from error
     while isinstance(state, dict) and (inner := next((state[name] for name in WRAPPED if isinstance(state.get(name), dict)), None)): state = inner
-    if isinstance(state, dict) and state and all(isinstance(value, torch.Tensor) for value in state.values()): return dict(state)
+    if isinstance(state, dict) and state and all(isinstance(value, torch.Tensor) for value in state.values()): return dict(state), texts
     raise BadInput(f"the weights '{path}' are not tensors by name, as a network's state is")
 
 def strip_prefix(state, wanted):
@@ -82,20 +81,20 @@ def last_names(model):
 
 def refuse_download(arch, error):
     if out_of_memory(error): raise error
-    raise BadInput(f"the trained weights of '{arch}' could not be fetched: {str(error).splitlines()[0][:150]}\n"
+    raise BadInput(f"the trained weights of '{arch}' could not be fetched: {first_line(error, 150)}\n"
                    'Get them on another machine, put the file anywhere, and say --weights FILE (safetensors or .pth); or train from nothing: --pretrained no') from error
 
 def load_weights(full, path, arch):
     "Load the weights in a file into the library's whole network; says what they are"
     head = last_names(full)
-    found = match_weights(read_state(path), full.state_dict(), head, f"the weights '{path}' are not those of '{arch}'", Path(path).suffix != '.safetensors')
+    found = match_weights(read_state(path)[0], full.state_dict(), head, f"the weights '{path}' are not those of '{arch}'", Path(path).suffix != '.safetensors')
     full.load_state_dict(found, strict=False)
     return f'{Path(path).name} {checksum(path, "sha256")[:16]}'
 
 def timm_network(name, classes, image_size, pretrained, path):
     "fastai's body and head around a network of timm, and what its weights are"
     from fastai.vision.learner import create_timm_model, default_split  # and with it torchvision
-    timm = import_timm()
+    timm = need_module('timm', 'timm')
     fixed = {'img_size': image_size} if (about := timm.get_pretrained_cfg(name)) and about.fixed_input_size else {}
     model, about = create_timm_model(name, classes, pretrained=pretrained, **fixed)
     if not path: return model, default_split, f"timm {about.get('architecture', name)}.{about.get('tag', '')}" if pretrained else None

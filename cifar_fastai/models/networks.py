@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PATCH', 'NETWORK_BUILDERS', 'Network', 'join_parts', 'custom_resnet', 'cifarnet', 'build_stages', 'resnet',
            'preact_resnet', 'basic_resnet', 'bottleneck_resnet', 'he_resnet', 'wide_resnet', 'network',
-           'parameter_count', 'summary_line', 'describe', 'networks_table']
+           'parameter_count', 'summary_line', 'network_parts', 'networks_table']
 
 # %% ../../nbs/04_models/02_networks.ipynb #idad97d1
 import copy
@@ -87,7 +87,6 @@ def build_stages(
     inputs:int, # Channels that come in
     width:int, # Channels of the first stage, before the block's expansion
     norm:Callable[[int], nn.Module], # Makes the normalisation for a number of channels
-    expansion:int=1, # What the block multiplies its channels by
 )->tuple[dict, int]: # The stages by name, and the channels that come out
     "Stages of equal blocks"
     stages = {}
@@ -96,7 +95,7 @@ def build_stages(
         for place in range(count):
             stride = 2 if number > 1 and place == 0 else 1
             blocks.append(block(inputs, channels, stride, norm))
-            inputs = channels*expansion
+            inputs = channels*blocks[-1].expansion
         stages[f'stage{number}'] = nn.Sequential(*blocks)
     return stages, inputs
 
@@ -107,10 +106,9 @@ def resnet(
     norm:Callable[[int], nn.Module], # Makes the normalisation for a number of channels
     block:Callable, # `BasicBlock` or `BottleneckBlock`
     counts:tuple, # Blocks in each stage
-    expansion:int=1, # What the block multiplies its channels by
 )->Network:
     "A ResNet with a 3×3 stem"
-    stages, features = build_stages(block, counts, width, width, norm, expansion)
+    stages, features = build_stages(block, counts, width, width, norm)
     body = {'stem': conv_norm_relu(3, width, norm), **stages}
     return join_parts(body, nn.AdaptiveAvgPool2d(1), features, classes)
 
@@ -129,7 +127,7 @@ def preact_resnet(
 
 # %% ../../nbs/04_models/02_networks.ipynb #409191d8
 def basic_resnet(classes, width, norm, counts): return resnet(classes, width, norm, BasicBlock, counts)
-def bottleneck_resnet(classes, width, norm, counts): return resnet(classes, width, norm, BottleneckBlock, counts, BottleneckBlock.expansion)
+def bottleneck_resnet(classes, width, norm, counts): return resnet(classes, width, norm, BottleneckBlock, counts)
 def he_resnet(classes, width, norm, depth): return resnet(classes, width, norm, partial(BasicBlock, pad=True), ((depth-2)//6,)*3)
 def wide_resnet(classes, width, norm, depth): return preact_resnet(classes, width, norm, ((depth-4)//6,)*3, stem=16)
 
@@ -170,7 +168,7 @@ def summary_line(
     return f"{getattr(model, 'title', type(model).__name__)}: {parameter_count(model):,} parameters"
 
 # %% ../../nbs/04_models/02_networks.ipynb #d85ac0a7
-def describe(
+def network_parts(
     arch:str='resnet9', # A name in `NETWORKS`
     classes:int=10, # Length of the logits
     width:int|str='auto', # Channels of the first stage; auto: the network's own

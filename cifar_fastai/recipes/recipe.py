@@ -4,16 +4,18 @@
 
 # %% auto #0
 __all__ = ['NETWORKS', 'NORMS', 'SCHEDULES', 'FITS', 'LIBRARIES', 'COMPILES', 'OPTIMIZERS', 'AUGMENTATIONS', 'CLASS_WEIGHTS',
-           'SAMPLERS', 'LOSSES', 'ORIGINAL', 'TEST_AUGMENTATIONS', 'DATA_FIELDS', 'NAMES', 'SHARE', 'POSITIVE', 'WHOLE',
-           'BATCH_SIZE', 'LIBRARY_BATCH_SIZE', 'TABLE_ONLY', 'LIBRARY_ONLY', 'LIBRARY_WHY', 'TABLE_WHY', 'PLAIN_VALUES',
-           'GROUPS', 'NetworkChoice', 'OptimizerChoice', 'Augmentation', 'augmentation', 'WithCutout', 'LossChoice',
-           'Architecture', 'is_library', 'Recipe', 'RecipeField', 'recipe_fields', 'recipe_from_dict', 'recipe_to_dict']
+           'SAMPLERS', 'LOSSES', 'ORIGINAL', 'TEST_AUGMENTATIONS', 'DATA_FIELDS', 'IN_NAMES', 'SHARE', 'POSITIVE',
+           'WHOLE', 'BATCH_SIZE', 'LIBRARY_BATCH_SIZE', 'TABLE_ONLY', 'LIBRARY_ONLY', 'LIBRARY_WHY', 'TABLE_WHY',
+           'FIELD_GROUPS', 'NetworkChoice', 'OptimizerChoice', 'Augmentation', 'augmentation', 'WithCutout',
+           'LossChoice', 'Architecture', 'is_library', 'Recipe', 'RecipeField', 'recipe_fields', 'recipe_from_dict',
+           'recipe_to_dict']
 
 # %% ../../nbs/01_recipes/00_recipe.ipynb #ifef125e
-import dataclasses, re
+import dataclasses, re, shlex
 from dataclasses import dataclass, field
 from typing import Annotated, Any, get_args, get_type_hints
 from ..base.messages import BadInput, one_of
+from ..base.wording import value_text
 from ..base.rules import Device, Fold, Name, Number, Switch, Text
 
 # %% ../../nbs/01_recipes/00_recipe.ipynb #9ada6bfd
@@ -173,7 +175,7 @@ def is_library(
     return ':' in arch
 
 DATA_FIELDS = ('data', 'image_size', 'fit', 'labels', 'label_column', 'test_share', 'soft_labels', 'test_labels') # that say which images and labels are read
-NAMES = 'names' # the word for labels in the names of the pictures
+IN_NAMES = 'names' # the word for labels in the names of the pictures
 SHARE = Number(low=0, high=1)
 POSITIVE = Number(above=0)
 WHOLE = Number(int, low=0)
@@ -182,7 +184,6 @@ TABLE_ONLY = ('width', 'norm', 'norm_weights', 'norm_momentum', 'whiten', 'dirac
 LIBRARY_ONLY = ('pretrained', 'weights', 'freeze_epochs', 'body_lr', 'keep_norms')
 LIBRARY_WHY = "is for the networks of the table: a library's comes as the library has it", 'take a network of the table'
 TABLE_WHY = 'is for networks that have trained weights', 'take --arch timm:NAME or torchvision:NAME'
-PLAIN_VALUES = {'pretrained': 'no', 'keep_norms': 'no', 'weights': "''", 'whiten': 'no', 'dirac': 'no', 'norm_weights': 'yes'}
 
 @dataclass(frozen=True)
 class Recipe:
@@ -260,23 +261,23 @@ class Recipe:
 
     def __post_init__(self):
         if self.compile == 'network': object.__setattr__(self, 'compile', 'yes')  # as version 0.1 called it
-        for field in recipe_fields():
-            object.__setattr__(self, field.name, field.rule(getattr(self, field.name), field.name))
+        for one in recipe_fields(): object.__setattr__(self, one.name, one.rule(getattr(self, one.name), one.name))
         if self.labels == ORIGINAL: object.__setattr__(self, 'labels', '')
-        if self.test_labels == 'yes' and self.labels in ('', NAMES): raise BadInput('test_labels yes takes the file of --labels, and there is none\nName one: --labels FILE, or --test-labels FILE')
+        if self.test_labels == 'yes' and self.labels in ('', IN_NAMES): raise BadInput('test_labels yes takes the file of --labels, and there is none\nName one: --labels FILE, or --test-labels FILE')
         if self.loss_parameter != 'auto':
             if self.loss == 'ce': raise BadInput(f'loss_parameter {self.loss_parameter:g} is for a loss that has one, and cross-entropy has none\nOne of: {", ".join(list(LOSSES)[1:])}')
             LOSSES[self.loss].rule(self.loss_parameter, f'loss_parameter of {self.loss}')
         if self.lr_start >= self.lr_end: raise BadInput(f'lr_start {self.lr_start:g} must lie below lr_end {self.lr_end:g}')
         if self.ema and self.lookahead: raise BadInput(f'ema {self.ema:g} and lookahead {self.lookahead} both smooth the weights\nTake one of them: --ema 0 or --lookahead 0')
         if self.track_images and (self.mixup or self.cutmix): raise BadInput('track_images follows single images, and mixup and cutmix mix them\nTake --mixup 0 --cutmix 0')
-        closed = TABLE_ONLY if is_library(self.arch) else LIBRARY_ONLY
-        if wrong := next((name for name in closed if getattr(self, name) != getattr(type(self), name)), None):
-            why, other = LIBRARY_WHY if is_library(self.arch) else TABLE_WHY
-            back = ' '.join(f"--{name.replace('_', '-')} {PLAIN_VALUES.get(name, getattr(type(self), name))}" for name in closed if getattr(self, name) != getattr(type(self), name))
-            raise BadInput(f"{wrong} {getattr(self, wrong)} {why}, and arch is '{self.arch}'\nSay {back}, or {other}")
+        closed, why, other = (TABLE_ONLY, *LIBRARY_WHY) if is_library(self.arch) else (LIBRARY_ONLY, *TABLE_WHY)
+        if wrong := [name for name in closed if getattr(self, name) != getattr(type(self), name)]:
+            back = ' '.join(f"--{name.replace('_', '-')} {shlex.quote(value_text(getattr(type(self), name)))}" for name in wrong)
+            raise BadInput(f"{wrong[0]} {getattr(self, wrong[0])} {why}, and arch is '{self.arch}'\nSay {back}, or {other}")
         if isinstance(self.freeze_epochs, int) and isinstance(self.epochs, int) and self.freeze_epochs >= self.epochs:
             raise BadInput(f'freeze_epochs {self.freeze_epochs} leaves none of {self.epochs} epochs for the whole network\nTake fewer, or more --epochs')
+
+    uses_weights = property(lambda self: is_library(self.arch) and (self.pretrained or bool(self.weights)), doc='Whether its network starts from trained weights')
 
 # %% ../../nbs/01_recipes/00_recipe.ipynb #f67f7a82
 @dataclass(frozen=True)
@@ -302,14 +303,12 @@ def recipe_from_dict(
     for name in fields: one_of(name, names, 'recipe field')
     return Recipe(**fields)
 
-def recipe_to_dict(
-    recipe:Recipe,
-)->dict: # Every field
+def recipe_to_dict(recipe:Recipe)->dict: # Every field
     "The recipe as plain values, for JSON"
     return dataclasses.asdict(recipe)
 
 # %% ../../nbs/01_recipes/00_recipe.ipynb #b0000007
-GROUPS = {
+FIELD_GROUPS = {
     'data': (*DATA_FIELDS, 'limit', 'holdout', 'set_aside', 'fold'),
     'network': ('arch', 'pretrained', 'weights', 'width', 'norm', 'norm_weights', 'norm_momentum', 'whiten', 'whiten_eps', 'dirac'),
     'training': ('epochs', 'freeze_epochs', 'body_lr', 'keep_norms', 'batch_size', 'optimizer', 'muon_steps', 'momentum', 'momentum_low', 'weight_decay', 'decay_norms', 'bias_lr',

@@ -4,23 +4,23 @@
 
 # %% auto #0
 __all__ = ['SCHEMA', 'MOST_FILE_BYTES', 'ABOUT', 'ABOUT_DATA', 'LABEL_FILES', 'run_name', 'check_place', 'new_run_folder',
-           'write_tensors', 'write_weights', 'read_tensors', 'read_weights', 'arrays_fingerprint',
-           'weights_fingerprint', 'Predictions', 'write_predictions', 'read_arrays', 'read_predictions', 'Dynamics',
-           'read_dynamics', 'RunRecord', 'wrong_channels', 'read_about', 'read_history', 'read_run',
-           'check_fingerprint', 'recipe_with_kept', 'run_loaders', 'run_image_size', 'load_run']
+           'write_tensors', 'write_weights', 'read_weights', 'arrays_fingerprint', 'weights_fingerprint', 'Predictions',
+           'write_predictions', 'read_arrays', 'read_predictions', 'Dynamics', 'read_dynamics', 'RunRecord',
+           'wrong_channels', 'read_about', 'read_run', 'check_fingerprint', 'recipe_with_kept', 'run_loaders',
+           'run_image_size', 'load_run']
 
 # %% ../../nbs/09_runs/00_files.ipynb #i2eeda37
-import dataclasses, errno, hashlib, json, math, os, pickle, shutil, zipfile, zlib
+import dataclasses, errno, hashlib, json, math, os, shutil, zipfile, zlib
 from dataclasses import dataclass
 from pathlib import Path
 import numpy as np, pandas as pd, torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import nn
 from ..base.messages import BadInput, notice
 from ..base.files import MANIFEST, check_file, read_json, way_to_run, whole_file, write_json
-from ..base.steps import HISTORY_COLUMNS, read_steps
+from ..base.steps import read_history, read_steps
 from ..recipes.recipe import Recipe, recipe_from_dict
+from ..models.libraries import read_state
 
 # %% ../../nbs/09_runs/00_files.ipynb #74866c1a
 SCHEMA = 1
@@ -96,24 +96,16 @@ def write_weights(
     "Write a model's state"
     write_tensors(path, model.state_dict(), {'about': json.dumps(about)})
 
-def read_tensors(path):
-    "Tensors and text of a safetensors file; of an older `.pth`, what PyTorch reads without running any of it"
-    if Path(path).suffix in ('.pth', '.pt'): return torch.load(path, map_location='cpu', weights_only=True), {}
-    with safe_open(path, framework='pt') as file:
-        return {name: file.get_tensor(name) for name in file.keys()}, json.loads((file.metadata() or {}).get('about', '{}'))
-
 def read_weights(
     path:str|Path, # model.safetensors, or a `.pth` with a state dict
     model:nn.Module, # The network that the weights are of
 )->dict: # What `write_weights` was told about them
     "Load weights into `model`; raises `BadInput` where they are not its, or not what the run wrote"
     check_file(path)
-    try: state, about = read_tensors(path)
-    except (OSError, SafetensorError, ValueError, RecursionError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise BadInput(f"the weights '{path}' cannot be read: {str(error).splitlines()[0][:200] if str(error) else type(error).__name__}") from error
+    state, texts = read_state(path)
+    try: about = json.loads(texts.get('about', '{}'))
+    except (ValueError, RecursionError): about = None
     if not isinstance(about, dict): raise BadInput(f"the weights '{path}' say nothing about themselves")
-    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        raise BadInput(f"the weights '{path}' are not tensors by name, as a network's state is")
     try: model.load_state_dict(state)
     except RuntimeError as error:
         raise BadInput(f"the weights '{path}' are of another network: {str(error).splitlines()[-1].strip()}") from error
@@ -231,18 +223,6 @@ def read_about(
     lacks = lacks or next((f'data.{name}' for name, kind in ABOUT_DATA.items() if not isinstance(about['data'].get(name), kind)), None) or wrong_channels(about['data'], 'data.')
     if lacks: raise BadInput(f"'{path}/recipe.json' is not what a run wrote: {lacks} is missing or of another kind")
     return about
-
-def read_history(
-    path:Path, # history.csv
-)->pd.DataFrame: # A row each epoch; none where there is no file
-    "What happened in each epoch"
-    check_file(path)
-    if not path.is_file(): return pd.DataFrame(columns=HISTORY_COLUMNS)
-    try: table = pd.read_csv(path)
-    except (ValueError, OSError) as error: raise BadInput(f"'{path}' cannot be read: {error}") from error
-    if list(table.columns) != HISTORY_COLUMNS or not all(kind.kind in 'if' for kind in table.dtypes):
-        raise BadInput(f"'{path}' is not a history: its columns are not numbers called {', '.join(HISTORY_COLUMNS)}")
-    return table
 
 # %% ../../nbs/09_runs/00_files.ipynb #729114ba
 def read_run(

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['run_predictions', 'load_interpretation', 'interpret_run', 'interpret_people', 'note_failure', 'explain', 'last_count',
-           'copies_line', 'summary']
+           'accuracy_without_copies', 'summary']
 
 # %% ../../nbs/09_runs/04_interpreted.ipynb #irunsint
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from fastai.learner import Learner
 from fastprogress.fastprogress import format_time
 from ..base.messages import BadInput, notice, one_of
 from ..base.label_files import changes_lines
-from ..base.files import read_json, rewrite_files, write_json
+from ..base.files import json_values, read_json, rewrite_files, write_json
 from ..heatmaps.gradcam import METHODS
 from ..heatmaps.checks import CHECKS, QUICK_METHODS, HeatmapChecks
 from ..interpretation.predictions import ClassifiedImages
@@ -23,7 +23,7 @@ from ..interpretation.inference import steady_loader
 from ..interpretation.galleries import as_list
 from ..interpretation.interpretation import CifarInterpretation
 from ..interpretation.human import BesidePeople, read_answers, write_alone
-from ..interpretation.analysis import INTERPRETED, check_interpretation, interpretation_files, json_ready
+from ..interpretation.analysis import INTERPRETED, check_interpretation, interpretation_files
 from ..training.stopping import until_line
 from .folder import RunFolder
 from .files import arrays_fingerprint, check_fingerprint, load_run, read_predictions, read_run, run_loaders
@@ -78,7 +78,7 @@ def interpret_run(
         if checks:
             layer = layers if isinstance(layers, str) and layers != 'all' else None
             found = check_interpretation(interpretation, dict.fromkeys([*QUICK_METHODS, *as_list(methods)]), sample, layer=layer, parts=checks)
-            write_json(folder/'heatmap_checks.json', json_ready(found.to_dict()))
+            write_json(folder/'heatmap_checks.json', json_values(found.to_dict()))
         added = interpretation_files(interpretation, folder, n, methods, layers, target, found, Path(path).resolve().name, svg)
         if out is None: write_json(folder/'metrics.json', {**read_json(folder/'metrics.json'), **added})
     return interpretation, found
@@ -93,7 +93,7 @@ def interpret_people(
     "A run's answers beside those of people; raises `BadInput`"
     kept, folder = run_predictions(path), Path(out or path)
     beside = BesidePeople(kept, read_answers(answers, kept, row_labels))
-    found = json_ready(beside.metrics())
+    found = json_values(beside.metrics())
     folder.mkdir(parents=True, exist_ok=True)
     with nullcontext() if out else rewrite_files(folder, ('human_errors.csv', 'metrics.json')):
         write_alone(folder/'human_errors.csv', beside)
@@ -119,7 +119,7 @@ def explain(
     checks = None
     with note_failure('the heatmaps are not checked', run.path):
         checks = check_interpretation(run.interpretation, seed=run.learner.recipe.seed)
-        write_json(run.path/'heatmap_checks.json', json_ready(checks.to_dict()))
+        write_json(run.path/'heatmap_checks.json', json_values(checks.to_dict()))
     with note_failure('some tables or figures of the errors are missing', run.path):
         folder.update(**interpretation_files(run.interpretation, run.path, checks=checks, name=run.path.resolve().name, forgiving=True))
 
@@ -130,7 +130,7 @@ def last_count(run):
     if metrics.get('valid_is') != 'test' or metrics.get('selected') != 'last' or not len(history): return None
     return round(float(history.valid_accuracy.iloc[-1])*metrics['test_images'])
 
-def copies_line(metrics):
+def accuracy_without_copies(metrics):
     "What the accuracy is without the test images that were trained on"
     copies, images = metrics['copies'], metrics['test_images']
     without = copies['test_accuracy_without']
@@ -152,7 +152,7 @@ def summary(
     compiling = f"; {format_time(metrics['compile_seconds'])} of compiling beside it" if metrics['compile_seconds'] else ''
     until = f"until    {until_line(metrics['until'])}\n" if 'until' in metrics else ''
     views = metrics.get('tta')
-    copies = f"copies   {copies_line(metrics)}\n" if metrics.get('copies', {}).get('test_images') else ''
+    copies = f"copies   {accuracy_without_copies(metrics)}\n" if metrics.get('copies', {}).get('test_images') else ''
     several = f"tta      {views['test_accuracy']:.2%} with test-time augmentation ({views['kind']}), which the figure above is without\n" if views else ''
     changed = f"labels   {changes_lines({'test_labels': metrics['test_labels']})[0]}\n" if metrics.get('test_labels') else ''
     return (f"{changed}{until}test     {metrics['test_accuracy']:.2%} ({right}/{metrics['test_images']}), loss {metrics['test_loss']:.4f}; "

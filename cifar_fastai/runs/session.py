@@ -17,7 +17,7 @@ from fastai.callback.core import Callback
 from fastcore.imports import IN_NOTEBOOK
 from ..base.messages import LINE, BadInput, SaidElsewhere, notice, say, show_moving
 from ..base.commands import failure
-from ..base.files import LOST, MANIFEST, clear_partial, faults, lock_folder, read_json, write_json
+from ..base.files import NEEDS_TRAINING, MANIFEST, clear_partial, faults, lock_folder, read_json, write_json
 from ..base.randomness import seed_everything
 from ..base.trackers import check_trackers
 from ..base.devices import choose_device, choose_precision, compute_deterministically
@@ -70,7 +70,7 @@ def find_peak(
     if learner.recipe.lr != 'find': return
     found = find_learning_rate(learner)
     learner.resolved = learner.resolved.with_rate(found.lr, suggestions=found.suggestions, suggestion=found.taken)
-    folder.found(found)
+    folder.note_rate(found)
 
 def fit_session(
     learner:CifarLearner,
@@ -81,7 +81,7 @@ def fit_session(
     "Fit; the folder fills meanwhile"
     recipe = learner.recipe
     history, progress = History(folder.epoch), ProgressLine(recipe.progressive, folder.estimate)
-    cbs = [history, progress, checkpoints, *stopping_callbacks(recipe, folder.say), *cbs]
+    cbs = [history, progress, checkpoints, *stopping_callbacks(learner, folder.say), *cbs]
     with ExitStack() as around:
         around.enter_context(checkpoints.stops)
         if not IN_NOTEBOOK: [around.enter_context(part) for part in (learner.no_logging(), learner.no_bar())]
@@ -96,7 +96,7 @@ def load_finished(
 )->Run:
     "The run, its files whole"
     wrong = faults(path)
-    lost = [f'{name} {text}' for name, text in wrong.items() if name in LOST]
+    lost = [f'{name} {text}' for name, text in wrong.items() if name in NEEDS_TRAINING]
     if lost:
         raise BadInput(f"'{path}' is complete but damaged: {'; '.join(lost)}\nThis cannot be made again without a training: "
                        f'python -m cifar_fastai.train --recipe {path}/recipe.json')
@@ -156,7 +156,7 @@ def start_run(
     if path: check_identity(path, about, now)
     else:
         path, about = new_run_folder(out, name, recipe, now), now
-        keep_labels(path, recipe, learner.dls.data.changes)
+        keep_labels(path, learner)
     learner.path = path
     return learner, path, {**about, 'recipe': recipe_to_dict(recipe), 'by_hand': sorted({*about.get('by_hand', ()), *learner.by_hand})}
 

@@ -17,7 +17,7 @@ from ..data.loaders import load_recipe_images
 from .space import PRUNERS, SEARCHERS, Range, check_space, space_text
 from .trials import Search, open_search, run_trials, trial_table
 from .naming import Named, holdout_noise, read_test_set, repeat_best
-from .page import count_text, write_search
+from .page import trials_text, write_search
 
 # %% ../../nbs/12_search/04_searching.ipynb #sch00005
 def set_images_aside(
@@ -71,7 +71,7 @@ def search_recipes(
 def name_best(study, search, data, folder, repeats, test, after, command, show, say):
     "The end of a search, which the worker with the last trial comes to"
     table = trial_table(study, search)
-    say(f'\n{count_text(table)}')
+    say(f'\n{trials_text(table)}')
     show()
     if (others := int((table.state == 'running').sum())):
         say(f'{others} of them are with other workers. The last of these names the best; if it was stopped, type the same command again')

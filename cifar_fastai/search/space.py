@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from ..base.messages import BadInput, BadWords
 from ..base.commands import Keeping
 from ..base.rules import Number
-from ..recipes.recipe import GROUPS, Recipe
-from ..recipes.options import option_text, split_field
+from ..recipes.recipe import FIELD_GROUPS, Recipe
+from ..recipes.options import split_field
+from ..base.wording import value_text
 
 # %% ../../nbs/12_search/00_space.ipynb #spc00006
 SEARCHERS = {
@@ -41,7 +42,7 @@ def space_text(
     values:'Range|tuple', # What a field may be
 )->str: # As `--vary` takes it
     "A range or choices in words"
-    return str(values) if isinstance(values, Range) else ','.join(str(option_text(value)) for value in values)
+    return str(values) if isinstance(values, Range) else ','.join(value_text(value) for value in values)
 
 CONDITION = re.compile(r'\b(if|when|unless|where)\b|[?|&@]')
 
@@ -69,11 +70,11 @@ def field_to_vary(
     if found is None:
         if values.endswith(':log'): raise argparse.ArgumentError(None, f"--vary {field.name}: ':log' is for a range, such as 0.01..1:log, and '{values}' is none")
         found = tuple(dict.fromkeys(Keeping(field.rule, f'--vary {field.name}', several=True)(values)))
-        if len(found) < 2: raise argparse.ArgumentError(None, f"--vary {field.name}: one value is nothing to search\nSay --{field.name.replace('_', '-')} {option_text(found[0])}, or name several")
+        if len(found) < 2: raise argparse.ArgumentError(None, f"--vary {field.name}: one value is nothing to search\nSay --{field.name.replace('_', '-')} {value_text(found[0])}, or name several")
     return field.name, found
 
 # %% ../../nbs/12_search/00_space.ipynb #spc00009
-FIXED = {**dict.fromkeys(GROUPS['data'], 'decides which images there are'), 'seed': 'is for repeating a recipe, not for choosing one',
+FIXED = {**dict.fromkeys(FIELD_GROUPS['data'], 'decides which images there are'), 'seed': 'is for repeating a recipe, not for choosing one',
          'device': 'is no part of the result', 'deterministic': 'is no part of the result'}
 
 def check_space(

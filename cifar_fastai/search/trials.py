@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 import numpy as np, pandas as pd
-from ..base.messages import LINE, BadInput, Diverged, need_module, say
+from ..base.messages import LINE, BadInput, Diverged, first_line, need_module, say
 from ..base.files import read_json, take_lock, write_json
 from ..base.commands import make_folder
 from ..recipes.recipe import Recipe, recipe_to_dict
@@ -178,9 +178,9 @@ def train_trial(trial, recipe, folder, data):
     if run_status(folder/name) == 'pruned': return None, 'PRUNED', read_json(folder/name/'metrics.json').get('message', '')
     try: run = train_session(recipe, folder, name, say=quiet, explained=False, drawn=False, resume='auto', cbs=[ReportEpochs(trial)], images=data)
     except GaveUp as error: return None, 'PRUNED', str(error)
-    except Diverged as error: return None, 'PRUNED', str(error).splitlines()[0]
+    except Diverged as error: return None, 'PRUNED', first_line(error)
     except OSError: raise
-    except Exception as error: return None, 'FAIL', error_reason(error).splitlines()[0][:300]
+    except Exception as error: return None, 'FAIL', first_line(error_reason(error))
     return run.metrics['test_accuracy'], 'COMPLETE', ''
 
 def run_trial(

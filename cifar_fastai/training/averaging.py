@@ -47,8 +47,8 @@ class AverageWeights(RunCallback):
     ):
         self.decay, self.average, self.raw, self.steps = decay, None, None, 0
 
-    def before_fit(self): self.average, self.raw, self.steps = self.copied(), None, 0
-    def copied(self): return {name: value.detach().clone() for name, value in self.model.state_dict().items()}
+    def before_fit(self): self.average, self.raw, self.steps = self.copy_state(), None, 0
+    def copy_state(self): return {name: value.detach().clone() for name, value in self.model.state_dict().items()}
 
     def before_train(self):
         if self.raw is not None: self.model.load_state_dict(self.raw)
@@ -63,7 +63,7 @@ class AverageWeights(RunCallback):
 
     def before_validate(self):
         if not self.steps or self.raw is not None: return
-        self.raw = self.copied()
+        self.raw = self.copy_state()
         self.model.load_state_dict(self.average)
 
     def checkpoint_state(self): return {'average': self.average, 'raw': self.raw, 'steps': self.steps}

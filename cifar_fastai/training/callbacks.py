@@ -12,7 +12,7 @@ from fastai.callback.core import Callback
 from fastai.callback.fp16 import MixedPrecision
 from torch import nn
 from torch.nn import functional as F
-from ..base.devices import memory_format
+from ..base.devices import DTYPES, memory_format
 from ..data.augment import cutmix, mixup
 from ..data.loaders import ImageLoader
 from ..models.networks import Network
@@ -60,7 +60,7 @@ def precision_callback(
 )->Callback:
     "The callback for an arithmetic"
     if precision == 'fp16': return MixedPrecision()
-    return Autocast(torch.bfloat16 if precision == 'bf16' else None)
+    return Autocast(None if precision == 'fp32' else DTYPES[precision])
 
 # %% ../../nbs/07_training/03_callbacks.ipynb #e486a6de
 class EpochNumber(RunCallback):

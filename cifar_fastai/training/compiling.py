@@ -10,7 +10,6 @@ import time
 from types import FunctionType
 import torch
 from fastai.learner import Learner
-from torch import nn
 from ..base.messages import notice, one_of, out_of_memory
 from ..base.randomness import keep_random_states
 from ..recipes.recipe import COMPILES

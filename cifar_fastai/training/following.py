@@ -8,7 +8,7 @@ __all__ = ['STEPS', 'FollowRun']
 # %% ../../nbs/07_training/14_following.ipynb #fol00003
 from collections.abc import Sequence
 from pathlib import Path
-from ..base.messages import notice
+from ..base.messages import first_line, notice
 from ..base.randomness import keep_random_states
 from ..base.steps import spread_places
 from ..base.trackers import TRACKERS
@@ -24,9 +24,9 @@ class FollowRun(RunCallback):
     def __init__(self,
         names:Sequence[str], # In `TRACKERS`
         path:Path, # The run folder
-        recipe:dict, # Its fields
+        fields:dict, # Of its recipe
     ):
-        self.names, self.path, self.recipe, self.trackers, self.sent, self.status = names, Path(path), recipe, None, 0, 'complete'
+        self.names, self.path, self.fields, self.trackers, self.sent, self.status = names, Path(path), fields, None, 0, 'complete'
 
     def __enter__(self): return self
     def __exit__(self, kind, error, trace):
@@ -40,14 +40,14 @@ class FollowRun(RunCallback):
         try: return act()
         except Exception as error:
             (self.trackers or {}).pop(name, None)
-            notice(f'{name} does not follow the run any more ({type(error).__name__}: {str(error).splitlines()[0][:300] if str(error) else "no reason given"}); the run goes on without it')
+            notice(f'{name} does not follow the run any more ({type(error).__name__}: {first_line(error)}); the run goes on without it')
 
     def before_fit(self):
         if self.trackers is not None: return
         self.sent, self.trackers = len(self.recorder.lrs), {}
         with keep_random_states(self.dls.device):
             for name in self.names:
-                found = self.guard(name, lambda: TRACKERS[name](self.path, self.recipe, self.sent))
+                found = self.guard(name, lambda: TRACKERS[name](self.path, self.fields, self.sent))
                 if found: self.trackers[name] = found
 
     def after_epoch(self):
@@ -55,9 +55,9 @@ class FollowRun(RunCallback):
         with keep_random_states(self.dls.device):
             rates, losses = self.recorder.lrs, self.recorder.losses
             for place in self.sent + spread_places(len(rates) - self.sent, STEPS):
-                self.tell('numbers', {'step_loss': float(losses[place]), 'step_lr': float(rates[place])}, int(place) + 1)
+                self.tell('send_numbers', {'step_loss': float(losses[place]), 'step_lr': float(rates[place])}, int(place) + 1)
             self.sent = len(rates)
-            self.tell('numbers', {name: float(value) for name, value in self.history.rows[-1].items()}, self.sent)
+            self.tell('send_numbers', {name: float(value) for name, value in self.history.rows[-1].items()}, self.sent)
 
     def attach(self,
         metrics:dict, # metrics.json; its numbers are sent
@@ -65,7 +65,7 @@ class FollowRun(RunCallback):
         page:Path, # report.html, if it is there
     )->None:
         "Send what a run leaves at its end"
-        self.tell('numbers', {name: float(value) for name, value in metrics.items() if name.startswith('test_') and isinstance(value, (int, float))}, self.sent)
+        self.tell('send_numbers', {name: float(value) for name, value in metrics.items() if name.startswith('test_') and isinstance(value, (int, float))}, self.sent)
         for path in pictures:
-            if path.is_file(): self.tell('picture', path.stem, path, self.sent)
-        if page.suffix == '.html' and page.is_file(): self.tell('page', page)
+            if path.is_file(): self.tell('send_picture', path.stem, path, self.sent)
+        if page.suffix == '.html' and page.is_file(): self.tell('send_page', page)

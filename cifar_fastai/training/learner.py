@@ -105,7 +105,7 @@ def recipe_callbacks(
     if recipe.freeze: cbs.append(FreezeParts(recipe.freeze))
     if recipe.track_images: cbs.append(TrackImages())
     if resolved.freeze_epochs: cbs.append(HeadFirst(resolved.freeze_epochs))
-    if recipe.keep_norms and (recipe.pretrained or recipe.weights): cbs.append(KeepNorms())
+    if recipe.keep_norms and recipe.uses_weights: cbs.append(KeepNorms())
     return cbs
 
 # %% ../../nbs/07_training/12_learner.ipynb #349a293e

@@ -16,7 +16,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.func import functional_call
 from ..base.messages import BadInput, out_of_memory
 from ..base.randomness import keep_random_states
-from ..base.devices import device_name, free_memory, memory_format
+from ..base.devices import autocast, device_name, free_memory, memory_format
 from ..recipes.recipe import is_library
 from .learner import CifarLearner
 
@@ -28,15 +28,15 @@ def saved_bytes(
 )->tuple[int, int]: # All that is saved, and the largest part of it
     "The bytes that a forward pass keeps for the backward pass, beside the weights"
     model, loss_func, kept = learner.model, learner.loss_func, {}
-    device, dtype = next(model.parameters()).device, {'bf16': torch.bfloat16, 'fp16': torch.float16}.get(precision)
+    device = next(model.parameters()).device
     def keep(tensor):
         kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage()
         return tensor
     images = torch.zeros(shape, device=device).contiguous(memory_format=memory_format(device))
     buffers = {name: value.clone() for name, value in model.named_buffers()}
     with keep_random_states(device), saved_tensors_hooks(keep, lambda tensor: tensor):
-        with torch.autocast(device.type, dtype, enabled=dtype is not None): logits = functional_call(model, buffers, (images,))
-        loss = loss_func(logits.float(), torch.zeros(len(images), dtype=torch.long, device=device))
+        with autocast(device, precision): logits = functional_call(model, buffers, (images,))
+        loss_func(logits.float(), torch.zeros(len(images), dtype=torch.long, device=device))
     weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
     sizes = [storage.nbytes() for place, storage in kept.items() if place not in weights]
     return sum(sizes), max(sizes)
@@ -70,12 +70,13 @@ def memory_need(
     learner.model.train(training)
     each = (four - two)//2
     weights = sum(p.nbytes for p in learner.model.parameters())
-    copies = 1 + kept_copies(learner.recipe)
+    copies = 1 + kept_copies(learner)
     image = (each + min(largest//4, each))*(size/side)**2
     return MemoryNeed(int(GAPS*(two - 2*each + copies*weights)) + ONCE, int(GAPS*image))
 
-def kept_copies(recipe):
+def kept_copies(learner):
     "Numbers that are kept for each weight, by the optimizer, averages and early stopping"
+    recipe = learner.recipe
     return {'sgd': 1, 'muon': 1}.get(recipe.optimizer, 2) + 2*bool(recipe.ema) + bool(recipe.lookahead) + bool(recipe.early_stopping)
 
 # %% ../../nbs/07_training/13_memory.ipynb #35f4b94c

@@ -12,17 +12,16 @@ from fastai.basics import even_mults
 from fastai.callback.schedule import SchedCos, SchedLin, SchedNo, combine_scheds, combined_cos
 from torch.nn import functional as F
 from ..base.devices import memory_format
-from ..recipes.recipe import Recipe
 from ..recipes.resolved import Resolved
 from .run_callback import ORDERS, RunCallback
 
 # %% ../../nbs/07_training/02_schedules.ipynb #37685371
 def plain_schedule(
-    recipe:Recipe,
-    lr:float, # Peak learning rate
+    resolved:Resolved, # A recipe, and its peak learning rate
     moms:tuple[float, float, float], # Momentum at the start, at the peak and at the end
 )->dict[str, Callable]: # `lr` and, under one_cycle, `mom`: share done in 0…1 → value
     "The course of a recipe whose network is trained as a whole from the start"
+    recipe, lr = resolved.recipe, resolved.lr
     slope = SchedLin if recipe.anneal == 'linear' else SchedCos
     start, end = recipe.pct_start, lr/recipe.div_final
     def course(*points): return combine_scheds([start, 1 - start], [slope(*points[:2]), slope(*points[1:])])
@@ -43,9 +42,9 @@ def schedule(
     moms = moms or (resolved.momentum, resolved.momentum_low, resolved.momentum)
     rates = 1. if groups == 1 or recipe.body_lr == 1 else np.array(even_mults(recipe.body_lr, 1., groups))
     if not resolved.freeze_epochs:
-        whole = plain_schedule(recipe, lr, moms)
+        whole = plain_schedule(resolved, moms)
         return whole if isinstance(rates, float) else {**whole, 'lr': lambda done: whole['lr'](done)*rates}
-    share, head, whole = resolved.freeze_epochs/resolved.epochs, head_schedule(lr, moms), {'mom': SchedNo(moms[0], moms[0]), **plain_schedule(recipe, lr/2, moms)}
+    share, head, whole = resolved.freeze_epochs/resolved.epochs, head_schedule(lr, moms), {'mom': SchedNo(moms[0], moms[0]), **plain_schedule(resolved.with_rate(lr/2), moms)}
     head_rates = np.array([0.1]*(groups - 1) + [1.])
     def course(name, first, then):
         return lambda done: head[name](done/share)*first if done < share else whole[name]((done - share)/(1 - share))*then

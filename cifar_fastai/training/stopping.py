@@ -11,7 +11,6 @@ import math
 from fastai.callback.core import Callback, CancelFitException
 from fastprogress.fastprogress import format_time
 from ..base.messages import BadInput, say
-from ..recipes.recipe import Recipe
 from .run_callback import ORDERS, RunCallback
 
 # %% ../../nbs/07_training/08_stopping.ipynb #994f14e1
@@ -80,11 +79,11 @@ class UntilAccuracy(RunCallback):
         if self.history.rows and self.history.rows[-1]['valid_accuracy'] >= self.accuracy: raise CancelFitException
 
 def stopping_callbacks(
-    recipe:Recipe,
+    learner, # A `CifarLearner`
     say=say, # Called with each line for the person
 )->list[Callback]: # For a fit that has a `History`
     "What may end a recipe's fit before its last epoch"
-    cbs = []
+    recipe, cbs = learner.recipe, []
     if recipe.early_stopping: cbs.append(EarlyStopping(recipe.early_stopping, say))
     if recipe.until_accuracy: cbs.append(UntilAccuracy(recipe.until_accuracy, say))
     return cbs

@@ -73,7 +73,7 @@ def selection_line(
     selection:Selection,
 )->str: # Such as `12 misclassified images, actual cat, largest loss first; page 1 of 1`
     "What is shown, in words"
-    parts = [selection.kept.counted(selection.kind, len(selection.indices))]
+    parts = [selection.kept.count_words(selection.kind, len(selection.indices))]
     parts += [f'{name} {value}' for name, value in (('actual', selection.actual), ('predicted', selection.predicted)) if value is not None]
     if selection.marked != 'any': parts.append(selection.marked)
     return f"{', '.join(parts)}, {order_words(selection.kept)[selection.sort]}; page {selection.number + 1:,} of {selection.pages:,}"

@@ -86,17 +86,17 @@ def say(self:Explorer, words:str, bad:bool=False):
 @patch
 def listen(self:Explorer):
     "Let each widget do what it is for"
-    def valued(widget, action): widget.observe(lambda change: self.quiet or self.try_action(action, change['new']), 'value')
-    def pressed(widget, action, *args): widget.on_click(lambda _: self.try_action(action, *args))
-    for name, widget in self.filters.items(): valued(widget, lambda value, name=name: self.ask(**{name: value}))
-    for widget in self.heat.values(): valued(widget, self.show_heat)
-    valued(self.pager['page'], lambda number: self.turn(number - 1))
-    valued(self.pager['find'], self.find)
-    for widget, by in ((self.pager['back'], -1), (self.pager['forward'], 1)): pressed(widget, lambda by=by: self.turn(self.selection.number + by))
-    for widget, by in ((self.before, -1), (self.after, 1)): pressed(widget, self.step, by)
-    for name, widget in self.decide.items(): pressed(widget, self.decide_label, name)
-    pressed(self.file['save'], self.save)
-    pressed(self.file['load'], self.load)
+    def on_value(widget, action): widget.observe(lambda change: self.quiet or self.try_action(action, change['new']), 'value')
+    def on_press(widget, action, *args): widget.on_click(lambda _: self.try_action(action, *args))
+    for name, widget in self.filters.items(): on_value(widget, lambda value, name=name: self.ask(**{name: value}))
+    for widget in self.heat.values(): on_value(widget, self.show_heat)
+    on_value(self.pager['page'], lambda number: self.turn(number - 1))
+    on_value(self.pager['find'], self.find)
+    for widget, by in ((self.pager['back'], -1), (self.pager['forward'], 1)): on_press(widget, lambda by=by: self.turn(self.selection.number + by))
+    for widget, by in ((self.before, -1), (self.after, 1)): on_press(widget, self.step, by)
+    for name, widget in self.decide.items(): on_press(widget, self.decide_label, name)
+    on_press(self.file['save'], self.save)
+    on_press(self.file['load'], self.load)
 
 # %% ../../nbs/10_views/09_explorer.ipynb #5dbdc934
 @patch

@@ -11,12 +11,12 @@ __all__ = ['CHART_POINTS', 'STATUS', 'recipe_groups', 'fact_group', 'people_fact
 import math
 import numpy as np, pandas as pd
 from fastai.learner import Learner
-from ..base.wording import MEASURED, duration, percentage, thousands
+from ..base.wording import MEASURED, duration, percentage, thousands, value_text
 from ..base.intervals import wilson_interval
 from ..base.steps import spread_places
-from ..recipes.recipe import GROUPS, NETWORKS, recipe_fields
+from ..recipes.recipe import FIELD_GROUPS, NETWORKS, recipe_fields
 from ..recipes.named import RECIPES
-from ..recipes.options import nearest_recipe, option_text
+from ..recipes.options import nearest_recipe
 from ..interpretation.predictions import ClassifiedImages, class_table, confusion
 from ..interpretation.human import human_lines
 from ..interpretation.cautions import WIDE, Caution, check_answers_given, check_calibration, check_counts, check_course, check_fit
@@ -32,9 +32,9 @@ def recipe_groups(
     resolved, fields = record.about.get('resolved') or {}, {field.name: field for field in recipe_fields()}
     def row(name):
         value, became = getattr(record.recipe, name), resolved.get(name)
-        return dict(name=name.replace('_', ' '), value=option_text(value), became='' if became is None or became == value else option_text(became),
-                    changed=value != fields[name].default, default=option_text(fields[name].default))
-    return [dict(title=title, fields=[row(name) for name in names]) for title, names in GROUPS.items()]
+        return dict(name=name.replace('_', ' '), value=value_text(value), became='' if became is None or became == value else value_text(became),
+                    changed=value != fields[name].default, default=value_text(fields[name].default))
+    return [dict(title=title, fields=[row(name) for name in names]) for title, names in FIELD_GROUPS.items()]
 
 # %% ../../nbs/10_views/03_report_facts.ipynb #76ffc6f1
 def fact_group(title, rows): return [(title, [(name, text) for name, text in rows if text])] if any(text for _, text in rows) else []
@@ -226,7 +226,6 @@ def holdout_warnings(record, chosen, count):
     if found and high - low > WIDE:
         found.append(Caution('Small hold-out', f'{thousands(count)} images chose: they know an accuracy to ±{100*(high - low)/2:.1f} points', 'Hold out more with --holdout'))
     return found
-
 
 # %% ../../nbs/10_views/03_report_facts.ipynb #8881b4f0
 def headline(

@@ -6,7 +6,7 @@
 __all__ = ['SHOWN', 'WRONG_SIDE', 'RIGHT_SIDE', 'HEAT_BYTES', 'HEATED', 'BATCH', 'SHARP', 'row_order', 'likeliest', 'packed_rows',
            'row_bytes', 'picture_groups', 'omission_text', 'explorer_data', 'heated_images', 'evidence_batches',
            'heat_data', 'absence_reason', 'enlarge', 'heat_picture', 'shown_error', 'worst_errors', 'judged_maps',
-           'pair_sentence', 'sample_grids', 'label_of', 'augmented_images']
+           'pair_sentence', 'sample_grids', 'dataset_labels', 'augmented_images']
 
 # %% ../../nbs/10_views/05_report_images.ipynb #i97ad621
 import json
@@ -14,7 +14,7 @@ from functools import partial
 import numpy as np, torch
 from PIL import Image
 from fastai.data.core import DataLoaders
-from ..base.messages import LINE, BadInput, step_after
+from ..base.messages import LINE, BadInput, first_line, step_after
 from ..base.wording import percent, percentage, thousands
 from ..base.randomness import keep_random_states
 from ..heatmaps.gradcam import METHODS, class_evidence
@@ -147,7 +147,6 @@ def evidence_batches(interpretation, indices):
 
 def heat_data(
     interpretation:CifarInterpretation, # Over any Learner or run
-    budget:int=HEAT_BYTES, # Bytes in the page
 )->dict: # height, width, of (indices), errors (how many have maps), predicted and actual (uint8 maps), layer, size
     "Grad-CAM for the predicted and the actual class of the errors, at the layer's own size, in one pass"
     kept = interpretation.kept
@@ -156,7 +155,7 @@ def heat_data(
     model = interpretation.model_for(few, images)
     [(layer, size)] = choose_layers(model, images, None)
     height, width = size if max(size) <= HEAT_SIDE else (HEAT_SIDE, HEAT_SIDE)
-    indices = heated_images(kept, int(budget*3/4/(2*height*width)))
+    indices = heated_images(kept, int(HEAT_BYTES*3/4/(2*height*width)))
     LINE.begin('report: heatmaps', -(-len(indices)//BATCH))
     maps = class_evidence(model, evidence_batches(interpretation, indices), layer)
     small = [(255*maps[:, number]).round().astype(np.uint8) if max(size) <= HEAT_SIDE else coarse_maps(maps[:, number]) for number in (0, 1)]
@@ -165,7 +164,7 @@ def heat_data(
 
 def absence_reason(error):
     "Why something is not there, in a line"
-    return str(error).splitlines()[0] if isinstance(error, BadInput) else f'{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ""}'[:300]
+    return first_line(error) if isinstance(error, BadInput) else f'{type(error).__name__}: {first_line(error)}'
 
 # %% ../../nbs/10_views/05_report_images.ipynb #heatone1
 SHARP = 128 # pixels of the side that small pictures are enlarged to, so that heat over them is smooth
@@ -269,12 +268,12 @@ def sample_grids(
         return dict(title=title, height=height, width=width, small=max(height, width) <= 64,
                     pictures=[dict(src=picture_uri(image, 128), name=name) for image, name in zip(seen, names)])
     where, there = chosen(train), chosen(test)
-    labels, seen = label_of(train, where), label_of(test, there)
+    labels, seen = dataset_labels(train, where), dataset_labels(test, there)
     training = [('Training images', network_inputs), ('The same, augmented', augmented_images)] if len(where) else []
     return [*(grid(title, train, read(train, where), labels) for title, read in training),
             grid(f'{name.capitalize()} images' if name != 'set' else 'Images', test, network_inputs(test, there), seen)]
 
-def label_of(loader, indices):
+def dataset_labels(loader, indices):
     "Class indices of these images"
     return [loader.dataset[int(index)][1] for index in indices]
 

@@ -16,7 +16,7 @@ from ..interpretation.suspects import find_suspects, has_suspects
 from ..runs.files import load_run
 from .pages import embedded_json, fill_page, write_page
 from .report_images import RIGHT_SIDE, heat_data, row_order
-from .report_page import LIMIT, attempt, pictures_values
+from .report_page import LIMIT, PAGE_SCRIPTS, attempt, pictures_values
 from .sprites import picture_group
 
 # %% ../../nbs/10_views/10_review.ipynb #creview01
@@ -70,8 +70,7 @@ def write_review(
     path = Path(path or run/'labels.html')
     interpretation = find_suspects(learner or load_run(run), labels, count)
     explorer = review_explorer(interpretation, file_text(run.resolve().name))
-    scripts = 'data.js', 'charts.js', 'gallery.js', 'marks.js', 'viridis.js', 'explorer.js', 'report.js'
-    write_page(path, fill_page('review.html', scripts, ('base.css', 'report.css'), heading=f'Labels of {file_text(run.resolve().name)}', lead=review_lead(interpretation.kept), file=labels.name,
+    write_page(path, fill_page('review.html', PAGE_SCRIPTS, ('base.css', 'report.css'), heading=f'Labels of {file_text(run.resolve().name)}', lead=review_lead(interpretation.kept), file=labels.name,
                                explorer=explorer, classes=class_names(interpretation.kept), drop=DROP, unsure=UNSURE, version=cifar_fastai.__version__))
     return path
 
@@ -81,10 +80,9 @@ def write_reviews(
     run:str|Path, # A run folder
     labels:str|Path='', # Another `labels.csv`
     out:str|Path='', # Folder of the pages; the run's if left out
-    learner=None, # The run's Learner, where it is at hand
 )->list[Path]: # Where they went
     "A page for each file of labels that is there"
     files = [Path(labels)] if labels else [Path(run)/name for name in REVIEWED if has_suspects(Path(run)/name)]
     if not files: return []
-    learner = learner or load_run(run)
+    learner = load_run(run)
     return [write_review(run, file, Path(out or run)/f'{file.stem}.html', learner=learner) for file in files]

@@ -140,9 +140,8 @@ HEAT_SIDE = 16 # places of a map, across and down
 
 def coarse_maps(
     maps:np.ndarray, # Heatmaps in 0…1, shape (N, H, W)
-    side:int=HEAT_SIDE, # Places across and down
-)->np.ndarray: # uint8, shape (N, side, side); zero only where a map is dead
+)->np.ndarray: # uint8, shape (N, HEAT_SIDE, HEAT_SIDE); zero only where a map is dead
     "Heatmaps small enough to travel"
-    means = F.adaptive_avg_pool2d(torch.as_tensor(np.asarray(maps, np.float32))[:, None], side)[:, 0].numpy()
+    means = F.adaptive_avg_pool2d(torch.as_tensor(np.asarray(maps, np.float32))[:, None], HEAT_SIDE)[:, 0].numpy()
     peaks = means.max((1, 2), keepdims=True)
     return (255*np.divide(means, peaks, where=peaks > 0, out=np.zeros_like(means))).round().astype(np.uint8)

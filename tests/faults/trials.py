@@ -335,14 +335,14 @@ def named(row, bench):
 
 @timed('the same, then --resume: what cannot be made again is refused, what can is made again, the same')
 def rebuilt(row, bench, names=None):
-    from cifar_fastai.base.files import LOST
+    from cifar_fastai.base.files import NEEDS_TRAINING
     for name in names or files_of(bench.whole):
         for how in HOW if names is None else HOW[3:4]:
             out = bench.place()
             shutil.copytree(bench.whole, out/'run')
             spoil(out/'run'/name, how, bench.random)
             ended = forked(command(['--resume', out/'run']), bench.folder)
-            if name in LOST or name == 'manifest.json' and how != 'removed': well = ended.status == 1 and name in ended.err and not ended.traceback
+            if name in NEEDS_TRAINING or name == 'manifest.json' and how != 'removed': well = ended.status == 1 and name in ended.err and not ended.traceback
             elif name == 'manifest.json': well = ended.status == 0 and 'manifest.json' in ended.err
             else: well = ended.status == 0 and name in ended.out and not difference(bench.whole, out/'run') and half_written(out/'run') == ''
             row.add(well, f'{name} {how}: {ended.status} {ended.out[-200:]} {ended.err[-300:]}')
