@@ -12,20 +12,23 @@ from fastai.callback.all import (ActivationStats, CollectDataCallback, CSVLogger
                                  ReduceLROnPlateau, SaveModelCallback, ShortEpochCallback, TrackerCallback)
 from fastai.callback.core import Callback, CancelBatchException, CancelEpochException, CancelTrainException, CancelValidException
 from fastai.callback.progress import ProgressCallback
-from fastai.data.all import CategoryBlock, DataBlock, DataLoaders, Normalize
+from fastai.data.all import CategoryBlock, DataBlock, DataLoaders, Datasets, Normalize, ToTensor
+from fastai.data.load import fa_collate
 from fastai.interpret import ClassificationInterpretation
 from fastai.learner import Learner, Recorder, load_learner
 from fastai.losses import CrossEntropyLossFlat, FocalLossFlat, LabelSmoothingCrossEntropyFlat
 from fastai.metrics import F1Score, RocAuc, accuracy, error_rate, skm_to_fastai
 from fastai.optimizer import OptimWrapper, RMSProp
-from fastai.torch_core import tensor
+from fastai.torch_core import TensorCategory, TensorImage, tensor
 from fastai.vision.core import PILImage
 import fastai.vision.learner  # gives `plot_top_losses` its pictures
 from fastai.vision.data import ImageBlock
 from fastcore.foundation import L
+from fasttransform import Transform
 from matplotlib import pyplot
 from sklearn.metrics import zero_one_loss
 
+from cifar_fastai.base.messages import BadInput
 from cifar_fastai.data import cache
 from cifar_fastai.data.loaders import image_dataloaders
 from cifar_fastai.data.places import PLACES
@@ -223,6 +226,120 @@ BEHAVIOURS = {
 def test_it_does_as_fastai_does(pair, name):
     ours, theirs = pair.both(BEHAVIOURS[name])
     assert same(ours, theirs), (ours, theirs)
+
+
+class Darken(Transform):
+    "Half as bright"
+    def encodes(self, picture:PILImage): return PILImage.create(np.asarray(picture)//2)
+
+
+def added(loader, event, step):
+    getattr(loader, event).add(step)
+    return loader
+
+
+def with_step(loader, step):
+    "A loader whose pictures go through one more step of the data set"
+    loader.dataset.tls[0].tfms.add(step)
+    return loader
+
+
+def grey_levels(): return Datasets(list(range(5)), [[lambda n: TensorImage(torch.full((3, 16, 16), float(n)))], [lambda n: TensorCategory(n % 3)]])
+
+
+# Loaders made from one over 30 images, in each way that fastai knows: ours must give the batches that fastai's gives
+LOADERS = {
+    'a step before a batch is made': lambda loader: loader.new(before_batch=lambda items: items[:2]),
+    'items of ones own': lambda loader: (lambda item: loader.new(create_item=lambda place: item))(loader.dataset[3]),
+    'batches of ones own': lambda loader: loader.new(create_batch=lambda items: fa_collate(items[:1])),
+    'an order of ones own': lambda loader: loader.new(shuffle=True, shuffle_fn=lambda places: list(places)[::-1]),
+    'places that repeat': lambda loader: loader.new(get_idxs=lambda: [7, 7, 2]),
+    'numbers of somebody else': lambda loader: loader.new(grey_levels(), after_batch=[]),
+    'one step more for each picture': lambda loader: with_step(loader, Darken()),
+    'one step more for each item': lambda loader: added(loader, 'after_item', Darken()),
+    'its first images': lambda loader: loader.new(n=10, bs=4),
+    'some of its images': lambda loader: loader.new(torch.utils.data.Subset(loader.dataset, [4, 2, 9])),
+    'pictures as tensors': lambda loader: loader.new(loader.dataset, after_item=[ToTensor()]),
+}
+
+
+@pytest.mark.parametrize('name', LOADERS)
+def test_a_loader_made_from_ours_gives_what_fastai_s_gives(pair, name):
+    ours, theirs = ([[part.as_subclass(torch.Tensor) for part in batch] for batch in LOADERS[name](make().valid)] for make in (pair.our_loaders, pair.their_loaders))
+    assert same(ours, theirs)
+
+
+def test_a_data_set_of_other_images_is_read_from_them(pair):
+    other = dataclasses.replace(pair.data, images=255 - pair.data.images, labels=pair.data.labels.copy())
+    wanted = image_dataloaders(other, pair.recipe, pair.path).valid_ds
+    inputs, labels = pair.our_loaders().valid.new(wanted, after_batch=[]).one_batch()
+    assert same(inputs.float(), torch.from_numpy(other.images[120:]).permute(0, 3, 1, 2).float()) and labels.tolist() == other.labels[120:].tolist()
+
+
+@pytest.mark.parametrize('item', [lambda image, file: file.read_bytes(), lambda image, file: TensorImage(image).permute(2, 0, 1), lambda image, file: TensorImage(image).permute(2, 0, 1).float()],
+                         ids=['bytes of a file', 'a tensor image', 'a tensor image of floats'])
+def test_what_fastai_takes_for_a_picture(pair, item):
+    file = pair.path/'one.png'
+    PILImage.create(pair.data.images[121]).save(file)
+    given = item(torch.from_numpy(pair.data.images[121].copy()), file)
+    assert same(pair.our_loaders().test_dl([given]).one_batch()[0], pair.our_loaders().valid.one_batch()[0][1:2])
+    with pytest.raises(BadInput, match='whole numbers from 0 to 255'): pair.our_loaders().test_dl([TensorImage(torch.rand(3, 16, 16))]).one_batch()
+
+
+def test_a_look_in_the_middle_of_a_pass_changes_nothing(pair):
+    pair.recipe = dataclasses.replace(pair.recipe, augment='crop_flip', batch_size=24, mixup=0.3)
+    train = pair.our_loaders().train
+    train.shuffle, train.epoch = True, 3
+    whole = [x for x, _ in train]
+    broken = [(x, train.one_batch())[0] for x, _ in train]
+    assert all(map(torch.equal, whole, broken)) and len(whole) == 5
+    class Look(Callback):
+        order, run_valid = -20, False
+        def before_batch(self): self.dls.show_batch(max_n=1)
+        def after_batch(self): self.dls.train.one_batch()
+    learners = [pair.ours(cbs=cbs) for cbs in ([], [Look])]
+    for learner in learners:
+        learner.dls.train.shuffle = True
+        with learner.no_bar(), learner.no_logging(): learner.fit(2)
+    assert all(map(torch.equal, *(learner.model.state_dict().values() for learner in learners)))
+
+
+def test_two_passes_at_once_are_apart(pair):
+    train = pair.our_loaders().train
+    train.shuffle, train.bs = True, 24
+    for seen in zip(*(((x, y), (x2, y2)) for (x, y), (x2, y2) in zip(train, train))):
+        pictures, labels = (torch.cat(part).as_subclass(torch.Tensor) for part in zip(*seen))
+        assert len(pictures.flatten(1).unique(dim=0)) == 120 and labels.bincount().tolist() == np.bincount(pair.data.labels[:120]).tolist()
+
+
+# What is asked of a Learner, whose loaders may be the other library's
+CROSSED = {
+    'a fit': finite_losses,
+    'all predictions': lambda learner: learner.get_preds(with_input=True, with_decoded=True, with_loss=True),
+    'an interpretation': lambda learner: [part for k in (ClassificationInterpretation, CifarInterpretation) for part in (k.from_learner(learner, 1).confusion_matrix(), k.from_learner(learner, 1).losses)],
+    'the finder': lambda learner: (learner.lr_find(1e-6, 1e-2, 20, stop_div=False, show_plot=False), list(learner.recorder.lrs))[1],
+    'export': lambda learner: (learner.export('x.pkl'), load_learner(learner.path/'x.pkl').dls.vocab)[1].items,
+}
+
+
+@pytest.mark.parametrize('name', CROSSED)
+def test_learner_and_loaders_of_two_libraries(pair, name):
+    def theirs(loaders):
+        learner = pair.theirs()
+        learner.dls = loaders
+        return learner
+    said = []
+    for learner in (pair.theirs(), theirs(pair.our_loaders()), cifar_learner(pair.their_loaders(), pair.recipe, path=pair.path)):
+        with learner.no_bar(), learner.no_logging(): said.append(CROSSED[name](learner))
+    assert same(said[0], said[1]) and same(said[0], said[2])
+
+
+def test_what_needs_the_images_is_refused_over_other_loaders(pair):
+    for field, value in (('mixup', 0.2), ('class_weights', 'balanced'), ('whiten', True), ('track_images', True)):
+        with pytest.raises(BadInput, match=f'{field} {value} works with the loaders of cifar_dataloaders only'):
+            cifar_learner(pair.their_loaders(), dataclasses.replace(pair.recipe, **{field: value}))
+    plain = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(torch.zeros(4, 3, 16, 16), torch.zeros(4).long()))
+    with pytest.raises(BadInput, match='name no classes'): cifar_learner(DataLoaders(plain, plain), pair.recipe)
 
 
 def test_what_is_added_for_one_fit_is_gone_after_it(pair, capsys):

@@ -215,7 +215,7 @@ class Failing(RuntimeError): "What goes wrong half-way"
 
 @pytest.mark.parametrize('error', [Failing, IndexError]) # grad-cam's own __exit__ swallows IndexError
 @pytest.mark.parametrize('method', METHODS)
-@pytest.mark.parametrize('passes', [1, 2, 3])
+@pytest.mark.parametrize('passes', [1, 2, 3, 4])
 def test_the_network_is_found_unchanged_after_a_failure(method, error, passes):
     network = eventful_network()
     alive = []
@@ -225,7 +225,7 @@ def test_the_network_is_found_unchanged_after_a_failure(method, error, passes):
     network[6].register_forward_pre_hook(fail)
     before = everything(network)
     images = torch.randn(3, 3, 9, 9, generator=torch.Generator().manual_seed(0))
-    if passes == 3 and method in QUICK: # two probing passes and one to explain: all of it succeeds
+    if passes == 4 and method in QUICK: # three probing passes and one to explain: all of it succeeds
         assert heatmaps(network, images, 1, method).shape == (3, 9, 9)
     else:
         with pytest.raises(error, match='half-way'): heatmaps(network, images, 1, method)
@@ -453,3 +453,68 @@ def test_stages_that_are_a_module_are_no_names_of_stages():
     assert choose_layers(model, images, 'all') == [('stages.0', (16, 16)), ('stages', (8, 8))]
     assert choose_layers(model, images, 'stages.1') == [('stages.1', (8, 8))]
     with pytest.raises(BadInput, match=r'Layers with a map: stages.0 \(16×16\)'): map_size(model, 32, 'stage9')
+
+
+class Affine(nn.Module):
+    "A scale and a shift: what a network without norms has in their place"
+    def __init__(self, width):
+        super().__init__()
+        self.scale, self.shift = nn.Parameter(torch.ones(width)), nn.Parameter(torch.zeros(width))
+
+    def forward(self, tokens): return tokens*self.scale + self.shift
+
+
+class Asker(nn.MultiheadAttention): "Attention by another name, as timm has it"
+
+
+class Tokens(nn.Module):
+    "16 patches as tokens, a block without attention, and the mean; or a class token that comes late, and is all that is read"
+    def __init__(self, norm=nn.LayerNorm, late=False, shuffled=False):
+        super().__init__()
+        self.patches, self.before, self.block = nn.Conv2d(3, 8, 8, stride=8), norm(8), nn.Linear(8, 8)
+        if late: self.key, self.asks, self.after = norm(8), Asker(8, 2, batch_first=True), norm(8)
+        self.late, self.head = late, nn.Linear(8, 3)
+        self.order = torch.tensor([5, 0, 10, 15, 1, 4, 11, 14, 2, 7, 8, 13, 3, 6, 9, 12] if shuffled else range(16))
+
+    def forward(self, images):
+        tokens = self.patches(images).flatten(2).mT[:, self.order]
+        tokens = tokens + self.block(self.before(tokens)).relu()
+        if not self.late: return self.head(tokens.mean(1))
+        alone = tokens.mean(1, keepdim=True)*0
+        known = self.key(torch.cat([alone, tokens], 1))
+        asked = alone + self.asks(known[:, :1], known, known)[0]
+        return self.head(self.after(torch.cat([asked, tokens], 1))[:, 0])
+
+
+@pytest.mark.parametrize('given, layer', [(dict(late=True), 'key'), (dict(norm=Affine), 'block'), (dict(), 'before')], ids=['a late class token', 'no norms', 'the mean of tokens'])
+def test_the_default_layer_of_tokens_is_the_last_that_the_answer_asks(given, layer):
+    torch.manual_seed(0)
+    model, images = Tokens(**given), torch.randn(4, 3, 32, 32)
+    assert (heatmaps(model, images) == heatmaps(model, images, layer=layer)).all() and not is_dead(heatmaps(model, images)).all()
+    nn.init.zeros_(model.head.weight)
+    assert list(layer_names(model, 32))[-1] == layer, 'a head that is all zero asks for nothing yet'
+
+
+class OneWay(nn.Module):
+    "A residual block whose first convolution still has a map where the block has none: evidence passes beside it"
+    def __init__(self):
+        super().__init__()
+        self.stem, self.narrow = nn.Conv2d(3, 6, 3, stride=2, padding=1), nn.Conv2d(6, 6, 1)
+        self.wide, self.beside = nn.Conv2d(6, 6, 3, stride=4, padding=1), nn.Conv2d(6, 6, 1, stride=4)
+        self.head = nn.Linear(6, 3)
+
+    def forward(self, images):
+        seen = self.stem(images).relu()
+        return self.head((self.wide(self.narrow(seen).relu()) + self.beside(seen)).mean((2, 3)))
+
+
+def test_the_default_layer_is_none_that_evidence_passes_beside():
+    model, images = OneWay(), torch.randn(2, 3, 8, 8)
+    assert list(layer_names(model, 8)) == ['stem', 'narrow']
+    assert (heatmaps(model, images) == heatmaps(model, images, layer='stem')).all()
+
+
+def test_tokens_in_another_order_than_the_picture_s_are_refused():
+    for layer in (None, 'before'):
+        with pytest.raises(BadInput, match="the tokens of layer 'before' do not lie as the picture does"): heatmaps(Tokens(shuffled=True), torch.randn(2, 3, 32, 32), layer=layer)
+    assert heatmaps(Tokens(shuffled=True), torch.randn(2, 3, 32, 32), layer='patches').any()

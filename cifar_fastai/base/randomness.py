@@ -22,6 +22,7 @@ def send(
 
 class BatchRandom:
     "A generator that starts anew for each batch"
+    looks = 0 # How often it looked aside
     def __init__(self,
         seed:int=0, # Decides every draw
     ):
@@ -38,6 +39,17 @@ class BatchRandom:
         self.epoch, self.batch, self.positions, self.share = epoch, batch, positions, share
         digest = hashlib.blake2b(f'{self.seed} {epoch} {batch}'.encode(), digest_size=8).digest()
         self.generator.manual_seed(int.from_bytes(digest, 'big') >> 1)
+
+    @contextmanager
+    def look_aside(self):
+        "Inside, draws of their own, others each time; afterwards those of the batch go on"
+        before, drawn = (self.epoch, self.batch, self.positions, self.share), self.generator.get_state()
+        self.looks += 1
+        self.start(0, -1 - self.looks)
+        try: yield
+        finally:
+            self.epoch, self.batch, self.positions, self.share = before
+            self.generator.set_state(drawn)
 
     @property
     def positions_here(self): return self.positions if self.share is None else self.positions[self.share]

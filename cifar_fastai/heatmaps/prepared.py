@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['find_logits', 'Prepared', 'keep_modules', 'bare_model', 'prepare', 'layer_outputs', 'has_part', 'has_convolution',
-           'read_map', 'output_maps', 'reads_class_token', 'layers_with_map', 'named_stages', 'suggestions',
-           'find_layer', 'blank_images', 'layer_names', 'map_size']
+           'has_norm', 'read_map', 'output_maps', 'unread_layers', 'lies_as_picture', 'carries_all', 'default_layer',
+           'layers_with_map', 'named_stages', 'suggestions', 'find_layer', 'blank_images', 'layer_names', 'map_size']
 
 # %% ../../nbs/02_heatmaps/00_prepared.ipynb #idee6636
 import difflib
@@ -117,6 +117,7 @@ def layer_outputs(ready, images):
 # %% ../../nbs/02_heatmaps/00_prepared.ipynb #a7c01e52
 def has_part(module, *kinds): return any(isinstance(part, kinds) for part in module.modules())
 def has_convolution(module): return has_part(module, nn.Conv2d, nn.ConvTranspose2d)
+def has_norm(module): return any('norm' in type(part).__name__.lower() for part in module.modules())
 
 def read_map(shape, module, images, grids):
     "Where a layer's channels are, `first`, `last` or those of `tokens`, and its shape as (N, C, H, W); None where it has no map"
@@ -141,19 +142,60 @@ def output_maps(ready, ran, images):
     return maps
 
 # %% ../../nbs/02_heatmaps/00_prepared.ipynb #a7c01e54
-def reads_class_token(ready, ran, maps, name):
-    "Whether a layer lies behind the last attention of a network whose tokens are more than its patches"
-    modules, order = dict(ready.model.named_modules()), list(ran)
-    attention = [place for place, other in enumerate(order) if 'attention' in type(modules[other]).__name__.lower()]
-    layout, shape = maps[name]
-    return layout == 'tokens' and ran[name][0][1] > shape[2]*shape[3] and bool(attention) and order.index(name) > attention[-1]
+def unread_layers(ready, ran, maps, images):
+    "Of a network with tokens that are no place, the layers at whose places its logits do not look"
+    modules, outputs = dict(ready.model.named_modules()), {}
+    def keep(name):
+        def hook(module, inputs, output):
+            outputs[name] = output
+            return output.clone()
+        return hook
+    if not any(layout == 'tokens' and ran[name][0][1] > shape[2]*shape[3] for name, (layout, shape) in maps.items()): return set()
+    with ExitStack() as hooks:
+        for name, (layout, _) in maps.items():
+            if layout == 'tokens': hooks.callback(modules[name].register_forward_hook(keep(name)).remove)
+        awake = {name: tensor if tensor.ndim < 2 or tensor.any() else torch.randn_like(tensor) for name, tensor in ready.tensors.items()}  # a head that is all zero asks for nothing yet
+        logits = find_logits(functional_call(ready.model, awake, (images.clone().requires_grad_()*1,)))
+    gradients = torch.autograd.grad(logits.square().sum(), list(outputs.values()), allow_unused=True)
+    return {name for name, gradient in zip(outputs, gradients) if gradient is None or not gradient[:, -maps[name][1][2]*maps[name][1][3]:].any()}
 
-def layers_with_map(ready, ran, maps):
+def lies_as_picture(ready, module, shape, images):
+    "Whether tokens lie as the picture does"
+    high, wide = shape[2:]
+    corners = torch.zeros(3, *images.shape[2:], dtype=torch.bool, device=images.device)
+    down, across = (side//2 for side in images.shape[2:])
+    corners[1, :down, across:] = corners[2, down:, :across] = True
+    noise, tokens = torch.randn_like(images), []
+    hook = module.register_forward_hook(lambda module, inputs, output: tokens.append(output[:, -high*wide:]))
+    try:
+        with torch.no_grad():
+            for corner in corners: ready(torch.where(corner, noise, images))
+    finally: hook.remove()
+    shares = nn.functional.interpolate(corners[1:, None].float(), (high, wide), mode='area').flatten(1)
+    changes = [(there - tokens[0]).abs().mean((0, 2)) for there in tokens[1:]]
+    apart = changes[0]/changes[0].sum() - changes[1]/changes[1].sum()  # what attention carries everywhere is in both
+    return not apart@(shares[0] - shares[1]) < 0.1*apart.abs().sum()
+
+def carries_all(ready, name, images):
+    "Whether all that the logits know of the images passes through a layer"
+    hook = ready.model.get_submodule(name).register_forward_hook(lambda module, inputs, output: output.detach())
+    try: return not ready(images.clone().requires_grad_()*1).requires_grad
+    finally: hook.remove()
+
+def default_layer(ready, found, maps, images):
+    "The last layer worth naming; one before it where that is only one of several ways"
+    last = list(found)[-1]
+    near = [name for name in reversed(found) if max(found[name]) <= 2*max(found[last])]
+    return next((name for name in near if maps[name][0] != 'first' or carries_all(ready, name, images)), last)
+
+def layers_with_map(ready, ran, maps, images):
     "Of the layers with a map, name to (height, width) of those worth naming, in running order"
-    modules, order = dict(ready.model.named_modules()), list(ran)
+    modules, order, unread = dict(ready.model.named_modules()), list(ran), unread_layers(ready, ran, maps, images)
     convolutional = [name for name in maps if maps[name][0] == 'first' and has_convolution(modules[name])]
-    turned = [name for name in maps if maps[name][0] != 'first' and has_part(modules[name], nn.LayerNorm) and not reads_class_token(ready, ran, maps, name)]
-    if convolutional and turned and order.index(convolutional[-1]) > order.index(turned[-1]): turned = []  # a convolutional network
+    read = [name for name in maps if maps[name][0] != 'first' and name not in unread]
+    turned = [name for name in read if has_norm(modules[name])] or [name for name in read if has_part(modules[name], nn.Linear)]
+    later = convolutional and turned and order.index(convolutional[-1]) > order.index(turned[-1])
+    if later and carries_all(ready, convolutional[-1], images): turned = []  # a convolutional network
     if convolutional or turned: return {name: tuple(maps[name][1][2:]) for name in maps if name in {*convolutional, *turned}}
     raise BadInput(f'no layer of this {type(ready.model).__name__} has a convolution and a map: no heatmap can be made of it')
 
@@ -174,10 +216,10 @@ def find_layer(ready, layer, images):
     "The layer's name, the module itself, and how its output lies, with its shape as (N, C, H, W)"
     ran = layer_outputs(ready, images)
     maps = output_maps(ready, ran, images)
-    found = layers_with_map(ready, ran, maps)
+    found = layers_with_map(ready, ran, maps, images)
     if layer is None:
         layer = getattr(ready.model, 'heatmap_layer', None)
-        if not layer or isinstance(layer, str) and layer in ran and layer not in maps: layer = list(found)[-1]  # of a small picture nothing may be left there
+        if not layer or isinstance(layer, str) and layer in ran and layer not in maps: layer = default_layer(ready, found, maps, images)  # of a small picture nothing may be left there
     modules = dict(ready.model.named_modules(remove_duplicate=False))
     if isinstance(layer, nn.Module):
         name = next((name for name, module in modules.items() if module is layer), None)
@@ -194,7 +236,10 @@ def find_layer(ready, layer, images):
     if first_name not in maps:
         what = f'its output is {shape}' if shape else 'it has no output of its own'
         raise BadInput(f"layer '{name}' has no map: {what}\n{suggestions(ready, found)}")
-    return name, modules[name], *maps[first_name]
+    layout, shape = maps[first_name]
+    if layout == 'tokens' and not lies_as_picture(ready, modules[name], shape, images):
+        raise BadInput(f"the tokens of layer '{name}' do not lie as the picture does: a map of them would be wrong\nName a layer whose output is a map; of the network's first layers, the convolution that cuts the patches")
+    return name, modules[name], layout, shape
 
 # %% ../../nbs/02_heatmaps/00_prepared.ipynb #07b2d626
 def blank_images(ready, image_size):
@@ -211,7 +256,7 @@ def layer_names(
     with prepare(model) as ready:
         images = blank_images(ready, image_size)
         ran = layer_outputs(ready, images)
-        return layers_with_map(ready, ran, output_maps(ready, ran, images))
+        return layers_with_map(ready, ran, output_maps(ready, ran, images), images)
 
 def map_size(
     model:nn.Module, # Any image classifier
