@@ -70,7 +70,8 @@ def interpretation_files(
     (folder/'figures').mkdir(parents=True, exist_ok=True)
     interpretation.write_top_losses(folder/'top_losses.csv')
     write_text(folder/'classification_report.txt', interpretation.classification_report())
-    wrong = len(choose_images(interpretation.kept)) > 0
+    wrong = len(choose_images(interpretation.kept))
+    n = min(n, wrong)  # a gallery says how many there are where it is asked for more
     note = '; '.join(f'{method}: {checks.verdict(method)}' for method in as_list(methods)) if checks else ''
     note = '\n'.join(filter(None, [f'{name}: {interpretation.accuracy:.2%} of {len(interpretation.kept):,} images right' if name else '', note]))
     figures = dict(
