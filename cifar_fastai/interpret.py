@@ -11,6 +11,12 @@ from .base.messages import LINE, BadWords, say
 from .base.commands import Parser, add_flag, add_option, add_out, make_main, run_command
 from .base.rules import Number, Text
 
+# %% ../nbs/13_doors/01_interpret.ipynb #f3987f51
+def __getattr__(name):
+    if name != 'CifarInterpretation': raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+    from cifar_fastai.interpretation.interpretation import CifarInterpretation
+    return CifarInterpretation
+
 # %% ../nbs/13_doors/01_interpret.ipynb #5ea1f1b6
 def interpret_parser(
     program:str='python -m cifar_fastai.interpret', # What was typed

@@ -103,8 +103,8 @@ def test_a_line_that_does_not_fit_is_named_and_nothing_is_applied(tmp_path, case
 
 @pytest.mark.parametrize('content, message', [
     (b'', 'the first line must be'), (b'\n\n', 'the first line must be'), (ROW.encode(), 'the first line must be'),
-    (HEADER.replace(',', ';').encode(), 'the first line must be'), (HEADER.upper().encode(), 'the first line must be'),
-    (b'\x89PNG\r\n\x1a\n\x00\x00', 'not UTF-8'), (HEADER.encode('utf-16'), 'not UTF-8'), (b'\x00'*100, 'the first line must be')])
+    (HEADER.upper().encode(), 'the first line must be'),
+    (b'\x89PNG\r\n\x1a\n\x00\x00', 'not UTF-8'), (HEADER.encode('latin-1') + b'\xe9', 'not UTF-8'), (b'\x00'*100, 'the first line must be')])
 def test_what_is_no_marks_file(tmp_path, content, message):
     (tmp_path/'marks.csv').write_bytes(content)
     with pytest.raises(BadInput, match=message): read_marks(tmp_path/'marks.csv', KEPT)
