@@ -232,7 +232,7 @@ def strangers(row, bench, members=1_000_000):
             except BadInput as error: signal_text = str(error)
             grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - base)/1024
             print(f'{grown:.0f} MB\n{signal_text}', flush=True)
-        ended = forked(work, bench.folder, limit=60.)
+        ended = forked(work, bench.folder, limit=240. if 'members' in name else 60.)
         grown, _, text = ended.out.partition(' MB\n')
         new = {file for file in folder.rglob('*')} - before
         well = ended.status == 0 and part in text and 1 <= len(text.strip().splitlines()) <= 5 and not new and float(grown) < 400 and not Path('/tmp/escaped.png').exists()
