@@ -1,6 +1,6 @@
 # `make demo` and `make test` need nothing but make and a python3 with venv.
 PYTHON ?= python3
-WORKERS ?= 3
+WORKERS ?= 2
 SETTINGS = settings.ini setup.py pyproject.toml
 ENVIRONMENT = .venv/bin/python -m pip install --quiet --disable-pip-version-check
 
