@@ -189,7 +189,7 @@ class TarFiles(Files):
         "A link counts as the member that it leads to, or as all that lie in it"
         target, seen = self.links[name], {name}
         while target in self.links and target not in seen: seen.add(target); target = self.links[target]
-        inner = [one for one in self.sizes if one == target or one.startswith(f'{target}/')]
+        inner = [target] if target in self.sizes else [one for one in self.sizes if one.startswith(f'{target}/')]
         if not inner or f'{name}/'.startswith(f'{target}/'): self.passed[name] = BACK if inner else NOWHERE
         else:
             for one in inner:
