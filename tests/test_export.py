@@ -17,7 +17,7 @@ from cifar_fastai.base.commands import run_command
 from cifar_fastai.base.messages import BadInput
 from cifar_fastai.export.__main__ import main
 from cifar_fastai.export.classifier import Classifier
-from cifar_fastai.export.formats import export_run
+from cifar_fastai.export.exported import export_run
 from cifar_fastai.export.parity import Reference, check_answers
 from cifar_fastai.export.portable import Portable, describe_classifier
 from cifar_fastai.heatmaps.gradcam import heatmaps
@@ -232,7 +232,10 @@ def test_the_card_says_how_pictures_are_fitted_and_what_the_accuracy_is_of(field
 def test_an_export_with_other_weights_is_refused(out, tmp_path):
     folder = shutil.copytree(out/'weights', tmp_path/'weights')
     config = json.loads((folder/'config.json').read_text())
-    for change, text in (({'fingerprint': '0'*64}, 'are not those of its config.json'), ({'schema': 9}, 'of schema 9'), ({'mean': 3}, 'mean is missing or of another kind'), ({'deviation': [0, 0, 0]}, 'deviation is missing'), ({'image_size': 0}, 'image_size is missing')):
+    for change, text in (({'fingerprint': '0'*64}, 'are not those of its config.json'), ({'schema': 9}, 'of schema 9'), ({'mean': 3}, 'mean is missing or of another kind'), ({'deviation': [0, 0, 0]}, 'deviation is missing'), ({'image_size': 0}, 'image_size is missing'),
+                         ({'fit': 'stretch'}, "says two things of how pictures become squares: fit 'stretch', and 'crop'"), ({'recipe': {**config['recipe'], 'fit': 'stretch'}}, 'config.json.*stretch'),
+                         ({'recipe': {'arhc': 'resnet9'}}, 'config.json.*unknown recipe field'), ({'temperature': float('nan')}, 'temperature is missing'), ({'ranges': {'integer': 'all'}}, 'ranges is missing'),
+                         ({'classes': config['classes'][:1]*len(config['classes'])}, 'classes is missing'), ({'test_accuracy': 'good'}, 'test_accuracy is missing'), ({'data': {}}, 'data.name is missing'), ({'data': None}, 'data is missing')):
         (folder/'config.json').write_text(json.dumps({**config, **change}))
         with pytest.raises(BadInput, match=text): Classifier.from_hub(folder, device='cpu')
 

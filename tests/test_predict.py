@@ -21,7 +21,7 @@ from cifar_fastai.export.classifier import Classifier
 from cifar_fastai.export.sources import Pictures
 from cifar_fastai.predict import main
 from cifar_fastai.recipes.recipe import Recipe
-from cifar_fastai.runs.files import load_run, read_predictions
+from cifar_fastai.runs.files import load_run, read_predictions, write_weights
 from cifar_fastai.runs.session import train_session
 
 SETTINGS = dict(epochs=1, batch_size=20, progressive=0, device='cpu', precision='fp32', augment='none')
@@ -232,20 +232,39 @@ def test_runs_that_are_not_used(run, pictures, tmp_path, capsys):
     with pytest.raises(BadInput, match="device 'gpu' is not a device"): Classifier.load(run, 'gpu')
 
 
-@pytest.mark.parametrize('name, values', [('mean', [0.5, 0.5]), ('mean', ['a', 0, 0]), ('deviation', [0.2, 0., 0.2]), ('deviation', [0.2, 1e999, 0.2])])
-def test_statistics_that_no_picture_can_be_brought_to_are_refused(name, values, run, tmp_path):
+@pytest.mark.parametrize('file, name, value', [
+    ('recipe', 'data.mean', [0.5, 0.5]), ('recipe', 'data.mean', ['a', 0, 0]), ('recipe', 'data.mean', [float('nan'), 0, 0]), ('recipe', 'data.deviation', [0.2, 0., 0.2]), ('recipe', 'data.deviation', [0.2, 1e999, 0.2]),
+    ('recipe', 'data.classes', ['a', 'a', 'b']), ('recipe', 'data.classes', [1, 2, 3]), ('recipe', 'data.ranges', {'integer': [0]}), ('recipe', 'data.counts', {'train': 'many'}), ('recipe', 'resolved.image_size', True),
+    ('metrics', 'test_accuracy', 'good'), ('metrics', 'test_images', 0.5), ('metrics', 'fingerprints', {'weights': 5})])
+def test_files_that_no_run_wrote_are_refused_by_name(file, name, value, run, tmp_path):
+    copy = shutil.copytree(run, tmp_path/'copy')
+    (copy/'manifest.json').unlink()
+    content = json.loads((copy/f'{file}.json').read_text())
+    part, _, field = name.rpartition('.')
+    (content[part] if part else content)[field] = value
+    (copy/f'{file}.json').write_text(json.dumps(content))
+    for load in (Classifier.load, lambda path: load_run(path, data=False)):
+        with pytest.raises(BadInput, match=f'{file}.json. is not what a run wrote: {name} is missing or of another kind'): load(copy)
+
+
+def test_weights_of_another_run_or_of_no_numbers_are_refused(run, tmp_path):
     copy = shutil.copytree(run, tmp_path/'copy')
     (copy/'manifest.json').unlink()
     about = json.loads((copy/'recipe.json').read_text())
-    about['data'][name] = values
-    (copy/'recipe.json').write_text(json.dumps(about))
+    (copy/'recipe.json').write_text(json.dumps(about | {'data': about['data'] | {'mean': [0.1, 0.2, 0.3]}}))
     for load in (Classifier.load, lambda path: load_run(path, data=False)):
-        with pytest.raises(BadInput, match=f'data.{name} is missing or of another kind'): load(copy)
+        with pytest.raises(BadInput, match='model.safetensors and recipe.json differ in mean'): load(copy)
+    (copy/'recipe.json').write_text(json.dumps(about))
+    model = Classifier.load(copy).model
+    model.linear.weight[0, 0] = float('nan')
+    write_weights(copy/'model.safetensors', model, {})
+    (copy/'metrics.json').write_text(json.dumps({name: value for name, value in json.loads((copy/'metrics.json').read_text()).items() if name != 'fingerprints'}))
+    with pytest.raises(BadInput, match="the weights 'linear.weight' of this network hold what is no number"): Classifier.load(copy)
 
 
 @pytest.mark.parametrize('words, status, text', [
     (['lost.png'], 1, "'lost.png': there is no such file"), (['*.gif'], 1, 'no file of that pattern'), (['empty'], 1, "no pictures in 'empty'"),
-    (['texts'], 1, 'none of which ends like a picture'), (['texts/a.txt'], 1, 'none of 1 pictures can be read'),
+    (['texts'], 1, 'none of which ends like a picture'), (['texts/a.txt'], 1, 'standard input: predict RUN - < texts/a.txt'), (['texts/a'], 1, 'none of 1 pictures can be read'),
     (['a.png', '--out', 'a.txt'], 2, 'ends in none of .csv'), (['a.png', '--out', 'no/a.csv'], 1, "no folder 'no'"),
     (['a.png', '--report', 'page.pdf'], 2, 'does not end in .html'), (['a.png', '--report', 'no/page.html'], 1, "no folder 'no'"), (['a.png', '--heat', 'a.png/heat'], 1, "'a.png/heat' cannot be written"), ([''], 1, 'names no picture'), (['a.png', '--heat', 'texts'], 1, "'texts' exists"),
     (['a.png', '--part', 'tets'], 2, "did you mean 'test'"), (['a.png', '--report', 'page.html'], 1, 'whose class is not known'), ([], 2, 'PICTURES')])
@@ -253,6 +272,7 @@ def test_bad_words(words, status, text, run, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     for name in ('empty', 'texts'): (tmp_path/name).mkdir()
     (tmp_path/'texts'/'a.txt').write_text('no picture')
+    (tmp_path/'texts'/'a').write_bytes(b'\1\2')
     Image.new('RGB', (9, 9)).save(tmp_path/'a.png')
     assert predict(run, *words) == status
     said = capsys.readouterr().err

@@ -67,7 +67,7 @@ def test_a_temperature_that_is_none_is_refused(value, run):
     manifest.rename(run.path/'away')
     try:
         write_json(run.path/'metrics.json', {**json.loads(text), 'temperature': value})
-        with pytest.raises(BadInput, match='is no number above 0'): Classifier.load(run.path, 'cpu')
+        with pytest.raises(BadInput, match='temperature is missing or of another kind'): Classifier.load(run.path, 'cpu')
     finally:
         (run.path/'metrics.json').write_text(text)
         (run.path/'away').rename(manifest)

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 from ..base.intervals import wilson_interval
+from ..runs.files import weights_fingerprint
 from .classifier import Classifier
 
 # %% ../../nbs/12_export/05_portable.ipynb #ea4c14a5
@@ -58,11 +59,11 @@ def describe_classifier(
     "What a network takes, what it gives, and how good it is"
     about, metrics, size = classifier.about, classifier.metrics, classifier.image_size
     known = {'recipe': about['recipe'], 'data': {key: about['data'][key] for key in ('name', 'fingerprints', 'counts')}} if about else {}
-    if 'test_accuracy' in metrics:
+    if metrics.get('test_images'):
         images, accuracy = metrics['test_images'], metrics['test_accuracy']
-        known |= {'test_accuracy': accuracy, 'test_images': images, 'interval': list(wilson_interval(round(accuracy*images), images)),
-                  'fingerprint': metrics.get('fingerprints', {}).get('weights')}
+        known |= {'test_accuracy': accuracy, 'test_images': images, 'interval': list(wilson_interval(round(accuracy*images), images))}
     return {'schema': 1, 'name': name, 'made_by': f'cifar_fastai {cifar_fastai.__version__}', 'classes': list(classifier.classes), 'image_size': size,
             'mean': list(classifier.mean), 'deviation': list(classifier.deviation), 'fit': classifier.fit, 'ranges': {kind: list(range) for kind, range in classifier.ranges.items()}, 'temperature': classifier.temperature,
+            'fingerprint': weights_fingerprint(classifier.model),
             'takes': f'pictures: uint8 (N, {size}, {size}, 3), red, green, blue', 'gives': f'probabilities: float32 (N, {len(classifier.classes)})',
             'resizing': '; '.join([RESIZING.format(size, FITTED[classifier.fit]), *map(name_deep, classifier.ranges.items())]), **known}

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['plain_name', 'plain_classes', 'class_of', 'label_by_folder', 'OneFile', 'visible_files', 'Tree', 'Archive',
-           'is_official', 'Official', 'PathList', 'open_path', 'official_sources', 'open_word', 'Pictures']
+           'is_official', 'Official', 'PathList', 'open_path', 'official_sources', 'is_text', 'open_word', 'Pictures']
 
 # %% ../../nbs/12_export/01_sources.ipynb #iexp0003
-import glob, os, re, sys
+import glob, os, re, shlex, sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -173,6 +173,14 @@ def official_sources(source, files):
     found = official_roots(source.official)
     return [Official(files(), root, version) for root, version in found.items()] or [source]
 
+def is_text(
+    path:Path, # A file, perhaps
+)->bool: # Whether it begins as text does; a picture of PPM may, after its number
+    "Whether a file is text, such as a list of paths"
+    if not path.is_file() or is_image(path.name) or is_official(path.name): return False
+    with refuse_unreadable(path), open(path, 'rb') as file: start = file.read(2**12)
+    return start != b'' and not re.search(rb'[\x01-\x08\x0e-\x1f\x7f]|\A\s*P[1-7]\s', start)
+
 def open_word(
     word:str, # A path, a pattern, or `-`
     classes:Sequence[str], # Class names
@@ -182,6 +190,7 @@ def open_word(
     if not word.strip(): raise BadInput(f'{word!r} names no picture\nIs a variable of the shell empty? . is the folder that you are in')
     if word == '-': return [PathList(lines, classes)]
     path = Path(word).expanduser()
+    if is_text(path): raise BadInput(f"'{word}' is text, and no picture is\nA list of paths goes by standard input: predict RUN - < {shlex.quote(word)}")
     if path.exists(): return open_path(path, word, classes)
     names = sorted(glob.glob(os.path.expanduser(word), recursive=True)) if glob.has_magic(word) else []
     if not names: raise BadInput(f"'{word}': there is no such file or folder" + (', and no file of that pattern' if glob.has_magic(word) else ''))
