@@ -39,14 +39,16 @@ def predict_parser(
 
 # %% ../nbs/13_doors/07_predict.ipynb #cdoo0010
 def predict_by_options(options):
+    from cifar_fastai.base.devices import keep_freed_memory
     from cifar_fastai.base.files import check_free, check_new_file, whole_folder
     from cifar_fastai.export.classifier import Classifier
     from cifar_fastai.export.predictions import check_table, open_table, predict_pictures
     from cifar_fastai.export.sources import Pictures
-    if options.out: check_table(options.out)
-    if options.heat: check_free(options.heat, '--heat')
     if options.report and Path(options.report).suffix.lower() != '.html': raise BadWords(f"--report '{options.report}' does not end in .html")
-    if options.report: check_new_file(options.report, '--report')
+    for option, check in (('out', check_table), ('heat', check_free), ('report', check_new_file)):
+        if path := getattr(options, option): check(path, f'--{option}')
+    if options.heat and options.out and Path(options.heat).absolute() == Path(options.out).absolute(): raise BadWords(f"--heat and --out are both '{options.out}'\nA table is a file, and the heat goes into a folder")
+    keep_freed_memory(options.device)
     classifier = Classifier.load(options.run, options.device)
     pictures, keep = Pictures(options.pictures, classifier.classes, options.part), None
     if options.report:

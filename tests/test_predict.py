@@ -109,7 +109,7 @@ def test_the_same_pictures_in_every_form(run, pictures, tmp_path, monkeypatch):
     tensors = torch.from_numpy(np.stack([np.asarray(picture.convert('RGB').resize((16, 16))) for picture in opened[:3]]).transpose(0, 3, 1, 2).copy())
     first = classifier(tensors.numpy()).logits
     for form in (tensors, list(tensors), tensors.numpy().transpose(0, 2, 3, 1)): np.testing.assert_allclose(classifier(form).logits, first, atol=1e-5)
-    for form in (np.array([str(path) for path in files]), pd.Series(files), [open(path, 'rb') for path in files], [files[0].parent, *files[len(list(files[0].parent.iterdir())):]]):
+    for form in (np.array([str(path) for path in files]), pd.Series(files), [bytearray(path.read_bytes()) for path in files], (memoryview(path.read_bytes()) for path in files), [open(path, 'rb') for path in files], [files[0].parent, *files[len(list(files[0].parent.iterdir())):]]):
         np.testing.assert_allclose(classifier(form).logits, wanted, atol=1e-5)
     assert len(classifier([zipped, files[0]])) == len(files) + 1
     grey = classifier(np.zeros((5, 9, 7), np.uint8)).logits
@@ -266,7 +266,7 @@ def test_weights_of_another_run_or_of_no_numbers_are_refused(run, tmp_path):
     (['lost.png'], 1, "'lost.png': there is no such file"), (['*.gif'], 1, 'no file of that pattern'), (['empty'], 1, "no pictures in 'empty'"),
     (['texts'], 1, 'none of which ends like a picture'), (['texts/a.txt'], 1, 'standard input: predict RUN - < texts/a.txt'), (['texts/a'], 1, 'none of 1 pictures can be read'),
     (['a.png', '--out', 'a.txt'], 2, 'ends in none of .csv'), (['a.png', '--out', 'no/a.csv'], 1, "no folder 'no'"),
-    (['a.png', '--report', 'page.pdf'], 2, 'does not end in .html'), (['a.png', '--report', 'no/page.html'], 1, "no folder 'no'"), (['a.png', '--heat', 'a.png/heat'], 1, "'a.png/heat' cannot be written"), ([''], 1, 'names no picture'), (['a.png', '--heat', 'texts'], 1, "'texts' exists"),
+    (['a.png', '--report', 'page.pdf'], 2, 'does not end in .html'), (['a.png', '--report', 'no/page.html'], 1, "no folder 'no'"), (['a.png', '--heat', 'a.png/heat'], 1, "'a.png/heat' cannot be written"), ([''], 1, 'names no picture'), (['a.png', '--heat', 'texts'], 1, "'texts' exists"), (['a.png', '--heat', 'x.csv', '--out', './x.csv'], 2, "--heat and --out are both './x.csv'"),
     (['a.png', '--part', 'tets'], 2, "did you mean 'test'"), (['a.png', '--report', 'page.html'], 1, 'whose class is not known'), ([], 2, 'PICTURES')])
 def test_bad_words(words, status, text, run, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
@@ -280,10 +280,20 @@ def test_bad_words(words, status, text, run, tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize('images, text', [
-    (np.zeros((8, 8, 3)), 'float64'), (np.zeros((3, 8, 8), np.uint8), 'colours first'), (np.zeros((2, 3, 8, 8)), r'from 0 to 1: \(255'), ('', 'names no picture'), (io.StringIO('text'), 'opened as text'),
+    (np.zeros((8, 8, 3)), 'float64'), (np.zeros((3, 8, 8), np.uint8), 'colours first'), (np.zeros((8, 8, 2), np.uint8), 'grey and transparency'), (np.zeros((2, 3, 8, 8)), r'from 0 to 1: \(255'), ('', 'names no picture'), (io.StringIO('text'), 'opened as text'),
     ([], 'no pictures'), (5, 'int is no picture'), ('lost.png', 'no such file'), ([b'x'], 'the image 0 cannot be read'), (np.zeros((0, 8, 3), np.uint8), 'is no picture')])
 def test_bad_pictures_from_python(images, text, run):
     with pytest.raises(BadInput, match=text): Classifier.load(run)(images)
+
+
+def test_what_python_asks_is_refused_where_the_answer_would_be_about_something_else(run, tmp_path):
+    classifier = Classifier.load(run)
+    for pixels in (np.zeros((1, 16, 16, 3), np.float32), np.zeros((1, 8, 8, 3), np.uint8), np.zeros((1, 3, 16, 16), np.uint8)):
+        with pytest.raises(BadInput, match='is not what this network takes'): classifier.logits(pixels)
+    for k in (0, -1):
+        with pytest.raises(BadInput, match=f'k {k} is not a whole number of at least 1'): classifier(np.zeros((9, 9, 3), np.uint8)).top(k)
+    (tmp_path/'a.png').touch()
+    with pytest.raises(BadInput, match='there is no config.json in it'): Classifier.from_hub(tmp_path/'a.png')
 
 
 def test_memory_does_not_grow_with_the_number_of_pictures(run):

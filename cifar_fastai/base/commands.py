@@ -104,6 +104,7 @@ FILE_ENDINGS = '.csv', '.html', '.json', '.jsonl', '.onnx', '.pt2', '.pt', '.pth
 class Folder:
     "The path of a folder"
     def __call__(self, value, name):
+        if not str(value).strip(): raise BadInput(f"{name} {value!r} is not the name of a folder\nIs a variable of the shell empty? . is the folder that you are in")
         if Path(value).suffix.lower() in FILE_ENDINGS: raise BadInput(f"{name} '{value}' is the name of a file\nName the folder that the files go into")
         return value
     def describe(self): return 'a folder'

@@ -72,7 +72,7 @@ def read_json(path:str|Path)->dict:
         if Path(path).stat().st_size > 2**26: raise BadInput(f"'{path}' is larger than a run's file can be")
         content = json.loads(Path(path).read_text(encoding='utf-8'))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise BadInput(f"'{path}' cannot be read: {error}") from error
+        raise BadInput(f"'{path}' cannot be read: {getattr(error, 'strerror', None) or error}") from error
     if not isinstance(content, dict): raise BadInput(f"'{path}' holds no JSON object")
     return content
 

@@ -86,7 +86,7 @@ class Classifier:
         device:str='auto', # auto, cpu, cuda, cuda:N or mps
     )->'Classifier':
         "The classifier that somebody exported; nothing is unpickled"
-        return read_exported(Path(name) if Path(name).is_dir() else fetch_exported(str(name)), device)
+        return read_exported(Path(name) if Path(name).exists() else fetch_exported(str(name)), device)
 
     @property
     def device(self)->torch.device: return next(self.model.parameters()).device
@@ -94,7 +94,9 @@ class Classifier:
     def inputs(self,
         pixels:np.ndarray, # uint8 (N, size, size, 3)
     )->torch.Tensor: # float32 (N, 3, size, size), on its device
-        "Pictures as the network takes them"
+        "Pictures as the network takes them; raises `BadInput` for others"
+        if pixels.dtype != np.uint8 or pixels.shape[1:] != (*[self.image_size]*2, 3):
+            raise BadInput(f'{pixels.dtype} of shape {pixels.shape} is not what this network takes: uint8 of shape (N, {self.image_size}, {self.image_size}, 3)\nCall the classifier itself: it brings pictures to that size')
         images = torch.from_numpy(pixels).to(self.device).permute(0, 3, 1, 2)/255
         mean, deviation = (torch.tensor(values, device=self.device).view(3, 1, 1) for values in (self.mean, self.deviation))
         return ((images - mean)/deviation).contiguous(memory_format=memory_format(self.device))

@@ -62,7 +62,8 @@ def read_item(
     content = item.content
     if isinstance(content, np.ndarray): content = array_picture(content)
     if isinstance(content, Path):
-        try: content = content.read_bytes()
+        try:
+            with open(content, 'rb', buffering=0) as file: content = file.read()  # a buffer would double what it costs to open a small file
         except OSError as error: raise BadInput(f'the image {name_on_a_line(item.name)} cannot be read: {error.strerror}') from error
     if isinstance(content, bytes): return open_picture(content, item.name, lambda picture: fit_picture(picture, fitting))
     try: return fit_picture(content, fitting)
@@ -77,9 +78,8 @@ def array_pictures(
     "The pictures in an array; raises `BadInput` where it can be read in two ways"
     if array.ndim == 4: return list(array if array.shape[3] in COLOURS or array.shape[1] not in COLOURS else array.transpose(0, 2, 3, 1))
     if array.ndim == 3 and array.shape[2] not in COLOURS:
-        if array.shape[0] in COLOURS:
-            raise BadInput(f'an array of shape {array.shape} may be one picture with its colours first, or {array.shape[0]} grey ones\n'
-                           'Put the colours last, or give a list of pictures')
+        odd = 'its colours first' if array.shape[0] in COLOURS else 'grey and transparency' if array.shape[2] == 2 else ''
+        if odd: raise BadInput(f'an array of shape {array.shape} may be one picture with {odd}, or {array.shape[0]} grey ones\nPut three colours last, or give a list of pictures')
         return list(array)
     return [array]
 
@@ -99,7 +99,7 @@ def name_items(
     "Pictures in any form, with a name each"
     if isinstance(images, Item): yield images
     elif isinstance(images, (str, Path)): yield from look(str(images)) if look else [Item(str(images), Path(images).expanduser())]
-    elif isinstance(images, bytes): yield Item(str(start), images)
+    elif isinstance(images, (bytes, bytearray, memoryview)): yield Item(str(start), bytes(images))
     elif isinstance(images, Image.Image): yield Item(getattr(images, 'filename', '') or str(start), images)
     elif hasattr(images, 'read'):
         content = images.read()
