@@ -142,11 +142,11 @@ class Classifier:
                 pixels = np.concatenate(pixels)
                 yield sum(found, []), pixels, self.logits(pixels, tta), sum(wrong, [])
             return
+        def compute_alone(): torch.set_num_threads(1)  # of this thread: two that wait for each other at every layer take longer than two that don't
         def answer(few):
-            torch.set_num_threads(1)  # of this thread: two that wait for each other at every layer take longer than two that don't
             found, pixels, wrong = read_items(few, fitting)
             return found, pixels, self.logits(pixels, tta), wrong
-        try: yield from map_chunks(answer, self.look(items), min(batch_size, CHUNK), threads)
+        try: yield from map_chunks(answer, self.look(items), min(batch_size, CHUNK), threads, compute_alone)
         finally: torch.set_num_threads(threads)
 
     def __call__(self,

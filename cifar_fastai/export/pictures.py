@@ -120,10 +120,11 @@ def map_chunks(
     items:Iterable, # Any number of them
     size:int, # Items in a list
     threads:int, # How many
+    prepare:Callable|None=None, # Called once in each thread
 )->Iterator: # What `use` returned, in order
     "`use` of all items, a list at a time"
     items, waiting = iter(items), deque()
-    with ThreadPoolExecutor(threads) as pool:
+    with ThreadPoolExecutor(threads, initializer=prepare) as pool:
         while chunk := list(islice(items, size)):
             waiting.append(pool.submit(use, chunk))
             if len(waiting) > 2*threads: yield waiting.popleft().result()
