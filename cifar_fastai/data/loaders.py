@@ -21,7 +21,8 @@ from fasttransform import Pipeline, Transform
 from ..base.messages import BadInput, notice
 from ..base.randomness import BatchRandom
 from ..base.devices import choose_device, free_memory
-from ..recipes.recipe import BATCH_SIZE, DATA_FIELDS, LIBRARY_BATCH_SIZE, Recipe, is_library
+from ..recipes.choices import is_library
+from ..recipes.recipe import BATCH_SIZE, DATA_FIELDS, LIBRARY_BATCH_SIZE, Recipe
 from ..recipes.libraries import weights_statistics
 from .images import ImageData, balanced_order, fold_positions, split, uneven_notes, without_test_set
 from .formats import open_picture, to_rgb
