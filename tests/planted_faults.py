@@ -37,7 +37,7 @@ FAULTS = [
           'test_recipes.py -k auto_is'),
     Fault('a misspelt field of a recipe is passed over', 'recipes', 'recipes/recipe.py', "    for name in fields: one_of(name, names, 'recipe field')\n    return Recipe(**fields)",
           '    return Recipe(**{name: value for name, value in fields.items() if name in names})', 'test_recipes.py -k unknown_fields'),
-    Fault('a cutout of any size is 8', 'recipes', 'recipes/recipe.py', 'cutout=int(side))', 'cutout=8)', 'test_augment.py -k wired'),
+    Fault('a cutout of any size is 8', 'recipes', 'recipes/choices.py', 'cutout=int(side))', 'cutout=8)', 'test_augment.py -k wired'),
     Fault("a typed option loses to the recipe's", 'recipes', 'recipes/options.py', "named_recipe(options.recipe or 'default'), **typed)", "named_recipe(options.recipe or 'default'), **({} if options.recipe else typed))",
           'test_command.py -k words_of_train'),
     Fault('the command to reproduce a run leaves out what it changed', 'recipes', 'recipes/options.py', "for field, value in {'data': recipe.data, **differing_fields(recipe, RECIPES[name].recipe), 'seed': recipe.seed}.items():",

@@ -5,7 +5,7 @@ from torch import nn
 from torch.nn import functional as F
 from cifar_fastai.base.messages import BadInput
 from cifar_fastai.models.networks import network, network_parts, networks_table, parameter_count, summary_line
-from cifar_fastai.recipes.recipe import NETWORKS
+from cifar_fastai.recipes.choices import NETWORKS
 
 PARAMETERS = {
     'resnet9': 6_573_130, 'cifarnet': 1_972_802, 'resnet18': 11_173_962, 'resnet34': 21_282_122, 'resnet50': 23_520_842,

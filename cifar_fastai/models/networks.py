@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from ..base.messages import BadInput, one_of
 from ..base.wording import Listing
-from ..recipes.recipe import NETWORKS
+from ..recipes.choices import NETWORKS
 from .layers import NORM_LAYERS, BasicBlock, BottleneckBlock, HalvePool, MaxOfMap, PreactBlock, Residual
 from .layers import conv_norm_relu, convolution
 from .weights import initialize

@@ -11,7 +11,8 @@ import dataclasses, json
 from dataclasses import dataclass
 from pathlib import Path
 from ..base.messages import BadInput, one_of
-from .recipe import NETWORKS, Recipe, recipe_from_dict
+from .choices import NETWORKS
+from .recipe import Recipe, recipe_from_dict
 
 # %% ../../nbs/01_recipes/01_named.ipynb #ef4eee01
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@ __all__ = ['AUTO_IMAGES', 'AUTO_EPOCHS', 'Resolved', 'auto_epochs', 'resolve']
 import dataclasses
 from dataclasses import dataclass
 from ..base.messages import BadInput
-from .recipe import LOSSES, OPTIMIZERS, Recipe
+from .choices import LOSSES, OPTIMIZERS
+from .recipe import Recipe
 
 # %% ../../nbs/01_recipes/03_resolved.ipynb #c1000006
 @dataclass(frozen=True)
