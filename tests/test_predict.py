@@ -152,7 +152,7 @@ def test_broken_pictures_are_named_and_left_out(run, pictures, tmp_path, capsys)
     assert predict(run, tmp_path/'new', '--out', tmp_path/'a.jsonl', '--top', '2', '--unsure-below', '0.99') == 1
     said = capsys.readouterr()
     assert 'cut.png cannot be read' in said.err and 'wide.png cannot be read: more than' in said.err
-    assert f'2 of {whole + 3} pictures cannot be read' in said.err and 'left out  1 file that does not end like a picture' in said.out and 'accuracy' not in said.out
+    assert f'2 of {whole + 3} pictures cannot be read' in said.err and 'left out  1 file that is no picture' in said.out and 'accuracy' not in said.out
     found = [json.loads(line) for line in (tmp_path/'a.jsonl').read_text(encoding='utf-8').splitlines()]
     assert len(found) == whole + 1 and all(len(row['top']) == 2 and row['actual'] is None for row in found)
     assert all(row['unsure'] == (row['probability'] < 0.99) for row in found) and any(row['picture'].endswith('thin.png') for row in found)
@@ -245,7 +245,7 @@ def test_statistics_that_no_picture_can_be_brought_to_are_refused(name, values, 
 
 @pytest.mark.parametrize('words, status, text', [
     (['lost.png'], 1, "'lost.png': there is no such file"), (['*.gif'], 1, 'no file of that pattern'), (['empty'], 1, "no pictures in 'empty'"),
-    (['texts'], 1, 'none of which ends like a picture'), (['texts/a.txt'], 1, 'none of 1 pictures can be read'),
+    (['texts'], 1, 'none of which is a picture'), (['texts/a.txt'], 1, 'none of 1 pictures can be read'),
     (['a.png', '--out', 'a.txt'], 2, 'ends in none of .csv'), (['a.png', '--out', 'no/a.csv'], 1, "no folder 'no'"),
     (['a.png', '--report', 'page.pdf'], 2, 'does not end in .html'), (['a.png', '--report', 'no/page.html'], 1, "no folder 'no'"), (['a.png', '--heat', 'a.png/heat'], 1, "'a.png/heat' cannot be written"), ([''], 1, 'names no picture'), (['a.png', '--heat', 'texts'], 1, "'texts' exists"),
     (['a.png', '--part', 'tets'], 2, "did you mean 'test'"), (['a.png', '--report', 'page.html'], 1, 'whose class is not known'), ([], 2, 'PICTURES')])

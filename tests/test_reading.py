@@ -14,8 +14,9 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 from PIL import Image
 
 from cifar_fastai.base.messages import BadInput
-from cifar_fastai.data.archives import open_files
+from cifar_fastai.data.archives import MAYBE_MADE, open_files
 from cifar_fastai.data.images import split
+from cifar_fastai.data.layouts import pass_over_made
 from cifar_fastai.data.sources import load_images, read_files
 
 
@@ -105,14 +106,42 @@ def test_links_are_followed_and_loops_are_not(tmp_path):
                                   'lost+found/0.png', '.git/0.png', '.Trash/0.png', '.ipynb_checkpoints/0.png', '__MACOSX/0.png', 'thumbs/0.png', '@SynoEAStream/0.png', 'CVS/0.png', '~snapshot/0.png'])
 def test_what_systems_leave_is_counted_and_no_class(tmp_path, made):
     wanted = read(plain(tmp_path/'pets')).fingerprints
-    for place in ('', 'train', 'train/cat', 'test'):
+    places = ['', 'train', 'train/cat', 'test'] if made.split('/')[0].lower() not in MAYBE_MADE else ['', 'train/cat', 'test/dog']
+    for place in places:
         (tmp_path/'pets'/place/made).parent.mkdir(parents=True, exist_ok=True)
         picture(9).save(tmp_path/'pets'/place/made, 'png')
     with zipfile.ZipFile(tmp_path/'pets.zip', 'w') as archive:
         for path in sorted((tmp_path/'pets').rglob('*')): archive.write(path, path.relative_to(tmp_path))
     for path in (tmp_path/'pets', tmp_path/'pets.zip'):
         data = read(path)
-        assert data.fingerprints == wanted and sum(about['files'] for about in data.read['left_out'].values()) == 4
+        assert data.fingerprints == wanted and sum(about['files'] for about in data.read['left_out'].values()) == len(places)
+
+
+@pytest.mark.parametrize('title', ['thumbs', 'Thumbnails', 'CVS', 'node_modules'])
+@pytest.mark.parametrize('splits', [('train', 'test'), ('.', '.'), ('set/train', 'set/test')])
+def test_a_class_may_be_called_like_a_folder_of_a_program(tmp_path, title, splits):
+    plain(tmp_path, ('fists', title), splits=splits)
+    (tmp_path/splits[0]/'fists'/title).mkdir()
+    picture(9).save(tmp_path/splits[0]/'fists'/title/'small.png')
+    data = read(tmp_path, test_share=0.3 if splits[0] == '.' else 0.)
+    assert data.classes == tuple(sorted(('fists', title))) and f"read as a class beside 'fists': '{title}'" in data.notes[0]
+    assert [about for about in data.read['left_out'].values()] == [{'files': 1, 'such_as': [os.path.normpath(f'{splits[0]}/fists/{title}/small.png')]}]
+
+
+@pytest.mark.parametrize('others', ['photos/cat/1.png photos/dog/1.png', 'train/cat/1.png train/dog/1.png test/cat/1.png', 'cat/front/1.png cat/back/1.png dog/front/1.png', 'cat/images/1.png dog/images/1.png', '1.png 2.png', 'photos/1.png photos/2.png'])
+def test_small_copies_of_pictures_are_no_class(tmp_path, others):
+    places = {os.path.dirname(name) for name in others.split()} if 'cat/front' in others else {'cat'} if 'cat/images' in others else {''}
+    names = [*others.split(), *(os.path.join(place, 'thumbs/1.png') for place in places)]
+    for number, name in enumerate(names):
+        (tmp_path/name).parent.mkdir(parents=True, exist_ok=True)
+        picture(number).save(tmp_path/name)
+    files = open_files(tmp_path)
+    assert pass_over_made(files) == [] and sorted(files.sizes) == sorted(others.split()) and sorted(files.passed) == sorted(name for name in names if 'thumbs' in name)
+
+
+def test_a_folder_called_like_one_of_a_program_may_hold_the_whole_data_set(tmp_path):
+    plain(tmp_path/'thumbnails')
+    assert len(read(tmp_path).labels) == 10 and len(read(tmp_path/'thumbnails').labels) == 10
 
 
 # ---- classes that vanish -----------------------------------------------------------------------------------------
@@ -301,10 +330,10 @@ def test_a_class_that_is_written_otherwise_in_another_split(tmp_path, trained, t
 def test_a_file_that_may_not_be_read_stops_nothing_that_does_not_need_it(tmp_path, monkeypatch, notices):
     monkeypatch.setenv('FASTAI_HOME', str(tmp_path/'home'))
     (plain(tmp_path/'pets')/'notes.txt').write_text('x')
-    def read_bytes(path, whole=Path.read_bytes):
+    def open_file(path, *asked, whole=Path.open, **options):
         if path.name == denied: raise PermissionError(13, 'Permission denied', str(path))
-        return whole(path)
-    monkeypatch.setattr(Path, 'read_bytes', read_bytes)
+        return whole(path, *asked, **options)
+    monkeypatch.setattr(Path, 'open', open_file)
     denied = 'notes.txt'
     assert len(load_images(tmp_path/'pets').labels) == 10
     denied = '2.png'

@@ -16,7 +16,7 @@ from functools import cached_property
 from pathlib import PurePosixPath
 from ..base.messages import BadInput, one_of
 from .formats import is_image
-from .layouts import class_key, some, split_of
+from .names import class_key, some, split_of
 
 # %% ../../nbs/03_data/06_columns.ipynb #e459ce02
 ENDINGS = ('.csv', '.tsv', '.txt', '.jsonl')

@@ -13,7 +13,8 @@ from ..base.messages import BadInput
 from ..base.wording import name_on_a_line
 from .archives import EXPECTED, Files
 from .images import ImageData, image_data
-from .layouts import SPLITS, Placement, name_masks, safe_text, some, split_of
+from .names import SPLITS, safe_text, some, split_of
+from .layouts import Placement, name_masks
 from .pictures import FLAT, empty_images, look_at, read_pictures
 from .reading import COPIED, describe, find_copies, lines_of
 

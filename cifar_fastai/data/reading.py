@@ -13,7 +13,8 @@ from itertools import groupby
 from pathlib import PurePosixPath
 import numpy as np
 from .archives import NOWHERE, NO_FILE, TOO_LARGE
-from .layouts import SPLITS, Placement, safe_text, some
+from .names import SPLITS, safe_text, some
+from .layouts import Placement
 from .pictures import DARK, FLAT, PAGES, digest_of
 
 # %% ../../nbs/03_data/05_reading.ipynb #a30eb08c

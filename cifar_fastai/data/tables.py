@@ -14,7 +14,8 @@ from ..base.messages import BadInput
 from ..recipes.recipe import IN_NAMES
 from .archives import Files
 from .formats import is_image
-from .layouts import LOOSE, OUTSIDE, Placement, class_form, class_key, in_split, place_without_splits, some, split_of
+from .names import class_form, class_key, some, split_of
+from .layouts import LOOSE, OUTSIDE, Placement, in_split, place_without_splits
 from .columns import ENDINGS, LABELS, FileIndex, Table, choose_labels, find_files, is_called, part_of, read_table
 
 # %% ../../nbs/03_data/06_tables.ipynb #cb361925
@@ -102,7 +103,7 @@ def place_by_name(
 def settle_drawn(result):
     "Where some pictures have a split, those without one are left out; a split alone says nothing"
     splits = {split for split, _ in result.placed.values()}
-    if 'train' not in splits or not splits & {'valid', 'test'}: result.placed = {name: ('', title) for name, (_, title) in result.placed.items()}
+    if 'train' not in splits or not splits & {'valid', 'test'}: result.change(lambda split, title: ('', title))
     else:
         loose = [name for name, (split, _) in result.placed.items() if not split]
         result.left |= dict.fromkeys(loose, OUTSIDE)
