@@ -18,7 +18,8 @@ from fastprogress.fastprogress import format_time
 from ..base.messages import BadInput, first_line, one_of, say
 from ..base.commands import make_folder
 from ..base.files import lock_folder
-from ..recipes.recipe import DATA_FIELDS, ORIGINAL, Recipe, recipe_fields, recipe_to_dict
+from ..recipes.choices import ORIGINAL
+from ..recipes.recipe import DATA_FIELDS, Recipe, recipe_fields, recipe_to_dict
 from ..recipes.resolved import resolve
 from ..data.images import ImageData
 from ..data.loaders import image_dataloaders, load_recipe_images

@@ -17,7 +17,8 @@ from fastai.vision.data import ImageBlock
 from ..base.messages import BadInput, notice
 from ..base.randomness import BatchRandom
 from ..base.devices import choose_device, free_memory
-from ..recipes.recipe import BATCH_SIZE, DATA_FIELDS, LIBRARY_BATCH_SIZE, Recipe, is_library
+from ..recipes.choices import is_library
+from ..recipes.recipe import BATCH_SIZE, DATA_FIELDS, LIBRARY_BATCH_SIZE, Recipe
 from ..recipes.libraries import weights_statistics
 from .images import ImageData, balanced_order, split, uneven_notes, without_test_set
 from .near_copies import fold_positions

@@ -24,8 +24,8 @@ from fastcore.meta import delegates
 from ..base.randomness import keep_random_states
 from ..base.devices import choose_precision, memory_format
 from ..base.messages import BadInput
-from ..recipes.choices import OPTIMIZERS
-from ..recipes.recipe import Recipe, is_library
+from ..recipes.choices import OPTIMIZERS, is_library
+from ..recipes.recipe import Recipe
 from ..recipes.resolved import Resolved, resolve
 from ..data.images import balanced_sample
 from ..data.loaders import CifarDataLoaders
