@@ -147,10 +147,9 @@ def pass_over_made(
             counts.update(above)
             for inner, folder in pairwise((name, *above)): inside[folder].add(inner)
     def holds_all(place): return counts[place] == counts[next((folder for folder in (place, *folders_above(place)) if split_of(folder.rpartition('/')[2])), '')]
-    levels = {place for folder in doubtful if holds_all(place := folder.rpartition('/')[0])} - split_roots(names)
-    beside = {name for place in levels for name in inside[place]}
-    titles = {name.rpartition('/')[2] for name in beside if name.rpartition('/')[2].lower() not in NO_TITLES}
-    classes = {folder for folder in doubtful & holding if folder.rpartition('/')[0] in levels} if titles and beside.isdisjoint(files.sizes) else set()
+    levels = {place for folder in doubtful if holds_all(place := folder.rpartition('/')[0]) and inside[place].isdisjoint(files.sizes)} - split_roots(names)
+    titles = {name.rpartition('/')[2] for place in levels for name in inside[place]}
+    classes = {folder for folder in doubtful & holding if folder.rpartition('/')[0] in levels} if any(title.lower() not in NO_TITLES for title in titles) else set()
     files.pass_over(doubtful - classes, MADE)
     return [f"read as a class beside {some(sorted(titles), 2)}: {some(sorted({folder.rpartition('/')[2] for folder in classes}))}"] if classes else []
 
