@@ -3,8 +3,10 @@ import io
 import json
 import os
 import shutil
+import struct
 import tempfile
 import zipfile
+import zlib
 from contextlib import suppress
 from pathlib import Path
 
@@ -197,6 +199,20 @@ def test_pictures_without_an_ending_or_with_another_are_read(tmp_path):
         assert read(tmp_path).images.shape == wanted.shape
 
 
+def test_what_only_begins_like_a_picture_is_named_and_stops_nothing(tmp_path):
+    plain(tmp_path)
+    (tmp_path/'train'/'cat'/'cars.txt').write_text('BMW is a maker of cars, and this is a note about it.')
+    picture(1).save(tmp_path/'train'/'cat'/'raw.dng', 'tiff')
+    assert rows(read(tmp_path))['train', 'cat']['left_out'] == {'of another kind (.txt)': 1, 'camera raw files, or TIFF pictures with the ending .dng: these are read as .tif': 1}
+
+
+def test_pictures_that_lie_side_by_side_have_no_classes(tmp_path):
+    for number in range(6): picture(number).save(tmp_path/f'{number}.png')
+    refused(tmp_path, 'no folders of classes(.|\n)*--labels FILE', test_share=0.3)
+    (tmp_path/'labels.xlsx').write_bytes(b'PK')
+    refused(tmp_path, 'If labels.xlsx says the classes: save it as .csv')
+
+
 def test_all_damaged_files_are_named_at_once(tmp_path):
     plain(tmp_path)
     whole = (tmp_path/'train'/'cat'/'0.png').read_bytes()
@@ -248,6 +264,13 @@ def test_a_set_of_pictures_that_are_all_black_is_refused(tmp_path):
         Image.new('RGB', (8, 8)).save(path.with_suffix('.tif'), save_all=True, append_images=[picture(1)])
         path.unlink()
     refused(tmp_path, 'all 10 pictures are the same(.|\n)*more pages')
+
+
+def test_colour_of_16_bits_is_said_to_lose_eight(tmp_path):
+    def part(kind, data): return struct.pack('>I', len(data)) + kind + data + struct.pack('>I', zlib.crc32(kind + data))
+    rows = b''.join(b'\0' + row.tobytes() for row in np.random.default_rng(0).integers(0, 2**16, (8, 8, 3)).astype('>u2'))
+    (plain(tmp_path)/'train'/'cat'/'deep.png').write_bytes(b'\x89PNG\r\n\x1a\n' + part(b'IHDR', struct.pack('>IIBBBBB', 8, 8, 16, 2, 0, 0, 0)) + part(b'IDAT', zlib.compress(rows)) + part(b'IEND', b''))
+    assert '1 of 16-bit colour, of which 8 are kept' in read(tmp_path).notes[0]
 
 
 @pytest.mark.parametrize('form', ['png', 'jpg', 'webp'])
@@ -467,11 +490,12 @@ def lines_of(*titles, form='{name},{title}'): return '\n'.join(form.format(name=
     (lines_of(*'ababab').replace('.png', ''), 'ababab'), # no head, and no endings
     (lines_of('great dane', 'poodle', *['great dane']*3, 'poodle', form='{name} {title}'), ['great dane', 'poodle', *['great dane']*3, 'poodle']),
     (lines_of(*'ababab', form='{name} {title} 5'), 'ababab'), # three columns
+    ('image;x, y, z;label\n' + lines_of(*'ababab', form='{name};1,5;{title}'), 'ababab'), # commas in the numbers of another country
     ('sep=;\nfile;label\n' + lines_of(*'ababab', form='{name};{title}'), 'ababab'), ('file,label,,\n' + lines_of(*'ababab', form='{name},{title},,'), 'ababab'), # Excel
     ('file,label\n' + lines_of(*'ababab').replace('.png', '.PNG'), 'ababab'), ('file,label\n' + lines_of(*'ababab').replace('.png', '.jpg'), 'ababab'),
     ('id,class_id,labels\n' + lines_of(*['0,a', '1,b']*3), 'ababab'), # the class twice
     ('file,label,split\n' + lines_of(*['a,', 'b,']*3), 'ababab'), # nothing in a column
-    ('file,label\n' + lines_of('a', 'nan', *'abab')[:-8] + '\n5.png,<NA>', {0: 'a', 2: 'a', 3: 'b', 4: 'a'}), ('file,a,b\n' + lines_of('1,0', '0,1', '0,0', '0,1', '1,0'), {0: 'a', 1: 'b', 3: 'b', 4: 'a'})])
+    ('file,label\n' + lines_of('a', 'nan', *'abab')[:-8] + '\n5.png,<NA>', {0: 'a', 2: 'a', 3: 'b', 4: 'a'}), ('file,label\n' + lines_of('a', 'N/A', *'ab', '#N/A', 'NA'), {0: 'a', 2: 'a', 3: 'b'}), ('file,a,b\n' + lines_of('1,0', '0,1', '0,0', '0,1', '1,0'), {0: 'a', 1: 'b', 3: 'b', 4: 'a'})])
 def test_tables_as_people_write_them(tmp_path, text, wanted):
     for number in range(6): picture(number).save(tmp_path/f'{number}.png')
     (tmp_path/'t.txt').write_text(text)
@@ -488,12 +512,18 @@ def test_tables_in_json(tmp_path, name, content):
     assert all(label == int(name[0]) % 2 for name, label in zip(data.names, data.labels)) and len(data.labels) == 6
 
 
+@pytest.mark.parametrize('titles', [('007', '7'), ('1', '1.0'), ('Cat', 'cat'), ('cat', 'cat.'), ('fish', '\ufb01sh')])
+def test_classes_that_are_nearly_written_alike_are_named(tmp_path, titles):
+    plain(tmp_path, (*titles, 'dog'))
+    assert f"differ only in case, in blanks or dots at an end, or in the zeros of a number: {titles[0]!r}, {titles[1]!r}" in read(tmp_path).notes[0]
+
+
 def test_names_in_a_table_of_another_system(tmp_path):
     "The accents of macOS, the letters of Windows, and a name that is in two splits"
     for part in ('train', 'test'):
         (tmp_path/part).mkdir()
         for number in range(4): picture(part == 'test', number).save(tmp_path/part/f'cafe\u0301{number}.png')
-    for encoding in ('utf8', 'cp1252', 'utf-16'):
+    for encoding in ('utf8', 'cp1252', 'utf-16', 'utf-16-le', 'utf-16-be'):
         (tmp_path/'t.csv').write_bytes(('file,label,split\n' + ''.join(f"café{number}.png,{('thé', 'tea')[number % 2]},{part}\n" for part in ('train', 'test') for number in range(4))).encode(encoding))
         data = read(tmp_path, labels='t.csv')
         assert (data.classes, data.labels.tolist(), data.train_count) == (('tea', 'thé'), [0, 0, 1, 1]*2, 4)
@@ -548,7 +578,8 @@ def test_masks_beside_the_pictures_are_no_pictures_of_the_class(tmp_path):
     ('image,finding\n' + lines_of('cat', 'dog', '"cat,dog"', 'cat', 'dog', 'cat'), 'several classes'), ('image,labels\n' + lines_of('cat', 'dog', 'dog cat', 'cat', 'dog', 'cat'), 'several classes'),
     ('image,age\n' + lines_of(*[number + 0.5 for number in range(12)]), 'measured numbers'), ('image,label,split\n' + lines_of(*['a,train', 'b,spare']*3), "split 'spare'"),
     ('image,label\n' + lines_of(*['crane, bird', 'crane, machine']*3), 'quotes'), ('image,cat,dog\n' + lines_of('1,0', '0,1', '1,1'), 'several classes'),
-    ('image,age\n' + lines_of(*range(20, 32)), 'another value for each'), ('lesion,image,dx,sex\n' + '\n'.join(f'L{number},{number},{("nv", "mel")[number % 2]},{("m", "f")[number//6]}' for number in range(12)), '--label-column dx')])
+    ('image,age\n' + lines_of(*range(20, 32)), 'another value for each'), ('image,label,label\n' + lines_of(*['a,x', 'b,y']*3), "2 columns called 'label'"), ('image,label\n0.png,a\0\n1.png,b', 'is no text'),
+    ('id,label\n0000,a\n0001,b', "The files are called such as '0.png', '1.png'"), ('PK\3\4\0', 'a workbook of Excel: save it as .csv'), ('lesion,image,dx,sex\n' + '\n'.join(f'L{number},{number},{("nv", "mel")[number % 2]},{("m", "f")[number//6]}' for number in range(12)), '--label-column dx')])
 def test_what_is_no_class_is_refused(tmp_path, text, said):
     for number in range(12): picture(number).save(tmp_path/f'{number}.png')
     (tmp_path/'t.csv').write_text(text)

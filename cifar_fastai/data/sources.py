@@ -67,7 +67,8 @@ def find_layout(files, labels, label_column, test_share):
     if flat: raise BadInput(f"{files.path} has no images under train/<class>/\n{hint}{EXPECTED}")
     classes = list(dict.fromkeys(title for name, (_, title) in place_without_splits(files).placed.items() if is_image(name)))
     packed = [name for name in names if name.lower().endswith(('.zip', '.tar', '.tgz', '.gz', '.7z', '.rar', '.parquet'))]
-    draw = f'It holds packed files, {some(packed, 2)}: unpack them first\n' if packed and not classes else hint if len(classes) < 2 else (f"If its {len(classes):,} folders of images ({', '.join(map(safe_text, classes[:3]))}{' …' if len(classes) > 3 else ''}) are the classes: "
+    book = next((name for name in names if name.lower().endswith(('.xlsx', '.xls', '.ods'))), '')
+    draw = f'It holds packed files, {some(packed, 2)}: unpack them first\n' if packed and not classes else f'If {safe_text(book)} says the classes: save it as .csv\n' if book and len(classes) < 2 else hint if len(classes) < 2 else (f"If its {len(classes):,} folders of images ({', '.join(map(safe_text, classes[:3]))}{' …' if len(classes) > 3 else ''}) are the classes: "
             "--test-share 0.2 draws a fifth of each for testing\n")
     raise BadInput(f"--data {files.path}: no train/ in this {files.kind} of {len(names):,} files, {sum(map(is_image, names)):,} of them images, "
                    f"such as {safe_text(names[0])!r}\n{draw}{EXPECTED}")

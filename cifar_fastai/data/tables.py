@@ -82,7 +82,7 @@ def place_by_table(
     result.how.append(f'the classes are those in {called}')
     if missing: result.how.append(f"{called} names {len(missing):,} {'file that is' if len(missing) == 1 else 'files that are'} not there: {some(missing, 2)}")
     for name in files.sizes:
-        if name not in result.placed and name not in result.left: result.left[name] = 'with the labels' if name in tables else f'without a row in {called}' if is_image(name) else OUTSIDE
+        if name not in result.placed and name not in result.left: result.left[name] = 'with the labels' if name in tables else f'without a row in {called}'
     return settle_drawn(result)
 
 def place_by_name(
@@ -97,7 +97,7 @@ def place_by_name(
     for name in files.sizes:
         title = class_key(re.sub(r'[\s._-]*\(?\d+\)?$', '', PurePosixPath(name).stem)) if is_image(name) else ''
         if title: result.placed[name] = folder_split(name), title
-        else: result.left[name] = 'without a class in its name' if is_image(name) else OUTSIDE
+        else: result.left[name] = 'without a class in its name' if is_image(name) else 'without the ending of a picture'
     return settle_drawn(result)
 
 def settle_drawn(result):
