@@ -17,6 +17,9 @@ from PIL import Image
 
 from cifar_fastai.base.commands import run_command
 from cifar_fastai.base.messages import BadInput
+from cifar_fastai.data.archives import open_files
+from cifar_fastai.data.sources import read_files
+from cifar_fastai.export import sources
 from cifar_fastai.export.classifier import Classifier
 from cifar_fastai.export.sources import Pictures
 from cifar_fastai.predict import main
@@ -115,6 +118,24 @@ def test_the_same_pictures_in_every_form(run, pictures, tmp_path, monkeypatch):
     grey = classifier(np.zeros((5, 9, 7), np.uint8)).logits
     np.testing.assert_allclose(grey, classifier(np.zeros((5, 9, 7, 3), np.uint8)).logits)
     assert abs(classifier(files, tta='mirror').logits - wanted).max() > 1e-4
+
+
+@pytest.mark.parametrize('packed', ['', 'zip', 'gztar'])
+def test_what_is_a_picture_is_what_the_training_reads(packed, tmp_path, monkeypatch):
+    place, opened = tmp_path/'set', []
+    for number, name in enumerate(['train/fists/1.png', 'train/fists/2', 'train/fists/3.jpg_large', 'train/fists/thumbs/1.png', 'train/thumbs/4.PNG', 'train/thumbs/5.v2', 'test/fists/6.png', 'test/thumbs/7']):
+        (place/name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new('RGB', (9, 9), (30*number, 9, 9)).save(place/name, 'png')
+    (place/'train'/'fists'/'cars.txt').write_text('BMW is a maker of cars, and this is a note about it.')
+    Image.new('RGB', (9, 9)).save(place/'train'/'fists'/'raw.dng', 'tiff')
+    wanted = read_files(open_files(place)).names.tolist()
+    path = Path(shutil.make_archive(str(tmp_path/'packed'), packed, place)) if packed else place
+    def seen(path, *rest): opened.append(Path(path).name); return open(path, *rest)
+    monkeypatch.setattr(sources, 'open', seen, raising=False)
+    pictures = Pictures([str(path)], ('fists', 'thumbs'))
+    assert sorted(item.name.removeprefix(f'{path}/') for item in pictures) == sorted(wanted) and len(wanted) == 7 and (pictures.count, pictures.others) == (7, 2)
+    assert sorted(opened) == ([path.name] if packed else sorted(('2', '3.jpg_large', '5.v2', '7', 'cars.txt', 'raw.dng')))  # a picture's ending is enough to list it
+    assert Pictures([str(place/'train'/'fists'/'2')]).count == 1 and len(list(Pictures([str(place)], ('fists',)))) == 4
 
 
 def official(folder, count):

@@ -148,10 +148,10 @@ def pass_over_made(
             for inner, folder in pairwise((name, *above)): inside[folder].add(inner)
     def holds_all(place): return counts[place] == counts[next((folder for folder in (place, *folders_above(place)) if split_of(folder.rpartition('/')[2])), '')]
     levels = {place for folder in doubtful if holds_all(place := folder.rpartition('/')[0]) and inside[place].isdisjoint(files.sizes)} - split_roots(names)
-    titles = {name.rpartition('/')[2] for place in levels for name in inside[place]}
-    classes = {folder for folder in doubtful & holding if folder.rpartition('/')[0] in levels} if any(title.lower() not in NO_TITLES for title in titles) else set()
-    files.pass_over(doubtful - classes, MADE)
-    return [f"read as a class beside {some(sorted(titles), 2)}: {some(sorted({folder.rpartition('/')[2] for folder in classes}))}"] if classes else []
+    beside = {name.rpartition('/')[2] for place in levels for name in inside[place]}
+    titles = {title for place, _, title in (folder.rpartition('/') for folder in doubtful & holding) if place in levels} if any(title.lower() not in NO_TITLES for title in beside) else set()
+    files.pass_over({folder for folder in doubtful if folder.rpartition('/')[0] not in levels or folder.rpartition('/')[2] not in titles}, MADE)
+    return [f"read as a class beside {some(sorted(beside), 2)}: {some(sorted(titles))}"] if titles else []
 
 # %% ../../nbs/03_data/03_layouts.ipynb #6e7ae191
 def place_by_folder(

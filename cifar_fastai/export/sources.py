@@ -59,8 +59,9 @@ class OneFile:
         yield Item(safe_text(self.name), self.path, label_by_folder([], self.classes, os.path.basename(os.path.dirname(os.path.abspath(self.path))))[0])
 
 def is_leftover(name, classes):
-    "Whether a file lies in a folder that a program may have made, and that is no class"
-    return any(folder.lower() in MAYBE_MADE and class_of(folder, classes) is None for folder in name.split('/')[:-1])
+    "Whether a file lies in a folder that a program may have made, and that is no class, or lies in one"
+    folders = name.split('/')[:-1]
+    return any(folder.lower() in MAYBE_MADE and (class_of(folder, classes) is None or any(class_of(above, classes) for above in folders[:place])) for place, folder in enumerate(folders))
 
 def begins_like_a_picture(path, name):
     "Whether a file that does not end like a picture is one; one that may not be read is none"
