@@ -206,6 +206,18 @@ def test_what_only_begins_like_a_picture_is_named_and_stops_nothing(tmp_path):
     assert rows(read(tmp_path))['train', 'cat']['left_out'] == {'of another kind (.txt)': 1, 'camera raw files, or TIFF pictures with the ending .dng: these are read as .tif': 1}
 
 
+def test_pictures_without_endings_have_classes_in_names_tables_and_folders_too(tmp_path):
+    for number in range(8):
+        for place in (tmp_path/'names'/f"{('cat', 'dog')[number % 2]}_{number}", tmp_path/'table'/f'{number}', tmp_path/'folders'/('cat', 'dog')[number % 2]/f'{number}'):
+            place.parent.mkdir(parents=True, exist_ok=True)
+            picture(number).save(place, 'png')
+    (tmp_path/'table'/'t.csv').write_text('file,label\n' + ''.join(f"{number},{('cat', 'dog')[number % 2]}\n" for number in range(8)))
+    for name, labels in (('names', 'names'), ('table', ''), ('folders', '')):
+        data = read(tmp_path/name, labels=labels, test_share=0.3)
+        assert data.classes == ('cat', 'dog') and len(data.labels) == 8
+    refused(tmp_path/'folders', 'cat, dog(.|\n)*--test-share')
+
+
 def test_pictures_that_lie_side_by_side_have_no_classes(tmp_path):
     for number in range(6): picture(number).save(tmp_path/f'{number}.png')
     refused(tmp_path, 'no folders of classes(.|\n)*--labels FILE', test_share=0.3)
@@ -579,7 +591,8 @@ def test_masks_beside_the_pictures_are_no_pictures_of_the_class(tmp_path):
     ('image,age\n' + lines_of(*[number + 0.5 for number in range(12)]), 'measured numbers'), ('image,label,split\n' + lines_of(*['a,train', 'b,spare']*3), "split 'spare'"),
     ('image,label\n' + lines_of(*['crane, bird', 'crane, machine']*3), 'quotes'), ('image,cat,dog\n' + lines_of('1,0', '0,1', '1,1'), 'several classes'),
     ('image,age\n' + lines_of(*range(20, 32)), 'another value for each'), ('image,label,label\n' + lines_of(*['a,x', 'b,y']*3), "2 columns called 'label'"), ('image,label\n0.png,a\0\n1.png,b', 'is no text'),
-    ('id,label\n0000,a\n0001,b', "The files are called such as '0.png', '1.png'"), ('PK\3\4\0', 'a workbook of Excel: save it as .csv'), ('lesion,image,dx,sex\n' + '\n'.join(f'L{number},{number},{("nv", "mel")[number % 2]},{("m", "f")[number//6]}' for number in range(12)), '--label-column dx')])
+    ('id,label\n0000,a\n0001,b', "The files are called such as '0.png', '1.png'"), ('PK\3\4\0', 'a workbook of Excel: save it as .csv'),
+    ('image,label\n0.png,"a\n1.png,b\n2.png,a\n3.png,"b"\n' + lines_of(*'ab'), 'line break(.|\n)*quote'), ('lesion,image,dx,sex\n' + '\n'.join(f'L{number},{number},{("nv", "mel")[number % 2]},{("m", "f")[number//6]}' for number in range(12)), '--label-column dx')])
 def test_what_is_no_class_is_refused(tmp_path, text, said):
     for number in range(12): picture(number).save(tmp_path/f'{number}.png')
     (tmp_path/'t.csv').write_text(text)

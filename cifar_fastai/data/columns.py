@@ -258,7 +258,8 @@ def check_titles(
     column:str, # The column's name
     count:int, # Rows in it
 )->None:
-    "Refuse what is no class: several classes in a cell, measured numbers, or another for each picture"
+    "Refuse what is no class: several classes or lines in a cell, measured numbers, or another for each picture"
+    if torn := next((title for title in sorted(titles) if '\n' in title), ''): raise BadInput(f'{table} has a class with a line break in its column {column!r}: {torn[:60]!r}\nIs a quote before it not closed?')
     for mark in '|;, ' if column.strip().lower() in ('labels', 'tags', 'classes', 'categories') else '|;,':
         parts = {title: {part.strip() for part in title.split(mark)} for title in sorted(titles)}
         counts = Counter(part for found in parts.values() for part in found)

@@ -212,7 +212,7 @@ def other_kind(
     if data[4:8] == b'ftyp' and data[8:12] in (b'heic', b'heix', b'hevc', b'heim', b'heis', b'mif1', b'msf1'): return 'HEIC pictures, which are not read: save them as JPEG'
     if data[4:8] == b'ftyp' and data[8:12] in (b'avif', b'avis'): return 'AVIF pictures, which this Pillow does not read'
     if data.startswith(b'version https://git-lfs'): return 'pointers of Git LFS, not the pictures: git lfs pull fetches these'
-    if data[:200].lstrip(b'\xef\xbb\xbf \r\n\t')[:5].lower() in (b'<!doc', b'<html'): return 'web pages'
+    if data[:200].lstrip(b'\xef\xbb\xbf \r\n\t')[:5].lower() in (b'<!doc', b'<html'): return 'web pages, not pictures'
     ending = PurePosixPath(name).suffix.lower()
     if data[:4] in _TIFF: return 'TIFF pictures of a kind that is not read: save them as 8-bit RGB' if is_image(name) or not ending else f'camera raw files, or TIFF pictures with the ending {ending}: these are read as .tif'
     return f'of another kind ({ending})' if ending else 'of another kind'

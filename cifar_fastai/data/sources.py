@@ -21,7 +21,7 @@ from ..base.files import checksum, whole_file
 from ..recipes.recipe import IN_NAMES
 from .archives import EXPECTED, Files, open_files, refuse_unreadable
 from .names import safe_text, some
-from .layouts import Placement, class_roots, pass_over_made, place_by_folder, place_class_first, place_without_splits, settle_splits, shallowest, split_roots
+from .layouts import Placement, class_roots, pass_over_made, picture_names, place_by_folder, place_class_first, place_without_splits, settle_splits, shallowest, split_roots
 from .formats import is_image
 from .tables import label_by_tables, lying_tables, named_table, place_by_name, place_by_table, table_split
 from .folders import read_placed
@@ -65,12 +65,13 @@ def find_layout(files, labels, label_column, test_share):
     named = {title for _, title in place_by_name(files).placed.values()}
     hint = f"If their names say the classes ({some(sorted(named), 3)}): --labels names\n" if 1 < len(named) < sum(map(is_image, names))/2 else ''
     if flat: raise BadInput(f"{files.path} has no images under train/<class>/\n{hint}{EXPECTED}")
-    classes = list(dict.fromkeys(title for name, (_, title) in place_without_splits(files).placed.items() if is_image(name)))
+    placed, count = place_without_splits(files).placed, sum(map(is_image, names))
+    classes = list(dict.fromkeys(placed[name][1] for name in picture_names(files) if name in placed))
     packed = [name for name in names if name.lower().endswith(('.zip', '.tar', '.tgz', '.gz', '.7z', '.rar', '.parquet'))]
     book = next((name for name in names if name.lower().endswith(('.xlsx', '.xls', '.ods'))), '')
-    draw = f'It holds packed files, {some(packed, 2)}: unpack them first\n' if packed and not classes else f'If {safe_text(book)} says the classes: save it as .csv\n' if book and len(classes) < 2 else hint if len(classes) < 2 else (f"If its {len(classes):,} folders of images ({', '.join(map(safe_text, classes[:3]))}{' …' if len(classes) > 3 else ''}) are the classes: "
+    draw = f'It holds packed files, {some(packed, 2)}: unpack them first\n' if packed and not count else f'If {safe_text(book)} says the classes: save it as .csv\n' if book and len(classes) < 2 else hint if len(classes) < 2 else (f"If its {len(classes):,} folders of images ({', '.join(map(safe_text, classes[:3]))}{' …' if len(classes) > 3 else ''}) are the classes: "
             "--test-share 0.2 draws a fifth of each for testing\n")
-    raise BadInput(f"--data {files.path}: no train/ in this {files.kind} of {len(names):,} files, {sum(map(is_image, names)):,} of them images, "
+    raise BadInput(f"--data {files.path}: no train/ in this {files.kind} of {len(names):,} files, {count:,} of them images, "
                    f"such as {safe_text(names[0])!r}\n{draw}{EXPECTED}")
 
 def read_files(
