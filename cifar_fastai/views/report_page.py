@@ -9,7 +9,6 @@ __all__ = ['MOST_CELLS', 'LEVELS', 'LIMIT', 'FIRST', 'PAGE_SCRIPTS', 'class_rows
            'history_table', 'finder_of', 'changes_notice', 'reviews_of', 'run_values', 'write_run_report']
 
 # %% ../../nbs/10_views/06_report_page.ipynb #i78a5651
-import cifar_fastai
 import dataclasses, math
 from collections.abc import Callable
 from functools import cache
@@ -157,7 +156,7 @@ def render(values, interpretation):
     "The page, its pictures in the room that is left"
     heat, no_heat = attempt('heatmaps', lambda: heat_data(interpretation)) if interpretation else (None, '')
     answer = answer_values(interpretation, heat) if interpretation else None
-    def draw(explorer): return fill_page('report.html', PAGE_SCRIPTS, ('base.css', 'report.css'), explorer=explorer, answer=answer, version=cifar_fastai.__version__, **values)
+    def draw(explorer): return fill_page('report.html', PAGE_SCRIPTS, ('base.css', 'report.css'), explorer=explorer, answer=answer, **values)
     text = draw(None)
     return text if interpretation is None else draw(pictures_values(interpretation, len(text.encode('utf-8', 'replace')), heat, no_heat, values['heading']))
 
