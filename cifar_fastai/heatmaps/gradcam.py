@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['METHODS', 'SLOW_METHODS', 'CLASSLESS_METHODS', 'TARGETS', 'Evidence', 'heat_class', 'evidence', 'mend_package',
-           'scale_once', 'AblationLast', 'stand_in', 'cut_graph', 'copy_output', 'channels_first', 'explainer',
-           'check_images', 'check_actual', 'batch_limit', 'heatmaps', 'is_dead', 'class_evidence', 'hold_output']
+           'scale_once', 'AblationLast', 'stand_in', 'cut_graph', 'copy_output', 'explainer', 'check_images',
+           'check_actual', 'batch_limit', 'heatmaps', 'is_dead', 'class_evidence', 'hold_output']
 
 # %% ../../nbs/02_heatmaps/01_gradcam.ipynb #i6bbcc46
 from contextlib import ExitStack, contextmanager
@@ -15,7 +15,7 @@ from pytorch_grad_cam import AblationCAM, AblationLayer, EigenCAM, GradCAM, Grad
 from pytorch_grad_cam.utils.svd_on_activations import get_2d_projection_with_sign_correction
 from torch import nn
 from ..base.messages import BadInput, one_of
-from .prepared import find_layer, prepare
+from .prepared import channels_first, find_layer, prepare
 
 # %% ../../nbs/02_heatmaps/01_gradcam.ipynb #73179645
 METHODS = {'gradcam': GradCAM, 'gradcam++': GradCAMPlusPlus, 'hirescam': HiResCAM, 'layercam': LayerCAM,
@@ -94,13 +94,6 @@ def stand_in(module, kind=AblationLayer):
 
 def cut_graph(module, inputs, output): return output if output.requires_grad else output.detach().requires_grad_()
 def copy_output(module, inputs, output): return output.clone()
-
-def channels_first(layout, shape):
-    "The package's `reshape_transform` for a layer whose output, as (N, C, H, W), has this shape; tokens that are no place, at the front, go"
-    if layout == 'first': return None
-    height, width = shape[2:]
-    if layout == 'last': return lambda output: output.movedim(-1, 1)
-    return lambda output: output[:, -height*width:].unflatten(1, (height, width)).movedim(-1, 1)
 
 @contextmanager
 def explainer(ready, method, module, layout, shape):
@@ -187,9 +180,9 @@ def class_evidence(
             batch = check_images(images).to(ready.device, torch.float32).clone()
             if not held:
                 _, module, layout, shape = find_layer(ready, layer, batch[:2])
-                first = channels_first(layout, shape) or (lambda output: output)
+                first = channels_first(layout, shape)
                 stack.callback(module.register_forward_hook(lambda *call: hold_output(held, *call)).remove)
-            logits = ready(batch)
+            logits = ready.classify(batch)
             places, output = first(held[-1].detach()), held[-1]
             wanted = torch.as_tensor(classes).to(ready.device)
             for number in range(wanted.shape[1]):
