@@ -54,7 +54,7 @@ FAULTS = [
           'test_gradcam.py -k "peak_lies and size0 and hirescam"'),
     Fault('smoothing over changed pictures does nothing', 'heatmaps', 'heatmaps/gradcam.py', 'cam(batch, wanted, aug_smooth, eigen_smooth)', 'cam(batch, wanted, False, eigen_smooth)',
           'test_gradcam.py::test_smoothing'),
-    Fault('noise is stretched to a map', 'heatmaps', 'heatmaps/gradcam.py', 'alive = (peak > 1e-7*size) & (np.ptp(raw, (1,2)) > 1e-5*peak)', 'alive = peak > 0', 'test_gradcam.py -k even_and_tiny'),
+    Fault('noise is stretched to a map', 'heatmaps', 'heatmaps/gradcam.py', 'return (peak > 1e-7*size) & (np.ptp(raw, (1, 2)) > 1e-5*peak)', 'return peak > 0', 'test_gradcam.py -k even_and_tiny'),
     Fault('a layer is read by its shape alone', 'heatmaps', 'heatmaps/prepared.py', 'max(good, key=lambda way: max(agrees[way], ENOUGH))', 'good[0]', 'test_gradcam.py -k "read_as_the_picture and channels_last"'),
     Fault('the sanity check compares a network with itself', 'heatmaps', 'heatmaps/checks.py', "heatmaps(other, images, 'actual'", "heatmaps(model, images, 'actual'",
           'test_heatmap_checks.py -k ignores_the_weights'),

@@ -556,9 +556,9 @@ def test_a_layer_is_read_as_the_picture_lies(name):
 
 
 def test_a_convolution_over_the_parts_of_patches_has_no_map():
-    model = Read(Then(nn.Conv2d(8, 8, 1), before=lambda maps: maps.unfold(2, 2, 2).unfold(3, 2, 2).flatten(4).flatten(2, 3)), (2, 3))
+    model = Read(Then(nn.Conv2d(8, 8, 1), before=lambda maps: maps.unfold(2, 2, 2).unfold(3, 2, 2).flatten(4).flatten(2, 3).mT), (2, 3))
     assert list(layer_names(model, 32)) == ['maps']
-    with pytest.raises(BadInput, match=r"layer 'layer' has no map: its output is \(8, 16, 4\)"): map_size(model, 32, 'layer')
+    with pytest.raises(BadInput, match=r"layer 'layer' has no map: its output is \(8, 4, 16\)"): map_size(model, 32, 'layer')
 
 
 def test_tokens_in_another_order_than_the_picture_s_are_refused():

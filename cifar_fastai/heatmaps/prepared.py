@@ -106,7 +106,7 @@ def prepare(
         yield ready
 
 # %% ../../nbs/02_heatmaps/00_prepared.ipynb #6433d39c
-ENOUGH, GUESSED = 0.1, 0.5 # agreement of a map with the picture that is enough, and that a grid needs which no convolution cut
+ENOUGH, GUESSED = 0.1, 0.5 # agreement of a map with the picture that is enough, and that one needs whose shape was not to be expected
 
 def disturb(image):
     "A picture, the same with noise in its upper right corner, and with noise in its lower left, shape (3, C, H, W); and where the noise is"
@@ -144,13 +144,14 @@ def possible_maps(shape, size, grids, convolution):
     "Each way to read an output as a map, with the agreement that it needs: where the channels are, `first`, `last` or those of `tokens`, and the shape as (N, C, H, W)"
     def fits(height, width): return abs(height*size[1] - width*size[0]) <= max(size)
     ways = {}
-    if len(shape) == 4 and (convolution or fits(*shape[2:])): ways['first', shape] = -1. if fits(*shape[2:]) else ENOUGH
+    if len(shape) == 4 and (convolution or fits(*shape[2:])): ways['first', shape] = -1. if fits(*shape[2:]) else GUESSED
     if len(shape) == 4 and fits(*shape[1:3]): ways['last', (shape[0], shape[3], *shape[1:3])] = -1.
     if len(shape) == 3:
         cut = [grid for grid in grids if 0 <= shape[1] - grid[0]*grid[1] <= 8]
         ways = {('tokens', (shape[0], shape[2], *grid)): ENOUGH if cut else GUESSED for grid in cut or guess_grids(shape[1], size)}
     return {way: least for way, least in ways.items() if way[1][2]*way[1][3] > 1}
 
+# %% ../../nbs/02_heatmaps/00_prepared.ipynb #a7c01e57
 class Layers:
     "A network's layers, as passes over a picture show them"
     def __init__(self, ready, images):
@@ -170,18 +171,18 @@ class Layers:
     def note(self, name, output):
         "Keep what an output is; of the ways to read it as a map, the one that agrees best with the picture"
         self.times[name] += 1
-        self.shapes.pop(name, None)
+        for kept in (self.shapes, self.maps): kept.pop(name, None)
         self.shapes[name] = shape = tuple(output.shape) if isinstance(output, torch.Tensor) else ()
         if shape[:1] != (3,) or not output.is_floating_point(): return
         convolution = has_convolution(self.modules[name])
         ways = possible_maps(shape, self.pictures.shape[2:], self.grids, convolution)
-        agrees = {way: agreement(channels_first(*way)(output), self.corners) for way in ways}
+        agrees = {way: agreement(channels_first(*way)(output), self.corners) if len(ways) > 1 or least > 0 else ENOUGH for way, least in ways.items()}
         good = [way for way in ways if agrees[way] >= ways[way]]
-        if good: self.maps[name] = max(good, key=lambda way: max(agrees[way], ENOUGH)) # where none agrees, as most layers are
-        elif ENOUGH in ways.values() and len(shape) == 3: self.maps[name], self.astray = next(iter(ways)), self.astray | {name}
+        if good: self.maps[name] = max(good, key=lambda way: max(agrees[way], ENOUGH)) # the first way, where none agrees
+        elif ENOUGH in ways.values(): self.maps[name], self.astray = next(iter(ways)), self.astray | {name}
         if convolution and self.maps.get(name, ('',))[0] == 'first': self.grids[shape[2:]] = None
 
-    def traced(self): return self.pictures.clone().requires_grad_()*1 # a leaf itself could not be changed in place
+    def traced(self): return self.pictures[1:].clone().requires_grad_()*1 # a leaf itself could not be changed in place
 
 # %% ../../nbs/02_heatmaps/00_prepared.ipynb #a7c01e54
 def unread_layers(layers):
@@ -203,7 +204,7 @@ def carries_all(layers, name):
 def layers_with_map(layers):
     "Of the layers with a map, name to (height, width) of those worth naming, in running order"
     modules, unread, order = layers.modules, unread_layers(layers), [name for name in layers.shapes if name in layers.maps]
-    convolutional = [name for name in order if has_convolution(modules[name])]
+    convolutional = [name for name in order if layers.maps[name][0] != 'tokens' and has_convolution(modules[name])]
     read = [name for name in order if layers.maps[name][0] != 'first' and name not in unread]
     turned = [name for name in read if has_norm(modules[name])] or [name for name in read if has_part(modules[name], nn.Linear)]
     later = convolutional and turned and order.index(convolutional[-1]) > order.index(turned[-1])

@@ -140,7 +140,8 @@ def image_side(
 )->int: # In pixels
     "How large the images are that the network gets"
     known = vars(loaders).get('data')
-    return known.image_size if known is not None else loaders.train.one_batch()[0].shape[-1]
+    if known is not None: return known.image_size
+    with keep_random_states(torch.device('cpu')): return loaders[-1].one_batch()[0].shape[-1]  # a look at the first would change its next batches
 
 def first_network(
     loaders:DataLoaders, # From `cifar_dataloaders`, or any of fastai's
