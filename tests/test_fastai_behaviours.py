@@ -34,7 +34,7 @@ from cifar_fastai.data.loaders import image_dataloaders
 from cifar_fastai.data.places import PLACES
 from cifar_fastai.interpretation.interpretation import CifarInterpretation
 from cifar_fastai.runs.folder import about_run
-from cifar_fastai.training.learner import cifar_learner, fit_recipe, image_side
+from cifar_fastai.training.learner import cifar_learner, fit_recipe
 from cifar_fastai.training.optimizers import NesterovSGD
 
 
@@ -334,12 +334,12 @@ def test_learner_and_loaders_of_two_libraries(pair, name):
     assert same(said[0], said[1]) and same(said[0], said[2])
 
 
-def test_the_size_of_somebody_else_s_images_is_found_without_a_trace(pair):
-    loaders = pair.their_loaders()
+def test_a_library_s_network_over_somebody_else_s_loaders_leaves_no_trace(pair):
+    recipe, loaders = dataclasses.replace(pair.recipe, arch='torchvision:resnet18', width='auto'), pair.their_loaders()
     loaders.valid.fake_l.generator = None
     before = loaders.train.rng.getstate(), torch.get_rng_state().tolist()
-    assert image_side(loaders) == image_side(pair.our_loaders()) == 16
-    assert (loaders.train.rng.getstate(), torch.get_rng_state().tolist()) == before
+    weights = [next(cifar_learner(each, recipe).model.parameters()) for each in (loaders, pair.our_loaders())]
+    assert (loaders.train.rng.getstate(), torch.get_rng_state().tolist()) == before and torch.equal(*weights)
 
 
 def test_what_needs_the_images_is_refused_over_other_loaders(pair):
