@@ -6,8 +6,8 @@
 __all__ = ['MOST_CELLS', 'LEVELS', 'LIMIT', 'FIRST', 'PAGE_SCRIPTS', 'class_rows', 'matrix_cells', 'confused_pairs',
            'classes_values', 'check_tables', 'trust_sentence', 'scaled_values', 'trust_values', 'first_tiles',
            'attempt', 'answer_values', 'pictures_values', 'render', 'shared_values', 'name_of_set', 'write_report',
-           'history_table', 'finder_of', 'lazy_interpretation', 'changes_notice', 'reviews_of', 'say_training',
-           'run_values', 'write_run_report']
+           'history_table', 'finder_of', 'last_note', 'lazy_interpretation', 'changes_notice', 'reviews_of',
+           'say_training', 'run_values', 'write_run_report']
 
 # %% ../../nbs/10_views/06_report_page.ipynb #i78a5651
 import cifar_fastai
@@ -29,7 +29,7 @@ from ..interpretation.marks import VERDICTS, class_names
 from ..interpretation.cautions import check_answers_given, check_calibration, check_counts, check_course
 from ..interpretation.interpretation import CifarInterpretation
 from ..runs.files import load_run, read_run, run_loaders
-from ..runs.interpreted import run_predictions
+from ..runs.interpreted import last_count, run_predictions
 from .pages import embedded_json, pack_array, fill_page, write_page
 from .report_facts import curve_charts, finder_chart, headline, learner_facts, learner_history
 from .report_facts import recipe_groups, reliability_chart, run_facts, run_numbers, run_warnings
@@ -193,7 +193,7 @@ def write_report(
                ('calibration error', percentage(interpretation.expected_calibration_error())), *([('epochs', str(len(history)))] if len(history) else [])]
     samples, no_samples = attempt('samples', lambda: sample_grids(learner.dls, interpretation.dl, measured.removesuffix(' set')))
     values = dict(first=changes_notice((getattr(getattr(learner.dls, 'data', None), 'changes', None) or {}).get('test_labels')), reviews=[], heading=file_text(title or f'{facts[0][1][0][1]} on {Path(learner.dls.path).resolve().name}'), lead=lead or f'a fastai Learner, looked at over its {measured}', numbers=numbers,
-                  warnings=check_answers_given(kept) + check_course(history, MEASURED[valid_is], len(kept)) + check_calibration(kept) + check_counts(kept, measured), groups=[], command='', facts=facts, charts=curve_charts(history, valid_is, step_table(learner)), history=history_table(history, valid_is),
+                  warnings=check_answers_given(kept) + check_course(history, MEASURED[valid_is], len(kept)) + check_calibration(kept) + check_counts(kept, measured), groups=[], command='', last_note='', facts=facts, charts=curve_charts(history, valid_is, step_table(learner)), history=history_table(history, valid_is),
                   finder=None, samples=samples or [], no_samples=no_samples, missing='', reading=reading_values(getattr(getattr(learner.dls, 'data', None), 'read', None)), **shared_values(interpretation, checks, measured))
     write_page(path, render(values, interpretation))
     return path
@@ -212,6 +212,13 @@ def finder_of(record):
     if not (record.path/'lr_find.csv').is_file(): return None, None
     curve, resolved = pd.read_csv(record.path/'lr_find.csv'), record.about.get('resolved') or {}
     return curve, finder_chart(curve, resolved.get('suggestions') or {}, resolved.get('suggestion') or '')
+
+def last_note(record):
+    "Why the last epoch and the result differ, where they do"
+    counted, images = last_count(record), record.metrics.get('test_images') or 0
+    right = round(record.metrics.get('test_accuracy', 0)*images)
+    if counted in (None, right): return ''
+    return f"The last epoch counts {thousands(counted)} right, the result {thousands(right)}: the one computes in {record.about['resolved'].get('precision', 'less')}, the other in fp32."
 
 def lazy_interpretation(record, loaders):
     "The interpretation of a run, over data that are read once and only when a picture is wanted"
@@ -256,7 +263,7 @@ def write_run_report(
     (curve, finder), (reading, _) = finder_of(record), attempt('the table of what was read', lambda: run_reading(record.path, (record.about.get('data') or {}).get('counts', {})))
     samples, no_samples = attempt('samples', lambda: sample_grids(loaders(), loaders().test, seed=record.recipe.seed))
     values = dict(run_values(record, interpretation), warnings=[*reading_warnings(record.metrics, reading), *run_warnings(record, None if interpretation is None else interpretation.kept, curve, (reading or {}).get('training', 0))],
-                  reading=reading, history=history_table(record.history, record.metrics.get('valid_is', 'test')), finder=finder,
+                  reading=reading, history=history_table(record.history, record.metrics.get('valid_is', 'test')), last_note=last_note(record), finder=finder,
                   charts=curve_charts(record.history, record.metrics.get('valid_is', 'test'), record.steps), samples=samples or [], no_samples=no_samples, missing=missing,
                   **shared_values(interpretation, checks, 'test set', record.metrics))
     text, mark = render(values, interpretation), 'id="explorer-data"'
