@@ -95,8 +95,9 @@ def omission_text(kept, indices, groups):
     quality = '; '.join(f"the {name} ones {'as they are' if group.quality == 'lossless' else f'as JPEG of quality {group.quality}'}, "
                         f'{group.width}×{group.height}' for name, group in groups.items())
     if len(indices) == len(kept): return f'All {thousands(len(kept))} images are in this page ({quality}).'
-    return (f'{thousands(len(indices))} of {thousands(len(kept))} images are in this page, the largest losses first: {thousands(held)} of the '
-            f'{thousands(wrong)} wrong ones and {thousands(len(indices) - held)} right ones ({quality or "none fits"}). The others are left out for size.')
+    those = f'all {thousands(wrong)} wrong ones' if held == wrong else f'{thousands(held)} of the {thousands(wrong)} wrong ones'
+    return (f'{thousands(len(indices))} of {thousands(len(kept))} images are in this page, those of the largest losses: {those} and '
+            f'{thousands(len(indices) - held)} right ones ({quality or "none fits"}). The others are left out for size.')
 
 def explorer_data(
     interpretation:CifarInterpretation, # Over any Learner or run
@@ -252,14 +253,15 @@ def pair_sentence(
     heat:dict|None, # `heat_data`
     actual:int, # Index of a class
     predicted:int, # Index of the class that it is taken for
+    back:bool=False, # Count the errors of the other direction too
 )->str: # '' where too few of these errors have maps
     "Why two classes are mixed up, as far as the heat tells: on which places the network finds each of them"
     errors, shared = shared_evidence(kept, heat)
-    inside = in_pair(kept, errors, actual, predicted)
+    inside = in_pair(kept, errors, actual, predicted) | back & in_pair(kept, errors, predicted, actual)
     own, others = shared[inside], shared[~inside]
     if len(own) < 3: return ''
     names = class_names(kept)
-    said = f'On {thousands(len(own))} such images, {percentage(own.mean(), 0)} of the evidence for {names[predicted]} lies on the same places as the evidence for {names[actual]}'
+    said = f'On {thousands(len(own))} such images, {percentage(own.mean(), 0)} of the evidence for {names[predicted]} lies on the same places as that for {names[actual]}'
     if len(others) < 3: return said
     said = f'{said}; in other errors it is {percentage(others.mean(), 0)}'
     gap, error = own.mean() - others.mean(), (own.var(ddof=1)/len(own) + others.var(ddof=1)/len(others))**0.5

@@ -21,6 +21,7 @@ from ..base.wording import MEASURED, percent, percentage, thousands, with_interv
 from ..base.files import read_json
 from ..base.steps import step_table
 from ..recipes.options import command_again
+from ..heatmaps.checks import SAME
 from ..interpretation.predictions import ClassifiedImages, calibration_bins, class_table, confusion, expected_calibration_error
 from ..interpretation.predictions import report_text
 from ..interpretation.inference import steady_loader
@@ -81,7 +82,7 @@ def check_tables(
         tables.append(dict(title='Faithfulness', note='how much more the network loses when the pixels that a map marks are taken away than when the others are (ROAD): 0 is chance, 0.5 the most there is', heads=['map', 'ROAD', 'more than a random map', 'verdict'],
             rows=[[row['map'], with_interval(row.get('road')), with_interval(row.get('gain')), row.get('verdict', '')] for row in checks['faithfulness']]))
     if checks.get('sanity'):
-        tables.append(dict(title='Sanity', note='the maps of this network against those of the same network with random weights: where maps show what was learnt, their rank correlation is near 0', heads=['map', 'correlation', 'verdict'],
+        tables.append(dict(title='Sanity', note=f'the maps of this network against those of the same network with random weights: maps that show what was learnt have a rank correlation near 0, and follow the weights where its interval ends below {SAME:g}', heads=['map', 'correlation', 'verdict'],
             rows=[[row['map'], with_interval(row.get('correlation')), row.get('verdict', '')] for row in checks['sanity']]))
     return tables
 
@@ -139,7 +140,7 @@ def answer_values(interpretation, heat):
     both = np.triu(matrix + matrix.T, 1)
     most = np.unravel_index(both.argmax(), both.shape)
     return dict(pair=dict(pair, there=names[places[0]], back=names[places[1]], of=int(matrix[places[0]].sum()), reverse=int(matrix[places[::-1]]), shown=shown,
-                          both=None if both[most] == both[tuple(sorted(places))] else dict(names=[names[place] for place in most], places=[int(place) for place in most], counts=[int(matrix[most]), int(matrix[most[::-1]])]),
+                          both=None if both[most] == both[tuple(sorted(places))] else dict(names=[names[place] for place in most], places=[int(place) for place in most], counts=[int(matrix[most]), int(matrix[most[::-1]])], why=pair_sentence(kept, heat, *most, back=True)),
                           why=pair_sentence(kept, heat, *places)), errors=errors)
 
 def pictures_values(interpretation, base, heat, no_heat, name):
@@ -215,8 +216,7 @@ def finder_of(record):
 
 def last_note(record):
     "Why the last epoch and the result differ, where they do"
-    counted, images = last_count(record), record.metrics.get('test_images') or 0
-    right = round(record.metrics.get('test_accuracy', 0)*images)
+    counted, right = last_count(record), round((record.metrics.get('test_accuracy') or 0)*(record.metrics.get('test_images') or 0))
     if counted in (None, right): return ''
     return f"The last epoch counts {thousands(counted)} right, the result {thousands(right)}: the one computes in {record.about['resolved'].get('precision', 'less')}, the other in fp32."
 
