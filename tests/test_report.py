@@ -184,8 +184,8 @@ def test_the_typical_errors_of_a_pair_are_those_whose_heat_is_like_the_mean(monk
     kept = ClassifiedImages(np.stack([losses, losses*0, losses*0 - 9], 1).astype(np.float32), np.array([1]*6), np.arange(6).astype(str), ('ant', 'bee', 'cat'))
     of = of_arrays(kept, np.zeros((6, 8, 8, 3), np.uint8), run)
     heat = {'maps': alike(dict(enumerate(shared)))}  # their mean is 0.46
-    assert report_images.worst_errors(of, heat, 3, (1, 0)) == [4, 1, 3] and report_images.worst_errors(of, heat, 3) == report_images.worst_errors(of, None, 3, (1, 0)) == [5, 4, 3]
-    assert report_images.worst_errors(of, heat, 3, (1, 2)) == []
+    assert report_images.worst_errors(of, heat, (1, 0)) == [4, 1, 3] and report_images.worst_errors(of, heat) == report_images.worst_errors(of, None, (1, 0)) == [5, 4, 3]
+    assert report_images.worst_errors(of, heat, (1, 2)) == []
 
 
 def test_the_pair_of_both_ways_is_named_where_it_is_another(run):

@@ -198,23 +198,21 @@ def shown_error(interpretation, heat, index):
 def worst_errors(
     interpretation:CifarInterpretation, # Over any Learner or run
     heat:dict|None=None, # `heat_data`
-    count:int=3, # How many
     pair:tuple|None=None, # Indices of an actual and a predicted class: their errors only, those first whose heat is most like the others'
 )->list[dict]: # index, actual, predicted, sure, share, small, and views: src, words
-    "The errors of the largest losses, or the typical ones of a pair, with their heat"
+    "Three errors, those of the largest losses or the typical ones of a pair, with their heat"
     kept = interpretation.kept
     wrong = np.flatnonzero(~kept.right)
     order = wrong[np.argsort(-kept.losses[wrong], kind='stable')]
     if pair:
         order, (errors, shared) = order[in_pair(kept, order, *pair)], shared_evidence(kept, heat)
         inside = in_pair(kept, errors, *pair)
-        if inside.sum() >= count: order = errors[inside][np.argsort(abs(shared[inside] - shared[inside].mean()), kind='stable')]
-    return [shown_error(interpretation, heat, int(index)) for index in order[:count]]
+        if inside.sum() >= 3: order = errors[inside][np.argsort(abs(shared[inside] - shared[inside].mean()), kind='stable')]
+    return [shown_error(interpretation, heat, int(index)) for index in order[:3]]
 
 def judged_maps(
     interpretation:CifarInterpretation, # Over any Learner or run
     checks:dict, # heatmap_checks.json
-    count:int=4, # Images
 )->dict|None: # images: src, words; rows: method, verdict, and pictures: src, words. None where no method was checked
     "The maps that the checks of heatmaps judge, on a few of the images that they looked at"
     kept, names = interpretation.kept, class_names(interpretation.kept)
@@ -223,7 +221,7 @@ def judged_maps(
     looked = np.sort(np.random.default_rng(checks.get('seed', 0)).permutation(len(kept))[:checks['images']])
     looked = looked[np.argsort(kept.right[looked], kind='stable')]
     first = np.sort(np.unique(kept.targets[looked], return_index=True)[1])  # of each class
-    indices = np.concatenate([looked[first], np.delete(looked, first)])[:count]
+    indices = np.concatenate([looked[first], np.delete(looked, first)])[:4]
     images = interpretation.images(indices)
     words = [f'{names[kept.targets[index]]}' + ('' if kept.right[index] else f' taken for {names[kept.predicted[index]]}') for index in indices]
     rows = [dict(method=method, verdict=verdict, pictures=[heat_picture(*pair) for pair in zip(images, interpretation.heatmaps(indices, 'predicted', method, checks.get('layer')))])
