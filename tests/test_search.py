@@ -180,6 +180,12 @@ def test_a_trial_that_diverges_is_pruned_and_one_that_cannot_be_had_fails_and_bo
     with pytest.raises(BadInput, match='the first 3 trials failed: no such file'): table_of(search, tiny_data, tmp_path/'all', 9)
 
 
+def test_a_recipe_that_cannot_be_fails_its_trial_and_no_other(search, tiny_data, tmp_path, pretended):
+    found = table_of(dataclasses.replace(search, space=space_of('ema=0,0.9', 'lookahead=0,5', 'lr=0.01..1'), searcher='random', pruner='none'), tiny_data, tmp_path, 8)
+    both = (found.ema > 0) & (found.lookahead > 0)
+    assert both.any() and (found.state == both.map({True: 'fail', False: 'complete'})).all() and found.why[both].str.contains('both smooth the weights').all()
+
+
 def test_what_the_machine_refuses_leaves_the_trial_to_go_on(search, tiny_data, tmp_path, monkeypatch, pretended):
     def full(*_, **__): raise OSError(28, 'No space left on device')
     monkeypatch.setattr(trials, 'train_session', full)
