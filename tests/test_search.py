@@ -25,6 +25,7 @@ from cifar_fastai.runs.files import read_run
 from cifar_fastai.search import trials
 from cifar_fastai.search.__main__ import main
 from cifar_fastai.search.naming import holdout_noise
+from cifar_fastai.search.page import curve_strands
 from cifar_fastai.search.searching import search_recipes, set_images_aside
 from cifar_fastai.search.space import Range, field_to_vary
 from cifar_fastai.search.trials import Search, open_search, run_trials, trial_table
@@ -184,6 +185,12 @@ def test_a_recipe_that_cannot_be_fails_its_trial_and_no_other(search, tiny_data,
     found = table_of(dataclasses.replace(search, space=space_of('ema=0,0.9', 'lookahead=0,5', 'lr=0.01..1'), searcher='random', pruner='none'), tiny_data, tmp_path, 8)
     both = (found.ema > 0) & (found.lookahead > 0)
     assert both.any() and (found.state == both.map({True: 'fail', False: 'complete'})).all() and found.why[both].str.contains('both smooth the weights').all()
+
+
+def test_a_search_without_an_epoch_is_drawn_without_a_word(search, tiny_data, tmp_path, capfd):
+    study = open_search(search, tiny_data, EPOCHS, tmp_path)
+    capfd.readouterr()
+    assert curve_strands(study) is None and capfd.readouterr().err == ''
 
 
 def test_what_the_machine_refuses_leaves_the_trial_to_go_on(search, tiny_data, tmp_path, monkeypatch, pretended):
