@@ -221,16 +221,6 @@ def test_what_was_read_has_a_row_a_class_and_says_what_was_used():
     assert found['how'] == ['10 of 17 training images were trained on', 'as it is'] and reading_values(read, dict(train=17))['how'] == ['as it is']
 
 
-def test_a_wheel_holds_the_pages(tmp_path):
-    import subprocess, sys, zipfile
-    from pathlib import Path
-    root = Path(__file__).parents[1]
-    source = shutil.copytree(root, tmp_path/'source', ignore=shutil.ignore_patterns('.venv', '.git', 'runs', 'build', 'dist', '*.egg-info'))
-    subprocess.run([sys.executable, 'setup.py', '-q', 'bdist_wheel', '-d', str(tmp_path)], cwd=source, check=True, capture_output=True)
-    names = set(zipfile.ZipFile(next(tmp_path.glob('*.whl'))).namelist())
-    assert {f'cifar_fastai/views/assets/{path.name}' for path in (root/'cifar_fastai'/'views'/'assets').iterdir()} <= names
-
-
 def drawn_values(chart, line):
     "What the points of a line are worth, read off the frame and its ticks"
     def scale(ticks, places, number):

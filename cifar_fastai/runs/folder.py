@@ -21,7 +21,7 @@ from ..base.figures import plot_images, save_figure
 from ..base.steps import read_history, read_steps, step_table
 from ..recipes.recipe import recipe_to_dict
 from ..data.images import ImageData
-from ..data.loaders import Positions
+from ..data.positions import Positions
 from ..data.overlay import reading_of
 from ..models.networks import parameter_count
 from ..interpretation.inference import SeveralViews, run_inference, steady_loader

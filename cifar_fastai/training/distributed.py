@@ -20,7 +20,7 @@ from fastai.torch_core import num_distrib, rank_distrib
 from torch.nn.parallel import DistributedDataParallel
 from ..base.messages import BadInput, SaidElsewhere
 from ..base.randomness import keep_random_states, random_states, set_random_states
-from ..recipes.recipe import augmentation
+from ..recipes.choices import augmentation
 from .run_callback import ORDERS, RunCallback
 from .learner import CifarLearner
 from .stopping import ProcessLost

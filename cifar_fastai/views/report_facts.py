@@ -14,7 +14,8 @@ from fastai.learner import Learner
 from ..base.wording import MEASURED, duration, percentage, thousands, value_text
 from ..base.intervals import wilson_interval
 from ..base.steps import spread_places
-from ..recipes.recipe import FIELD_GROUPS, NETWORKS, recipe_fields
+from ..recipes.choices import NETWORKS
+from ..recipes.recipe import FIELD_GROUPS, recipe_fields
 from ..recipes.named import RECIPES
 from ..recipes.options import nearest_recipe
 from ..interpretation.predictions import ClassifiedImages, class_table, confusion
