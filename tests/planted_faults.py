@@ -167,7 +167,7 @@ FAULTS = [
     Fault('ticks stand beside other numbers', 'views', 'views/vector_charts.py', "return [(self.place(value), f'{100*value", "return [(self.place(self.high + self.low - value), f'{100*value", 'test_report.py -k "curves_lie or accuracy_lies"'),
     Fault('whiskers of reliability end at the bin', 'views', 'views/report_facts.py', 'full.accuracy.tolist(), full.low.tolist(), full.high.tolist(), True', 'full.accuracy.tolist(), full.accuracy.tolist(), full.high.tolist(), True',
           'test_report.py -k accuracy_lies'),
-    Fault('samples stand under the class of another', 'views', 'views/report_images.py', 'labels, seen = dataset_labels(train, where), dataset_labels(test, there)', 'labels, seen = dataset_labels(train, where), dataset_labels(test, there[::-1])',
+    Fault('samples stand under the class of another', 'views', 'views/report_images.py', 'for loader, indices in ((train, where), (test, there)))', 'for loader, indices in ((train, where), (test, there[::-1])))',
           'test_report.py -k samples_stand'),
     Fault("the page's heat for the actual class is that for the predicted", 'views', 'views/report_images.py', 'np.stack([kept.predicted[part], kept.targets[part]], 1)',
           'np.stack([kept.predicted[part], kept.predicted[part]], 1)', 'test_report.py -k every_error'),
