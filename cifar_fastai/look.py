@@ -36,18 +36,19 @@ def print_reading(read):
     "The table of what was read, and what lies elsewhere"
     from cifar_fastai.data.reading import table_text
     print(table_text(read))
-    for why, about in read['left_out'].items(): print(f"left out  {about['files']:,} {why}, such as {', '.join(about['such_as'][:3])}")
+    for why, about in read['left_out'].items(): print(f"left out  {about['files']:,} {why}, such as {', '.join(map(name_on_a_line, about['such_as'][:3]))}")
     for name, why in read['damaged'].items(): print(f'damaged   {name_on_a_line(name)}: {why}')
     for what, pairs in read['copies'].items():
-        for pair in pairs[:10]: print(f"{what}: {' = '.join(pair)}")
+        for pair in pairs[:10]: print(f"{what}: {' = '.join(map(name_on_a_line, pair))}")
 
 def look_by_options(options):
     from cifar_fastai.base.files import write_json
     from cifar_fastai.base.figures import save_figure
     from cifar_fastai.base.label_files import changes_lines
+    from cifar_fastai.data.names import data_name
     from cifar_fastai.data.overlay import reading_of
     from cifar_fastai.data.sources import load_images
-    place = Path(options.out or 'looks')/(Path(options.data).name.split('.')[0] or 'images')
+    place = Path(options.out or 'looks')/data_name(options.data)
     asked = {name: getattr(options, name) for name in FIELDS if hasattr(options, name)}
     try: data = load_images(options.data, **asked)
     except BadInput as error:

@@ -82,6 +82,18 @@ def test_a_known_folder_is_not_read_for_its_key(tmp_path, monkeypatch):
     with pytest.raises(AssertionError): cache.source_digest(path)
 
 
+def test_tables_beside_the_one_that_was_named_are_read_anew_when_they_change(tmp_path, monkeypatch):
+    monkeypatch.setenv('FASTAI_HOME', str(tmp_path/'home'))
+    (tmp_path/'pets').mkdir()
+    for number in range(8): picture(number).save(tmp_path/'pets'/f'{number}.png')
+    def write(name, titles, start): (tmp_path/name).write_text('file,label\n' + ''.join(f'{start + at}.png,{title}\n' for at, title in enumerate(titles)))
+    write('train.csv', 'abab', 0)
+    for titles in ('abab', 'baba'):
+        write('test.csv', titles, 4)
+        data = load_images(tmp_path/'pets', labels=str(tmp_path/'train.csv'))
+        assert [data.classes[data.labels[list(data.names).index(f'{number}.png')]] for number in range(4, 8)] == list(titles)
+
+
 # ---- names, links, machine-made folders --------------------------------------------------------------------------
 
 def test_names_that_are_no_unicode_stay_apart(tmp_path):

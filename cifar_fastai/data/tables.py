@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['folder_split', 'table_split', 'find_table', 'place_row', 'place_by_table', 'place_by_name', 'settle_drawn',
-           'label_by_tables', 'label_split', 'add_other_splits', 'named_table', 'is_table', 'lying_tables']
+           'label_by_tables', 'label_split', 'add_other_splits', 'tables_beside', 'named_table', 'is_table',
+           'lying_tables']
 
 # %% ../../nbs/03_data/06_tables.ipynb #bce61398
 import re
@@ -156,6 +157,12 @@ def add_other_splits(
     others = {table_split(one): one for one in sorted(names, reverse=True) if is_kin(PurePosixPath(one))} if table_split(name) else {}
     return [name, *(one for split, one in others.items() if split not in ('', table_split(name)))]
 
+def tables_beside(
+    path:Path, # A table
+)->list[Path]: # That table first
+    "A table, and those in its folder that are for the other splits"
+    return [path.parent/name for name in add_other_splits(path.name, [one.name for one in path.parent.iterdir() if one.is_file()])]
+
 def named_table(
     files:Files, # The files
     labels:str, # What was typed
@@ -163,7 +170,7 @@ def named_table(
     "The table that was asked for; raises `BadInput`"
     path = Path(labels).expanduser()
     if path.is_file() and not (files.kind == 'folder' and path.resolve().is_relative_to(files.path.resolve())):
-        return {one.name: one.read_bytes() for one in (path.parent/name for name in add_other_splits(path.name, [one.name for one in path.parent.iterdir() if one.is_file()]))}
+        return {one.name: one.read_bytes() for one in tables_beside(path)}
     within = path.resolve().relative_to(files.path.resolve()).as_posix() if path.is_file() else labels
     fits = [name for name in files.sizes if name == within] or [name for name in files.sizes if name.endswith(f'/{within}')]
     if len(fits) == 1: return dict(files.read(add_other_splits(fits[0], files.sizes)))

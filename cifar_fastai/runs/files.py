@@ -20,6 +20,7 @@ from ..base.messages import BadInput, notice
 from ..base.files import MANIFEST, check_file, read_json, way_to_run, whole_file, write_json
 from ..base.steps import read_history, read_steps
 from ..recipes.recipe import Recipe, recipe_from_dict
+from ..data.names import data_name
 from ..models.libraries import read_state
 
 # %% ../../nbs/09_runs/00_files.ipynb #74866c1a
@@ -30,7 +31,7 @@ def run_name(
     recipe:Recipe,
 )->str: # Such as `cifar10-resnet9-25-seed0`
     "A name from what tells runs apart most often"
-    data = Path(recipe.data).name.split('.')[0] or 'images'
+    data = data_name(recipe.data)
     schedule = '' if recipe.schedule == 'one_cycle' else f'-{recipe.schedule}'
     arch, epochs = recipe.arch.replace(':', '-'), '' if recipe.epochs == 'auto' else f'-{recipe.epochs}'
     fold = f"-fold{recipe.fold.replace('/', 'of')}" if recipe.fold else ''
