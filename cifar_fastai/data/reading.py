@@ -91,7 +91,7 @@ def layout_line(read):
     if short: said.append(f"of some classes only a part is read: {', '.join(short[:5])}{' …' if len(short) > 5 else ''}")
     forms = Counter(map(class_form, trained))
     alike = sorted(title for title in trained if forms[class_form(title)] > 1)
-    if alike: said.append(f'classes whose names differ only in case, in blanks or dots at an end, or in the zeros of a number: {some(alike)}')
+    if alike: said.append(f'classes whose names differ only in case, blanks, signs for blanks, dots at an end, or the zeros of a number: {some(alike)}')
     return '; '.join(said)
 
 def left_line(read):

@@ -15,7 +15,7 @@ from ..base.messages import BadInput
 from ..recipes.recipe import IN_NAMES
 from .archives import Files
 from .formats import is_image
-from .names import class_form, class_key, some, split_of
+from .names import class_key, match_class, some, split_of
 from .layouts import LOOSE, OUTSIDE, Placement, in_split, picture_names, place_without_splits
 from .columns import ENDINGS, LABELS, FileIndex, Table, choose_labels, find_files, is_called, part_of, read_table
 
@@ -116,23 +116,23 @@ def label_by_tables(
     found:Placement, # As the folders say
 )->Placement: # The same
     "Classes for the pictures of a split whose folders say none that `train/` has, by tables that lie among the files"
-    forms = {class_form(title): title for split, title in found.placed.values() if split == 'train'}
+    trained = tuple(sorted({title for split, title in found.placed.values() if split == 'train'}))
     for split in ('valid', 'test'):
         placed = [name for name, (which, _) in found.placed.items() if which == split]
-        if any(class_form(found.placed[name][1]) in forms for name in placed): continue
+        if any(match_class(found.placed[name][1], trained) for name in placed): continue
         mine = [name for name in [*placed, *(name for name, why in found.left.items() if why == LOOSE and in_split(name, found, split))] if is_image(name)]
         names = sorted((name for name in files.sizes if is_table(files, name)), key=lambda name: (name.count('/'), name))[:50] if mine else []
         for name, data in files.read(names):
-            if label_split(files, found, split, mine, forms, name, data): break
+            if label_split(files, found, split, mine, trained, name, data): break
     return found
 
-def label_split(files, found, split, mine, forms, name, data):
+def label_split(files, found, split, mine, trained, name, data):
     "Whether a table names the pictures of a split with classes of `train/`, which they get"
     index = FileIndex(mine)
     try: table, place = find_table(files, name, data, index)
     except BadInput: return False
     ours = [row for row in table.rows if len(index.find(row[table.files], place)) == 1]
-    def title_of(cell): return forms.get(class_form(cell)) or forms.get(class_form(cell.partition(' ')[0])) # ImageNet has boxes behind it
+    def title_of(cell): return match_class(class_key(cell), trained) or match_class(class_key(cell.partition(' ')[0]), trained) # ImageNet has boxes behind it
     fit = [at for at in range(len(table.columns)) if at != table.files and 1 < len({row[at] for row in ours}) and all(title_of(row[at]) for row in ours)]
     fit = [at for at in fit if is_called(table.columns[at], LABELS)] or fit
     if len(fit) != 1: return False
