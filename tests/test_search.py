@@ -26,8 +26,9 @@ from cifar_fastai.search import trials
 from cifar_fastai.search.__main__ import main
 from cifar_fastai.search.naming import holdout_noise
 from cifar_fastai.search.searching import search_recipes, set_images_aside
-from cifar_fastai.search.space import Range, field_to_vary
-from cifar_fastai.search.trials import Search, open_search, run_trials, trial_table
+from cifar_fastai.recipes.recipe import Recipe
+from cifar_fastai.search.space import Range, Search, field_to_vary
+from cifar_fastai.search.trials import open_search, run_trials, trial_table
 from cifar_fastai.training.stopping import GaveUp
 
 EPOCHS = 4
@@ -115,7 +116,7 @@ def test_a_condition_is_refused_by_name(text, capfd):
 def test_each_kind_of_field_is_drawn_from_its_space():
     space = space_of('lr=0.001..1:log', 'width=8..64:log', 'whiten=yes,no', 'augment=crop_flip,trivial', 'momentum=0.5..0.9', 'muon-steps=1,3')
     assert space == dict(lr=Range(0.001, 1., True), width=Range(8, 64, True, True), whiten=(True, False), augment=('crop_flip', 'trivial'), momentum=Range(0.5, 0.9), muon_steps=(1, 3))
-    assert trials.drawn_fields(space, dict(lr=0.000999999, width=9, whiten=True, augment='trivial', momentum=0.123456789, muon_steps=3)) == dict(lr=0.001, width=9, whiten=True, augment='trivial', momentum=0.5, muon_steps=3)
+    assert Search(Recipe(), space).fields(dict(lr=0.000999999, width=9, whiten=True, augment='trivial', momentum=0.123456789, muon_steps=3)) == dict(lr=0.001, width=9, whiten=True, augment='trivial', momentum=0.5, muon_steps=3)
 
 
 # The journal

@@ -149,7 +149,7 @@ class RayEngine(Workers):
         if not self.homes.get(id(run)):
             with tempfile.TemporaryDirectory() as room:
                 unpack_folder(content, Path(room))
-                self.homes[id(run)] = new_run_folder(self.runs, None, run.recipe, read_about(room))
+                self.homes[id(run)] = new_run_folder(self.runs, None, read_about(room))
         unpack_folder(content, Path(self.homes[id(run)]))
         return self.homes[id(run)]
 

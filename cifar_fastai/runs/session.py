@@ -155,7 +155,7 @@ def start_run(
     now = about_run(learner)
     if path: check_identity(path, about, now)
     else:
-        path, about = new_run_folder(out, name, recipe, now), now
+        path, about = new_run_folder(out, name, now), now
         keep_labels(path, learner)
     learner.path = path
     return learner, path, {**about, 'recipe': recipe_to_dict(recipe), 'by_hand': sorted({*about.get('by_hand', ()), *learner.by_hand})}

@@ -18,8 +18,8 @@ from ..data.images import ImageData
 from ..views.pages import fill_page, write_page
 from ..views.vector_charts import Axis, Line, line_chart
 from ..comparison.page import arm_bars
-from .space import PRUNERS, SEARCHERS, space_text
-from .trials import Search, trial_table
+from .space import PRUNERS, SEARCHERS, Search, space_text
+from .trials import trial_table
 from .naming import Named, holdout_noise
 
 # %% ../../nbs/12_search/03_page.ipynb #spg00006

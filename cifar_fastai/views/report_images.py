@@ -197,18 +197,16 @@ def shown_error(interpretation, heat, index):
 def worst_errors(
     interpretation:CifarInterpretation, # Over any Learner or run
     heat:dict|None=None, # `heat_data`
-    count:int=3, # How many
     pair:tuple|None=None, # Indices of an actual and a predicted class: their errors only
 )->list[dict]: # index, actual, predicted, sure, share, small, and views: src, words
-    "The errors of the largest losses with their heat"
+    "The three errors of the largest losses with their heat"
     kept = interpretation.kept
     wrong = np.flatnonzero(~kept.right & (pair is None or (kept.targets == pair[0]) & (kept.predicted == pair[1])))
-    return [shown_error(interpretation, heat, int(index)) for index in wrong[np.argsort(-kept.losses[wrong], kind='stable')][:count]]
+    return [shown_error(interpretation, heat, int(index)) for index in wrong[np.argsort(-kept.losses[wrong], kind='stable')][:3]]
 
 def judged_maps(
     interpretation:CifarInterpretation, # Over any Learner or run
     checks:dict, # heatmap_checks.json
-    count:int=4, # Images
 )->dict|None: # images: src, words; rows: method, verdict, and pictures: src, words. None where no method was checked
     "The maps that the checks of heatmaps judge, on a few of the images that they looked at"
     kept, names = interpretation.kept, class_names(interpretation.kept)
@@ -217,7 +215,7 @@ def judged_maps(
     looked = np.sort(np.random.default_rng(checks.get('seed', 0)).permutation(len(kept))[:checks['images']])
     looked = looked[np.argsort(kept.right[looked], kind='stable')]
     first = np.sort(np.unique(kept.targets[looked], return_index=True)[1])  # of each class
-    indices = np.concatenate([looked[first], np.delete(looked, first)])[:count]
+    indices = np.concatenate([looked[first], np.delete(looked, first)])[:4]
     images = interpretation.images(indices)
     words = [f'{names[kept.targets[index]]}' + ('' if kept.right[index] else f' taken for {names[kept.predicted[index]]}') for index in indices]
     rows = [dict(method=method, verdict=verdict, pictures=[heat_picture(*pair) for pair in zip(images, interpretation.heatmaps(indices, 'predicted', method, checks.get('layer')))])

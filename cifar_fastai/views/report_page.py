@@ -6,8 +6,7 @@
 __all__ = ['MOST_CELLS', 'LEVELS', 'LIMIT', 'FIRST', 'PAGE_SCRIPTS', 'class_rows', 'matrix_cells', 'confused_pairs',
            'classes_values', 'check_tables', 'trust_sentence', 'scaled_values', 'trust_values', 'first_tiles',
            'attempt', 'answer_values', 'pictures_values', 'render', 'shared_values', 'name_of_set', 'write_report',
-           'history_table', 'finder_of', 'lazy_interpretation', 'changes_notice', 'reviews_of', 'say_training',
-           'run_values', 'write_run_report']
+           'history_table', 'finder_of', 'changes_notice', 'reviews_of', 'run_values', 'write_run_report']
 
 # %% ../../nbs/10_views/06_report_page.ipynb #i78a5651
 import cifar_fastai
@@ -213,10 +212,6 @@ def finder_of(record):
     curve, resolved = pd.read_csv(record.path/'lr_find.csv'), record.about.get('resolved') or {}
     return curve, finder_chart(curve, resolved.get('suggestions') or {}, resolved.get('suggestion') or '')
 
-def lazy_interpretation(record, loaders):
-    "The interpretation of a run, over data that are read once and only when a picture is wanted"
-    return CifarInterpretation(run_predictions(record.path), lambda: load_run(record.path, loaders()), lambda: steady_loader(loaders().test))
-
 def changes_notice(about):
     "What stands above all where test labels were changed"
     return f"Test labels were changed, so the accuracy is not comparable with others: {changes_lines({'test_labels': about})[0]}." if about else ''
@@ -229,16 +224,13 @@ def reviews_of(folder):
         except BadInput: return 0
     return [(f"{name.removesuffix('.csv')}.html", f'{thousands(count(name))} {what} to look at') for name, what in words.items() if (folder/name).is_file() and count(name)]
 
-def say_training(record):
-    "How many images a run was trained on, where it says so"
-    count = (record.about.get('data') or {}).get('counts', {}).get('train')
-    return f'{thousands(count)} training images, ' if count else ''
-
 def run_values(record, interpretation):
     "What the head of the page says of a run"
-    recipe, name = record.recipe, (record.about.get('data') or {}).get('name') or record.recipe.data
+    recipe, data = record.recipe, record.about.get('data') or {}
+    count = data.get('counts', {}).get('train')
+    trained = f'{thousands(count)} training images, ' if count else ''
     known = {} if interpretation is None else dict(misclassified=interpretation.misclassified, ece=interpretation.expected_calibration_error())
-    return dict(first=changes_notice(record.metrics.get('test_labels')), reviews=reviews_of(record.path), heading=file_text(record.path.resolve().name), lead=f"{recipe.arch} on {name}, {say_training(record)}{record.about['resolved'].get('epochs', recipe.epochs)} epochs, {recipe.schedule.replace('_', '-')}",
+    return dict(first=changes_notice(record.metrics.get('test_labels')), reviews=reviews_of(record.path), heading=file_text(record.path.resolve().name), lead=f"{recipe.arch} on {data.get('name') or recipe.data}, {trained}{record.about['resolved'].get('epochs', recipe.epochs)} epochs, {recipe.schedule.replace('_', '-')}",
                 numbers=run_numbers({**record.metrics, **known}), groups=recipe_groups(record), command=command_again(recipe, (record.about.get('resolved') or {}).get('processes') or 1), by_hand=record.about.get('by_hand'), facts=run_facts(record))
 
 def write_run_report(
@@ -251,7 +243,8 @@ def write_run_report(
     record, missing = read_run(folder), ''
     path = Path(path or record.path/'report.html')
     loaders = cache(lambda: run_loaders(record)) if interpretation is None else lambda: interpretation.learn.dls
-    if interpretation is None: interpretation, missing = attempt('predictions', lambda: lazy_interpretation(record, loaders))
+    if interpretation is None: interpretation, missing = attempt('predictions', lambda: CifarInterpretation(  # over data that are read once, and only when a picture is wanted
+        run_predictions(record.path), lambda: load_run(record.path, loaders()), lambda: steady_loader(loaders().test)))
     checks = read_json(record.path/'heatmap_checks.json') if (record.path/'heatmap_checks.json').is_file() else None
     (curve, finder), (reading, _) = finder_of(record), attempt('the table of what was read', lambda: run_reading(record.path, (record.about.get('data') or {}).get('counts', {})))
     samples, no_samples = attempt('samples', lambda: sample_grids(loaders(), loaders().test, seed=record.recipe.seed))
