@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from .base.commands import Parser, add_option, add_out, make_folder, make_main, run_command
 from .base.messages import BadInput
-from .base.wording import name_on_a_line, value_text
+from .base.wording import data_name, name_on_a_line, value_text
 from .recipes.options import metavar
 from .recipes.recipe import DATA_FIELDS, recipe_fields
 
@@ -45,7 +45,6 @@ def look_by_options(options):
     from cifar_fastai.base.files import write_json
     from cifar_fastai.base.figures import save_figure
     from cifar_fastai.base.label_files import changes_lines
-    from cifar_fastai.data.names import data_name
     from cifar_fastai.data.overlay import reading_of
     from cifar_fastai.data.sources import load_images
     place = Path(options.out or 'looks')/data_name(options.data)

@@ -18,9 +18,10 @@ from pathlib import Path
 import numpy as np
 from ..base.messages import BadInput, notice
 from ..base.files import checksum, whole_file
+from ..base.wording import data_name
 from ..recipes.recipe import IN_NAMES
 from .archives import EXPECTED, Files, open_files, refuse_unreadable
-from .names import data_name, safe_text, some
+from .names import safe_text, some
 from .layouts import Placement, class_roots, pass_over_made, picture_names, place_by_folder, place_class_first, place_without_splits, settle_splits, shallowest, split_roots
 from .formats import is_image
 from .tables import label_by_tables, lying_tables, named_table, place_by_name, place_by_table, table_split, tables_beside

@@ -13,7 +13,7 @@ from ..base.commands import SWITCHES, Parser, add_flag, add_option, add_out, mak
 from ..base.label_files import JUDGED, check_share_columns, parse_condition, write_shares
 from ..base.messages import LINE, BadWords, say
 from ..base.rules import Name, Number
-from ..data.names import data_name
+from ..base.wording import data_name
 from ..recipes.named import RECIPES, read_recipe
 from ..recipes.options import add_recipe_options, recipe_from_options, typed_options
 
