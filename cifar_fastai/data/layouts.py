@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import PurePosixPath
 from ..base.messages import BadInput
-from .archives import BACK, EXPECTED, MADE, MAYBE_MADE, NOWHERE, Files, folders_above
+from .archives import BACK, MADE, MAYBE_MADE, NOWHERE, Files, folders_above
 from .formats import is_image
 from .names import EVALUATION, SPLITS, class_key, match_class, safe_text, some, split_of
 
