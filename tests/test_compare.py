@@ -348,9 +348,9 @@ def small_data(request):
         from cifar_fastai.data.images import image_data
         from cifar_fastai.data.sources import load_images
         data = load_images('cifar10')
-        places = np.r_[:200, 50_000:50_050]
-        return image_data(data.images[places], data.labels[places], data.classes, data.names[places], 200, name='cifar10')
-    return small_shapes(200, 50)
+        places = np.r_[:300, 50_000:50_050]
+        return image_data(data.images[places], data.labels[places], data.classes, data.names[places], 300, name='cifar10')
+    return small_shapes(300, 50)
 
 
 @pytest.mark.parametrize('name', PUBLISHED)
