@@ -145,6 +145,7 @@ def test_a_constant_rate_may_go_on_for_longer(tiny_folder, tiny_recipe, tmp_path
     assert same(again.learner, direct.learner) and len(again.history) == 3 and again.recipe.epochs == 3
     assert not (tmp_path/'a'/'checkpoint').exists()
     with pytest.raises(BadInput, match='its checkpoint is gone'): train(dataclasses.replace(recipe, epochs=5), resume=tmp_path/'a')
+    with pytest.raises(BadInput, match='begun by another recipe: width was'): train(dataclasses.replace(longer, width=8), resume=tmp_path/'a')
 
 
 def test_a_rate_that_was_found_is_kept_and_a_run_whose_images_grow_has_one_length(tiny_folder, tiny_recipe, tmp_path, monkeypatch):

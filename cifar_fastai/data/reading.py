@@ -13,7 +13,8 @@ from itertools import groupby
 from pathlib import PurePosixPath
 import numpy as np
 from .archives import NOWHERE, NO_FILE, TOO_LARGE
-from .layouts import SPLITS, Placement, safe_text, some
+from .names import SPLITS, class_form, safe_text, some
+from .layouts import Placement
 from .pictures import DARK, FLAT, PAGES, digest_of
 
 # %% ../../nbs/03_data/05_reading.ipynb #a30eb08c
@@ -87,9 +88,9 @@ def layout_line(read):
         if absent: said.append(f"{split}/ has no images of {len(absent)} of {len(trained)} classes: {some(absent)}")
     short = [f"{row['class']} in {row['split']}/ {row['images']} of {row['files']}" for row in read['rows'] if row['images'] < 0.9*row['files']]
     if short: said.append(f"of some classes only a part is read: {', '.join(short[:5])}{' …' if len(short) > 5 else ''}")
-    folded = Counter(title.strip().casefold() for title in trained)
-    alike = sorted(title for title in trained if folded[title.strip().casefold()] > 1)
-    if alike: said.append(f'classes whose names differ only in case or blanks: {some(alike)}')
+    forms = Counter(map(class_form, trained))
+    alike = sorted(title for title in trained if forms[class_form(title)] > 1)
+    if alike: said.append(f'classes whose names differ only in case, in blanks or dots at an end, or in the zeros of a number: {some(alike)}')
     return '; '.join(said)
 
 def left_line(read):

@@ -14,7 +14,8 @@ from ..base.messages import BadInput
 from ..recipes.recipe import IN_NAMES
 from .archives import Files
 from .formats import is_image
-from .layouts import LOOSE, OUTSIDE, Placement, class_form, class_key, in_split, place_without_splits, some, split_of
+from .names import class_form, class_key, some, split_of
+from .layouts import LOOSE, OUTSIDE, Placement, in_split, picture_names, place_without_splits
 from .columns import ENDINGS, LABELS, FileIndex, Table, choose_labels, find_files, is_called, part_of, read_table
 
 # %% ../../nbs/03_data/06_tables.ipynb #cb361925
@@ -81,28 +82,28 @@ def place_by_table(
     result.how.append(f'the classes are those in {called}')
     if missing: result.how.append(f"{called} names {len(missing):,} {'file that is' if len(missing) == 1 else 'files that are'} not there: {some(missing, 2)}")
     for name in files.sizes:
-        if name not in result.placed and name not in result.left: result.left[name] = 'with the labels' if name in tables else f'without a row in {called}' if is_image(name) else OUTSIDE
+        if name not in result.placed and name not in result.left: result.left[name] = 'with the labels' if name in tables else f'without a row in {called}'
     return settle_drawn(result)
 
 def place_by_name(
     files:Files, # The files
 )->Placement:
     "Each picture's class by its own name, without the number at its end: `cat.12.jpg`, `great_dane_7.jpg`"
-    result, stems = Placement(how=["the classes are the pictures' names without the number at their end"]), {}
+    result, stems, pictures = Placement(how=["the classes are the pictures' names without the number at their end"]), {}, {*picture_names(files)}
     for name in files.sizes:
-        if is_image(name): stems.setdefault((folder_split(name), PurePosixPath(name).stem), []).append(name)
+        if name in pictures: stems.setdefault((folder_split(name), PurePosixPath(name).stem), []).append(name)
     twice = next((found for found in stems.values() if len({PurePosixPath(name).suffix.lower() for name in found}) > 1), None)
     if twice: raise BadInput(f"{files.path} has pictures and others of the same names, such as masks: {some(twice)}\nName the folder with the pictures alone")
     for name in files.sizes:
-        title = class_key(re.sub(r'[\s._-]*\(?\d+\)?$', '', PurePosixPath(name).stem)) if is_image(name) else ''
+        title = class_key(re.sub(r'[\s._-]*\(?\d+\)?$', '', PurePosixPath(name).stem)) if name in pictures else ''
         if title: result.placed[name] = folder_split(name), title
-        else: result.left[name] = 'without a class in its name' if is_image(name) else OUTSIDE
+        else: result.left[name] = 'without a class in its name' if name in pictures else 'without the ending of a picture'
     return settle_drawn(result)
 
 def settle_drawn(result):
     "Where some pictures have a split, those without one are left out; a split alone says nothing"
     splits = {split for split, _ in result.placed.values()}
-    if 'train' not in splits or not splits & {'valid', 'test'}: result.placed = {name: ('', title) for name, (_, title) in result.placed.items()}
+    if 'train' not in splits or not splits & {'valid', 'test'}: result.change(lambda split, title: ('', title))
     else:
         loose = [name for name, (split, _) in result.placed.items() if not split]
         result.left |= dict.fromkeys(loose, OUTSIDE)
@@ -183,8 +184,9 @@ def lying_tables(
     for depth in sorted({name.count('/') for name in names}):
         for name, data in files.read([name for name in names if metadata or name.count('/') == depth][:20]):
             if index is None:
-                index = FileIndex(name for name in files.sizes if is_image(name))
-                strict = strict or len({title for name, (_, title) in place_without_splits(files).placed.items() if is_image(name) and not split_of(title)}) > 1
+                index = FileIndex(pictures := picture_names(files))
+                placed = place_without_splits(files).placed
+                strict = strict or len({placed[name][1] for name in pictures if name in placed and not split_of(placed[name][1])}) > 1
             try: table, _ = find_table(files, name, data, index)
             except BadInput: continue
             try: found[name] = len(choose_labels(table, strict=strict).rows), data

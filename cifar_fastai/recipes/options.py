@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['metavar', 'add_recipe_options', 'typed_options', 'recipe_from_options', 'differing_fields', 'nearest_recipe',
-           'command_again', 'split_field']
+           'command_again', 'run_name', 'split_field']
 
 # %% ../../nbs/01_recipes/03_options.ipynb #irecipes
 import argparse, dataclasses, shlex
+from pathlib import Path
 from ..base.commands import add_option
 from ..base.messages import BadInput, BadWords, one_of
 from ..base.rules import Name, Number, Switch, Text
@@ -77,6 +78,16 @@ def command_again(
     words = [] if name == 'default' else ['--recipe', name]
     for field, value in {'data': recipe.data, **differing_fields(recipe, RECIPES[name].recipe), 'seed': recipe.seed}.items(): words += [f"--{field.replace('_', '-')}", value_text(value)]
     return shlex.join([*(['python'] if processes == 1 else ['torchrun', '--nproc-per-node', str(processes)]), '-m', 'cifar_fastai.train', *words])
+
+def run_name(
+    recipe:Recipe,
+)->str: # Such as `cifar10-resnet9-25-seed0`
+    "A name from what tells runs apart most often"
+    data = Path(recipe.data).name.split('.')[0] or 'images'
+    schedule = '' if recipe.schedule == 'one_cycle' else f'-{recipe.schedule}'
+    arch, epochs = recipe.arch.replace(':', '-'), '' if recipe.epochs == 'auto' else f'-{recipe.epochs}'
+    fold = f"-fold{recipe.fold.replace('/', 'of')}" if recipe.fold else ''
+    return f'{data}-{arch}{schedule}{epochs}-seed{recipe.seed}{fold}'
 
 # %% ../../nbs/01_recipes/03_options.ipynb #rec02s
 def split_field(
