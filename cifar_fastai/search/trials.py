@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['hold_lock', 'cut_torn_line', 'open_journal', 'make_sampler', 'make_pruner', 'open_search', 'claim_trial',
-           'take_trial', 'ReportEpochs', 'quiet', 'train_trial', 'run_trial', 'run_trials', 'trial_table']
+           'take_trial', 'ReportEpochs', 'say_resume', 'train_trial', 'run_trial', 'run_trials', 'trial_table']
 
 # %% ../../nbs/12_search/01_trials.ipynb #trl00003
 import gc, time
@@ -14,10 +14,12 @@ import numpy as np, pandas as pd
 from ..base.messages import LINE, BadInput, Diverged, first_line, need_module, say
 from ..base.files import read_json, take_lock, write_json
 from ..base.commands import make_folder
+from ..recipes.recipe import recipe_from_dict
 from ..data.images import ImageData
 from ..training.run_callback import ORDERS, RunCallback
 from ..training.stopping import GaveUp
-from ..runs.resume import run_status
+from ..runs.files import read_about
+from ..runs.resume import check_recipe, run_status
 from ..runs.checkpoints import complete_recipe, list_differences
 from ..runs.session import train_session
 from ..comparison.grid import error_reason, fields_name
@@ -148,14 +150,18 @@ class ReportEpochs(RunCallback):
             if row['epoch'] not in known: self.trial.report(row['valid_accuracy'], row['epoch'])
         return len(self.history.rows)
 
-def quiet(line):
+def say_resume(line):
     if line.startswith('resume'): say(f'         {line}')
 
-def train_trial(trial, recipe, folder, data):
+def train_trial(trial, search, folder, data):
     "What became of a trial: its accuracy or None, Optuna's name of its state, and why"
-    name = f'{trial.number:04}'
-    if run_status(folder/name) == 'pruned': return None, 'PRUNED', read_json(folder/name/'metrics.json').get('message', '')
-    try: run = train_session(recipe, folder, name, say=quiet, explained=False, drawn=False, resume='auto', cbs=[ReportEpochs(trial)], images=data)
+    path = folder/f'{trial.number:04}'
+    try:
+        recipe = search.trial_recipe(trial.params)
+        if run_status(path) == 'pruned':
+            check_recipe(path, recipe_from_dict(read_about(path)['recipe']), recipe)
+            return None, 'PRUNED', read_json(path/'metrics.json').get('message', '')
+        run = train_session(recipe, folder, path.name, say=say_resume, explained=False, drawn=False, resume='auto', cbs=[ReportEpochs(trial)], images=data)
     except GaveUp as error: return None, 'PRUNED', str(error)
     except Diverged as error: return None, 'PRUNED', first_line(error)
     except OSError: raise
@@ -174,7 +180,7 @@ def run_trial(
     from optuna.trial import TrialState
     LINE.begin(f'trial {trial.number}')
     started, fields = time.perf_counter(), fields_name(search.fields(trial.params))
-    value, state, why = train_trial(trial, search.trial_recipe(trial.params), folder/'trials', data)
+    value, state, why = train_trial(trial, search, folder/'trials', data)
     trial.set_user_attr('why', why)
     trial.set_user_attr('seconds', trial.user_attrs.get('seconds', 0) + time.perf_counter() - started)
     study.tell(trial, value, state=TrialState[state])
