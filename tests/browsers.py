@@ -38,7 +38,7 @@ def open_anew(driver, path):
 
 def wait(driver, until, seconds=60):
     from selenium.webdriver.support.ui import WebDriverWait
-    return WebDriverWait(driver, seconds).until(lambda _: until())
+    return WebDriverWait(driver, seconds, 0.05).until(lambda _: until())
 
 
 def find(driver, selector): return driver.find_element('css selector', selector)
