@@ -67,7 +67,7 @@ def main():
     parser.add_argument('--parity', action='store_true', help='only whether the files say what the network says')
     options = parser.parse_args()
     import torch
-    from cifar_fastai.recipes.recipe import NETWORKS
+    from cifar_fastai.recipes.choices import NETWORKS
     torch.set_num_threads(options.threads)
     for arch in NETWORKS if options.arch == 'all' else [options.arch]:
         classifier, pictures, folder, told, count = answer(arch, options.width if options.width == 'auto' else int(options.width), options.size)

@@ -33,7 +33,8 @@ from common import fresh, in_turn, machine, ratios, say, spread, wait
 
 from cifar_fastai.base.commands import run_command
 from cifar_fastai.base.messages import BadInput, one_of
-from cifar_fastai.recipes.recipe import NETWORKS, Recipe
+from cifar_fastai.recipes.choices import NETWORKS
+from cifar_fastai.recipes.recipe import Recipe
 
 MEASURED = 'resnet9,resnet18,wrn16_4,resnet9:16,cifarnet:80'
 LEAN = ('lean', 'lean-memory', 'lean-compiled', 'lean-both')

@@ -12,7 +12,7 @@ from pathlib import Path
 from .base.commands import Parser, add_flag, add_option, make_main, run_command
 from .base.messages import BadInput, BadWords, show_moving
 from .base.rules import Device, Name, Number, Text
-from .recipes.recipe import TEST_AUGMENTATIONS
+from .recipes.choices import TEST_AUGMENTATIONS
 
 # %% ../nbs/13_doors/07_predict.ipynb #cdoo0009
 DATA_PARTS = 'all', 'train', 'valid', 'test'

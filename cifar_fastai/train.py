@@ -58,7 +58,7 @@ def train_parser(
 )->Parser:
     "The command's options"
     parser = Parser(program, 'Train an image classifier. Without any option: ResNet-9 on CIFAR-10 for 25 epochs.',
-        epilog=f'On a slow machine take --recipe quick. Without data at hand take --recipe demo. {SWITCHES}', act=train_by_options)
+        epilog=f'On a slow machine take --recipe quick. Without data at hand take --recipe demo. {SWITCHES}', act=train_by_options, shared=True)
     add_recipe_options(parser)
     run = parser.add_argument_group('run')
     add_out(run, "the run's folder", 'runs', 'runs')

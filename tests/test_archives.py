@@ -2,6 +2,7 @@
 import io
 import os
 import stat
+import sys
 import tarfile
 import zipfile
 
@@ -92,6 +93,57 @@ def test_links_in_a_tar_are_followed_and_loops_are_not(tmp_path, monkeypatch, ke
     files = open_files(write_link(tmp_path/'a.tar', name, target, kind))
     assert dict(files.read(list(files.sizes))) == CONTENT | found
     assert list(files.passed) == ([] if found else [name])
+
+
+@pytest.mark.parametrize('links, found, passed', [
+    ({'a/l': ('b', tarfile.SYMTYPE), 'b/m': ('../c', tarfile.SYMTYPE)}, None, None),
+    ({'v': ('w', tarfile.SYMTYPE), 'w': ('v', tarfile.SYMTYPE), 'set/x': ('../v', tarfile.SYMTYPE)}, {}, ['set/x', 'v', 'w']),
+    ({'set/valid': ('train', tarfile.SYMTYPE), 'set/train/more': ('../test/cat', tarfile.SYMTYPE)}, {'set/valid/cat/1.png': b'one', 'set/valid/dög/é 2.png': b'two', 'set/train/more/3.png': b'three'*1000, 'set/valid/more/3.png': b'three'*1000}, []),
+    ({'set/first.png': ('valid/cat/3.png', tarfile.SYMTYPE), 'set/valid': ('test', tarfile.SYMTYPE)}, {'set/first.png': b'three'*1000, 'set/valid/cat/3.png': b'three'*1000}, [])])
+def test_links_to_links_in_a_tar(tmp_path, links, found, passed):
+    write_tar(tmp_path/'a.tar', CONTENT, 'w')
+    with tarfile.open(tmp_path/'a.tar', 'a') as archive:
+        for name, (target, kind) in links.items():
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname = kind, target
+            archive.addfile(info)
+    files = open_files(tmp_path/'a.tar')
+    if found is None: assert sorted(files.passed) == ['a/l', 'b/m'] and dict(files.read(list(files.sizes))) == CONTENT
+    else: assert dict(files.read(list(files.sizes))) == CONTENT | found and sorted(files.passed) == passed
+
+
+def write_linked_folders(path, count):
+    members = {f'set/{number}/1.png': b'x' for number in range(count)}
+    write_tar(path, members, 'w')
+    with tarfile.open(path, 'a') as archive:
+        for number in range(count):
+            info = tarfile.TarInfo(f'links/{number}')
+            info.type, info.linkname = tarfile.SYMTYPE, f'../set/{number}'
+            archive.addfile(info)
+
+
+def test_the_work_on_links_grows_as_their_number(tmp_path):
+    calls = {}
+    for count in (40, 160):
+        write_linked_folders(tmp_path/'a.tar', count)
+        calls[count] = 0
+        def seen(_, event, __): calls[count] += event in ('call', 'c_call')
+        sys.setprofile(seen)
+        try: files = open_files(tmp_path/'a.tar')
+        finally: sys.setprofile(None)
+        assert len(files.sizes) == 2*count
+    assert calls[160] < 5*calls[40]
+
+
+def test_links_that_double_at_each_step_are_bounded(tmp_path):
+    write_tar(tmp_path/'a.tar', {'0/1.png': b'x'}, 'w')
+    with tarfile.open(tmp_path/'a.tar', 'a') as archive:
+        for number in range(1, 40):
+            for name in 'ab':
+                info = tarfile.TarInfo(f'{number}/{name}')
+                info.type, info.linkname = tarfile.SYMTYPE, f'../{number - 1}' if number > 1 else '../nowhere'
+                archive.addfile(info)
+    with pytest.raises(BadInput, match='links lead to more than 1,000'): open_files(tmp_path/'a.tar', most_files=1000)
 
 
 def test_a_folder_is_not_bounded_by_files_that_are_no_pictures(tmp_path):

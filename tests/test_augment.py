@@ -13,7 +13,7 @@ from cifar_fastai.base.messages import BadInput
 from cifar_fastai.data.augment import cutmix, mixup
 from cifar_fastai.data.policies import OPERATIONS, RAND, TRIVIAL, apply_operations, rand_augment, trivial_augment
 from cifar_fastai.base.randomness import hash_positions
-from cifar_fastai.recipes.recipe import AUGMENTATIONS
+from cifar_fastai.recipes.choices import AUGMENTATIONS
 
 OURS = [name for name, chosen in AUGMENTATIONS.items() if not chosen.fastai] + ['crop_flip_cutout16', 'crop_alternating_cutout8', 'crop_rotate_cutout5']
 

@@ -15,9 +15,11 @@ from processes import start_processes, wait_for
 from cifar_fastai.base.commands import run_command
 from cifar_fastai.base.files import read_json
 from cifar_fastai.base.messages import BadInput
+from cifar_fastai.cli import dispatch
 from cifar_fastai.data.loaders import image_dataloaders
-from cifar_fastai.runs.session import train_session
-from cifar_fastai.training.distributed import join_learner, join_processes
+from cifar_fastai.runs.folder import processes_lines
+from cifar_fastai.runs.session import make_learner, train_session
+from cifar_fastai.training.distributed import join_learner, join_processes, read_processes
 from cifar_fastai.training.history import History
 from cifar_fastai.training.learner import cifar_learner, fit_recipe
 from cifar_fastai.training.lr_find import find_learning_rate
@@ -152,6 +154,7 @@ def test_a_session_on_two_processes_leaves_one_run(whole, folder_recipe, tmp_pat
     metrics, about = read_json(path/'metrics.json'), read_json(path/'recipe.json')
     assert metrics['status'] == 'complete' and about['resolved']['processes'] == 2 and about['resolved']['batch_size'] == 15
     assert [one.name for one in path.parent.iterdir() if one.is_dir()] == ['run'] and not (path/'checkpoint').exists()
+    assert said.count('share    2 processes share each batch of 15 images') == 1
     assert said.count('epoch 1/2') == said.count('epoch 2/2') == said.count('data  ') == 1 and 'Traceback' not in said
     one = train_session(folder_recipe, tmp_path, say=lambda line: None, explained=False)
     assert metrics['test_accuracy'] == pytest.approx(one.metrics['test_accuracy'], abs=0.2) and 'processes' not in one.record.about['resolved']
@@ -176,6 +179,18 @@ def test_a_killed_process_ends_both_and_the_run_goes_on(whole, folder_recipe, tm
     assert same(weights_of(path), weights_of(whole[0])) and (path/'history.csv').read_text().count('\n') == 3
 
 
+@pytest.mark.parametrize('rank', [0, 1])
+def test_a_process_killed_before_the_first_step_ends_both(folder_recipe, tmp_path, monkeypatch, rank):
+    def killed(*words):
+        if os.environ.get('RANK') == str(rank): os.kill(os.getpid(), signal.SIGKILL)
+        return make_learner(*words)
+    monkeypatch.setattr('cifar_fastai.runs.session.make_learner', killed)
+    statuses = wait_for(start_processes(2, session, dict(recipe=folder_recipe, out=tmp_path, name='run'), said=tmp_path/'said'))
+    assert statuses[rank] == -signal.SIGKILL and statuses[1 - rank] == 1
+    assert 'another of the 2 processes ended' in (tmp_path/'said').read_text()
+    if rank: assert read_json(tmp_path/'run'/'metrics.json')['status'] == 'interrupted'
+
+
 def test_one_signal_to_one_process_stops_both_with_a_checkpoint(whole, folder_recipe, tmp_path, monkeypatch):
     counted = History.after_batch
     def asked(self):
@@ -196,10 +211,32 @@ def refused(words, said, count=2):
     return text
 
 
-def test_what_cannot_be_shared_is_refused_once(folder_recipe, tmp_path, monkeypatch):
+def test_what_cannot_be_shared_is_refused_once(folder_recipe, tmp_path):
     small = dataclasses.replace(folder_recipe, batch_size=2)
     assert refused(dict(recipe=small, out=tmp_path), tmp_path/'said', 3).splitlines() == ['batch size 2 cannot be shared among 3 processes', 'Take a larger --batch-size, or fewer processes']
     assert 'one GPU' in refused(dict(recipe=dataclasses.replace(folder_recipe, device='cuda:1'), out=tmp_path), tmp_path/'said')
     assert not [*tmp_path.iterdir()]
-    monkeypatch.setenv('WORLD_SIZE', '2')
-    with pytest.raises(BadInput, match='RANK is not set(.|\n)*torchrun --nproc-per-node 2'): train_session(folder_recipe, tmp_path)
+
+
+@pytest.mark.parametrize('environment, text', [
+    ({'WORLD_SIZE': '2'}, 'RANK is not set(.|\n)*torchrun --nproc-per-node 2'), ({'WORLD_SIZE': 'two'}, "WORLD_SIZE is 'two'"),
+    ({'ACCELERATE_MIXED_PRECISION': 'no', 'MASTER_PORT': '29500'}, 'started one alone(.|\n)*accelerate launch --multi_gpu')])
+def test_half_a_start_is_refused(monkeypatch, environment, text):
+    for name, value in environment.items(): monkeypatch.setenv(name, value)
+    with pytest.raises(BadInput, match=text): read_processes()
+
+
+@pytest.mark.parametrize('words', ['compare runs/a runs/b', 'search --vary lr=0.1..1'])
+def test_several_processes_share_a_training_and_nothing_else(monkeypatch, capfd, words):
+    monkeypatch.setenv('WORLD_SIZE', '2'), monkeypatch.setenv('RANK', '0')
+    assert run_command(dispatch, words.split()) == 2
+    assert capfd.readouterr().err.startswith('2 processes were started together, and only train shares its work among them\n')
+
+
+def test_batch_norms_own_statistics_are_said(tiny_data, tiny_recipe):
+    def lines(norm):
+        recipe = dataclasses.replace(tiny_recipe, norm=norm, batch_size=25)
+        learner = cifar_learner(image_dataloaders(tiny_data, recipe), recipe)
+        learner.resolved = learner.resolved.on(2)
+        return processes_lines(learner).splitlines()
+    assert len(lines('group')) == 1 and "each process's own 12 images" in lines('batch')[1]

@@ -3,11 +3,15 @@ import dataclasses
 import os
 import signal
 import socket
+import sys
+from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from cifar_fastai.base.commands import terminate
 from cifar_fastai.base.files import read_json
 from cifar_fastai.base.messages import BadInput
 from cifar_fastai.comparison.clusters import RayEngine, SlurmEngine, check_answer, choose_engine, train_far
@@ -56,8 +60,9 @@ class Killing(LocalEngine):
             os.kill(next(child.pid for other, child, _ in self.children.values() if other is run), signal.SIGKILL)
 
 
-def test_processes_of_this_machine_give_the_same(grid, serial, tmp_path):
+def test_processes_of_this_machine_give_the_same(grid, serial, tmp_path, monkeypatch):
     "One is killed and goes on from its checkpoint, and one run fails by itself and is not tried again"
+    monkeypatch.setattr('cifar_fastai.comparison.engines.cores', lambda: 2)
     (one, two), data = grid
     broken = dataclasses.replace(one, fields={'lr': 1e30}, recipe=dataclasses.replace(one.recipe, lr=1e30))
     plan, said = train_grid(([one, two, broken], data), tmp_path, Killing(jobs=2, cpus=1))
@@ -87,14 +92,45 @@ def test_a_folder_travels_whole(tmp_path):
 def test_what_an_engine_lacks_is_said(monkeypatch):
     with pytest.raises(BadInput, match='--address x:1 is for --engine ray'): choose_engine('local', address='x:1')
     with pytest.raises(BadInput, match='a run asks for 5000 CPUs, and this machine has'): choose_engine('local', cpus=5000)
+    with pytest.raises(BadInput, match='5000 runs at a time ask for 5000 CPUs, and this machine has(.|\n)*Take --jobs'): choose_engine('local', jobs=5000)
     with pytest.raises(BadInput, match="unknown engine 'dask'"): choose_engine('dask')
-    monkeypatch.setitem(__import__('sys').modules, 'ray', None)
+    monkeypatch.setitem(sys.modules, 'ray', None)
     with pytest.raises(BadInput, match=r"pip install 'cifar_fastai\[ray\]'"): choose_engine('ray')
-    monkeypatch.setitem(__import__('sys').modules, 'submitit', None)
+    monkeypatch.setitem(sys.modules, 'submitit', None)
     with pytest.raises(BadInput, match=r"pip install 'cifar_fastai\[slurm\]'"): choose_engine('slurm')
     with socket.socket() as closed:
         closed.bind(('127.0.0.1', 0))
         with pytest.raises(BadInput, match='no Ray cluster answers'): check_answer(f'127.0.0.1:{closed.getsockname()[1]}')
+    with pytest.raises(BadInput, match='names no host and port'): check_answer('127.0.0.1:99999')
+
+
+class Executor:
+    "In the place of submitit's: a job is done when somebody asks how it ended"
+    sent = []
+    def __init__(self, folder, cluster): pass
+    def update_parameters(self, **words): self.words = words
+    def submit(self, act, *words):
+        self.sent.append(self.words)
+        return SimpleNamespace(job_id=len(self.sent), done=lambda: True, result=partial(act, *words), cancel=lambda: None)
+
+
+def test_a_job_of_slurm_that_is_lost_is_sent_again_and_ends_as_slurm_asks(grid, tmp_path, monkeypatch):
+    "The work is pretended: each first try ends without a word"
+    tried = []
+    def work(job, runs, begun, say):
+        assert signal.getsignal(signal.SIGTERM) is terminate
+        tried.append(job['key'])
+        if tried.count(job['key']) == 1: raise RuntimeError('node failure')
+        return 'done', f'{runs}/{job["recipe"]["norm"]}'
+    monkeypatch.setitem(sys.modules, 'submitit', SimpleNamespace(AutoExecutor=Executor))
+    monkeypatch.setattr('cifar_fastai.comparison.clusters.train_there', work)
+    monkeypatch.setattr('cifar_fastai.comparison.clusters.time.sleep', lambda seconds: None)
+    before = signal.getsignal(signal.SIGTERM)
+    try: plan, said = train_grid(grid, tmp_path, SlurmEngine(cpus=3, gpus=1, cluster='pretended'))
+    finally: signal.signal(signal.SIGTERM, before)
+    assert [run.path for run in plan.runs] == [tmp_path/'batch', tmp_path/'group'] and len(tried) == 4
+    assert said.count('node failure') == said.count('for the second time') == 2
+    assert Executor.sent[0] == dict(name='cifar_fastai', cpus_per_task=3, timeout_min=24*60, gpus_per_node=1)
 
 
 def test_slurm_is_missed_by_name():
@@ -131,4 +167,5 @@ def test_a_ray_cluster_gives_the_same_and_a_lost_worker_goes_on(cluster, grid, s
 
 def test_more_than_the_cluster_has_is_refused(cluster, grid, tmp_path):
     with pytest.raises(BadInput, match='asks for 2 GPUs, and no machine of the cluster has more than 0'): train_grid(grid, tmp_path, RayEngine(gpus=2))
+    with pytest.raises(BadInput, match='--gpus 1.5: Ray gives parts of one GPU, or whole ones'): RayEngine(gpus=1.5)
     assert cluster.is_initialized()

@@ -11,8 +11,10 @@ from torch.nn import functional as F
 
 from cifar_fastai.base.messages import BadInput
 from cifar_fastai.comparison.folds import fold_plan, gather_folds, train_folds
-from cifar_fastai.data.images import find_near_copies, fold_numbers, fold_positions, image_data
-from cifar_fastai.data.loaders import Positions, image_dataloaders, load_recipe_images
+from cifar_fastai.data.near_copies import find_near_copies, fold_numbers, fold_positions
+from cifar_fastai.data.images import image_data
+from cifar_fastai.data.positions import Positions
+from cifar_fastai.data.loaders import image_dataloaders, load_recipe_images
 from cifar_fastai.interpretation.inference import run_inference, steady_loader
 from cifar_fastai.labels.scores import logit_margin
 from cifar_fastai.recipes.recipe import Recipe

@@ -9,7 +9,8 @@ from fastai.callback.core import Callback
 
 from cifar_fastai.base.messages import BadInput
 from cifar_fastai.data.loaders import image_dataloaders
-from cifar_fastai.recipes.recipe import LOSSES, Recipe
+from cifar_fastai.recipes.choices import LOSSES
+from cifar_fastai.recipes.recipe import Recipe
 from cifar_fastai.recipes.resolved import resolve
 from cifar_fastai.training.learner import cifar_learner, fit_recipe
 from cifar_fastai.training.losses import ClassificationLoss, kept_share

@@ -13,7 +13,7 @@ from cifar_fastai.training import memory
 from cifar_fastai.base.commands import run_command
 from cifar_fastai.data.loaders import image_dataloaders
 from cifar_fastai.training.memory import kept_copies, memory_need
-from cifar_fastai.recipes.recipe import OPTIMIZERS
+from cifar_fastai.recipes.choices import OPTIMIZERS
 from cifar_fastai.train import main
 from cifar_fastai.training.learner import cifar_learner
 

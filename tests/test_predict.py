@@ -17,6 +17,9 @@ from PIL import Image
 
 from cifar_fastai.base.commands import run_command
 from cifar_fastai.base.messages import BadInput
+from cifar_fastai.data.archives import open_files
+from cifar_fastai.data.sources import read_files
+from cifar_fastai.export import sources
 from cifar_fastai.export.classifier import Classifier
 from cifar_fastai.export.sources import Pictures
 from cifar_fastai.predict import main
@@ -117,6 +120,24 @@ def test_the_same_pictures_in_every_form(run, pictures, tmp_path, monkeypatch):
     assert abs(classifier(files, tta='mirror').logits - wanted).max() > 1e-4
 
 
+@pytest.mark.parametrize('packed', ['', 'zip', 'gztar'])
+def test_what_is_a_picture_is_what_the_training_reads(packed, tmp_path, monkeypatch):
+    place, opened = tmp_path/'set', []
+    for number, name in enumerate(['train/fists/1.png', 'train/fists/2', 'train/fists/3.jpg_large', 'train/fists/thumbs/1.png', 'train/thumbs/4.PNG', 'train/thumbs/5.v2', 'test/fists/6.png', 'test/thumbs/7']):
+        (place/name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new('RGB', (9, 9), (30*number, 9, 9)).save(place/name, 'png')
+    (place/'train'/'fists'/'cars.txt').write_text('BMW is a maker of cars, and this is a note about it.')
+    Image.new('RGB', (9, 9)).save(place/'train'/'fists'/'raw.dng', 'tiff')
+    wanted = read_files(open_files(place)).names.tolist()
+    path = Path(shutil.make_archive(str(tmp_path/'packed'), packed, place)) if packed else place
+    def seen(path, *rest): opened.append(Path(path).name); return open(path, *rest)
+    monkeypatch.setattr(sources, 'open', seen, raising=False)
+    pictures = Pictures([str(path)], ('fists', 'thumbs'))
+    assert sorted(item.name.removeprefix(f'{path}/') for item in pictures) == sorted(wanted) and len(wanted) == 7 and (pictures.count, pictures.others) == (7, 2)
+    assert sorted(opened) == ([path.name] if packed else sorted(('2', '3.jpg_large', '5.v2', '7', 'cars.txt', 'raw.dng')))  # a picture's ending is enough to list it
+    assert Pictures([str(place/'train'/'fists'/'2')]).count == 1 and len(list(Pictures([str(place)], ('fists',)))) == 4
+
+
 def official(folder, count):
     "A folder as CIFAR-10 is published in its binary version, of random pictures in three classes"
     folder.mkdir()
@@ -152,7 +173,7 @@ def test_broken_pictures_are_named_and_left_out(run, pictures, tmp_path, capsys)
     assert predict(run, tmp_path/'new', '--out', tmp_path/'a.jsonl', '--top', '2', '--unsure-below', '0.99') == 1
     said = capsys.readouterr()
     assert 'cut.png cannot be read' in said.err and 'wide.png cannot be read: more than' in said.err
-    assert f'2 of {whole + 3} pictures cannot be read' in said.err and 'left out  1 file that does not end like a picture' in said.out and 'accuracy' not in said.out
+    assert f'2 of {whole + 3} pictures cannot be read' in said.err and 'left out  1 file that is no picture' in said.out and 'accuracy' not in said.out
     found = [json.loads(line) for line in (tmp_path/'a.jsonl').read_text(encoding='utf-8').splitlines()]
     assert len(found) == whole + 1 and all(len(row['top']) == 2 and row['actual'] is None for row in found)
     assert all(row['unsure'] == (row['probability'] < 0.99) for row in found) and any(row['picture'].endswith('thin.png') for row in found)
@@ -264,7 +285,7 @@ def test_weights_of_another_run_or_of_no_numbers_are_refused(run, tmp_path):
 
 @pytest.mark.parametrize('words, status, text', [
     (['lost.png'], 1, "'lost.png': there is no such file"), (['*.gif'], 1, 'no file of that pattern'), (['empty'], 1, "no pictures in 'empty'"),
-    (['texts'], 1, 'none of which ends like a picture'), (['texts/a.txt'], 1, 'standard input: predict RUN - < texts/a.txt'), (['texts/a'], 1, 'none of 1 pictures can be read'),
+    (['texts'], 1, 'none of which is a picture'), (['texts/a.txt'], 1, 'standard input: predict RUN - < texts/a.txt'), (['texts/a'], 1, 'none of 1 pictures can be read'),
     (['a.png', '--out', 'a.txt'], 2, 'ends in none of .csv'), (['a.png', '--out', 'no/a.csv'], 1, "no folder 'no'"),
     (['a.png', '--report', 'page.pdf'], 2, 'does not end in .html'), (['a.png', '--report', 'no/page.html'], 1, "no folder 'no'"), (['a.png', '--heat', 'a.png/heat'], 1, "'a.png/heat' cannot be written"), ([''], 1, 'names no picture'), (['a.png', '--heat', 'texts'], 1, "'texts' exists"), (['a.png', '--heat', 'x.csv', '--out', './x.csv'], 2, "--heat and --out are both './x.csv'"),
     (['a.png', '--part', 'tets'], 2, "did you mean 'test'"), (['a.png', '--report', 'page.html'], 1, 'whose class is not known'), ([], 2, 'PICTURES')])

@@ -23,13 +23,13 @@ def copied(folder):
 
 def test_git_leaves_no_module_out():
     if not (ROOT/'.git').exists(): pytest.skip('not a checkout')
-    modules = '\n'.join(str(path.relative_to(ROOT)) for path in (ROOT/'cifar_fastai').rglob('*.py'))
+    modules = '\n'.join(str(path.relative_to(ROOT)) for path in (ROOT/'cifar_fastai').rglob('*.py') if path.name != '_modidx.py')
     ignored = subprocess.run(['git', 'check-ignore', '--no-index', '--stdin'], input=modules, cwd=ROOT, capture_output=True, text=True)
     assert ignored.stdout == '', ignored.stderr
 
 
 def differing(one, other, pattern):
-    names = sorted({str(path.relative_to(folder)) for folder in (one, other) for path in folder.rglob(pattern) if '__pycache__' not in str(path)})
+    names = sorted({str(path.relative_to(folder)) for folder in (one, other) for path in folder.rglob(pattern) if '__pycache__' not in str(path) and path.name != '_modidx.py'})
     return [name for name in names if not ((one/name).is_file() and (other/name).is_file() and (one/name).read_bytes() == (other/name).read_bytes())]
 
 
@@ -45,17 +45,14 @@ def test_modules_are_what_the_notebooks_export_and_notebooks_are_clean(tmp_path)
     assert differing(ROOT/'nbs', copy/'nbs', '*.ipynb') == []
 
 
-@pytest.fixture(scope='module')
-def checkout(tmp_path_factory): return copied(tmp_path_factory.mktemp('notebooks'))
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize('which', [('--skip-folder-re', r'^(\.|_|tutorials)'), ('nbs/tutorials',)], ids=['library', 'tutorials'])
-def test_every_notebook_runs(checkout, which):
+def test_every_notebook_runs(tmp_path):
     "In one process, so that torch and fastai are imported once"
+    checkout = copied(tmp_path)
     environment = {**os.environ, 'PYTHONPATH': str(checkout), 'OMP_NUM_THREADS': '1'}
     environment.pop('CIFAR_FASTAI_DATA', None)
-    done = subprocess.run([NBDEV/'nbdev-test', *which, '--n-workers', '0'], cwd=checkout, capture_output=True, text=True, env=environment)
+    code = 'import gc, os, cifar_fastai.all; from nbdev.test import nbdev_test; gc.freeze(); nbdev_test(n_workers=0); os._exit(0)'  # at a usual exit each notebook's shell collects garbage, a second each
+    done = subprocess.run([sys.executable, '-c', code], cwd=checkout, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
 
 
@@ -150,7 +147,7 @@ def test_wings_are_empty_and_no_module_is_too_long_or_imports_everything():
         text = path.read_text()
         if path.name == '__init__.py': assert path.parent == ROOT/'cifar_fastai' or not text.strip(), path
         elif path.name not in ('_modidx.py', 'all.py'):
-            assert len(text.splitlines()) <= 320 and 'import *' not in text, path
+            assert len(text.splitlines()) <= 300 and 'import *' not in text, path
 
 
 def test_the_package_says_what_it_is_and_its_version():

@@ -3,8 +3,10 @@ import io
 import json
 import os
 import shutil
+import struct
 import tempfile
 import zipfile
+import zlib
 from contextlib import suppress
 from pathlib import Path
 
@@ -14,8 +16,9 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 from PIL import Image
 
 from cifar_fastai.base.messages import BadInput
-from cifar_fastai.data.archives import open_files
+from cifar_fastai.data.archives import MAYBE_MADE, open_files
 from cifar_fastai.data.images import split
+from cifar_fastai.data.layouts import pass_over_made
 from cifar_fastai.data.sources import load_images, read_files
 
 
@@ -79,6 +82,18 @@ def test_a_known_folder_is_not_read_for_its_key(tmp_path, monkeypatch):
     with pytest.raises(AssertionError): cache.source_digest(path)
 
 
+def test_tables_beside_the_one_that_was_named_are_read_anew_when_they_change(tmp_path, monkeypatch):
+    monkeypatch.setenv('FASTAI_HOME', str(tmp_path/'home'))
+    (tmp_path/'pets').mkdir()
+    for number in range(8): picture(number).save(tmp_path/'pets'/f'{number}.png')
+    def write(name, titles, start): (tmp_path/name).write_text('file,label\n' + ''.join(f'{start + at}.png,{title}\n' for at, title in enumerate(titles)))
+    write('train.csv', 'abab', 0)
+    for titles in ('abab', 'baba'):
+        write('test.csv', titles, 4)
+        data = load_images(tmp_path/'pets', labels=str(tmp_path/'train.csv'))
+        assert [data.classes[data.labels[list(data.names).index(f'{number}.png')]] for number in range(4, 8)] == list(titles)
+
+
 # ---- names, links, machine-made folders --------------------------------------------------------------------------
 
 def test_names_that_are_no_unicode_stay_apart(tmp_path):
@@ -105,14 +120,42 @@ def test_links_are_followed_and_loops_are_not(tmp_path):
                                   'lost+found/0.png', '.git/0.png', '.Trash/0.png', '.ipynb_checkpoints/0.png', '__MACOSX/0.png', 'thumbs/0.png', '@SynoEAStream/0.png', 'CVS/0.png', '~snapshot/0.png'])
 def test_what_systems_leave_is_counted_and_no_class(tmp_path, made):
     wanted = read(plain(tmp_path/'pets')).fingerprints
-    for place in ('', 'train', 'train/cat', 'test'):
+    places = ['', 'train', 'train/cat', 'test'] if made.split('/')[0].lower() not in MAYBE_MADE else ['', 'train/cat', 'test/dog']
+    for place in places:
         (tmp_path/'pets'/place/made).parent.mkdir(parents=True, exist_ok=True)
         picture(9).save(tmp_path/'pets'/place/made, 'png')
     with zipfile.ZipFile(tmp_path/'pets.zip', 'w') as archive:
         for path in sorted((tmp_path/'pets').rglob('*')): archive.write(path, path.relative_to(tmp_path))
     for path in (tmp_path/'pets', tmp_path/'pets.zip'):
         data = read(path)
-        assert data.fingerprints == wanted and sum(about['files'] for about in data.read['left_out'].values()) == 4
+        assert data.fingerprints == wanted and sum(about['files'] for about in data.read['left_out'].values()) == len(places)
+
+
+@pytest.mark.parametrize('title', ['thumbs', 'Thumbnails', 'CVS', 'node_modules'])
+@pytest.mark.parametrize('splits', [('train', 'test'), ('.', '.'), ('set/train', 'set/test')])
+def test_a_class_may_be_called_like_a_folder_of_a_program(tmp_path, title, splits):
+    plain(tmp_path, ('fists', title), splits=splits)
+    (tmp_path/splits[0]/'fists'/title).mkdir()
+    picture(9).save(tmp_path/splits[0]/'fists'/title/'small.png')
+    data = read(tmp_path, test_share=0.3 if splits[0] == '.' else 0.)
+    assert data.classes == tuple(sorted(('fists', title))) and f"read as a class beside 'fists': '{title}'" in data.notes[0]
+    assert [about for about in data.read['left_out'].values()] == [{'files': 1, 'such_as': [os.path.normpath(f'{splits[0]}/fists/{title}/small.png')]}]
+
+
+@pytest.mark.parametrize('others', ['photos/cat/1.png photos/dog/1.png', 'train/cat/1.png train/dog/1.png test/cat/1.png', 'cat/front/1.png cat/back/1.png dog/front/1.png', 'cat/images/1.png dog/images/1.png', '1.png 2.png', 'photos/1.png photos/2.png'])
+def test_small_copies_of_pictures_are_no_class(tmp_path, others):
+    places = {os.path.dirname(name) for name in others.split()} if 'cat/front' in others else {'cat'} if 'cat/images' in others else {''}
+    names = [*others.split(), *(os.path.join(place, 'thumbs/1.png') for place in places)]
+    for number, name in enumerate(names):
+        (tmp_path/name).parent.mkdir(parents=True, exist_ok=True)
+        picture(number).save(tmp_path/name)
+    files = open_files(tmp_path)
+    assert pass_over_made(files) == [] and sorted(files.sizes) == sorted(others.split()) and sorted(files.passed) == sorted(name for name in names if 'thumbs' in name)
+
+
+def test_a_folder_called_like_one_of_a_program_may_hold_the_whole_data_set(tmp_path):
+    plain(tmp_path/'thumbnails')
+    assert len(read(tmp_path).labels) == 10 and len(read(tmp_path/'thumbnails').labels) == 10
 
 
 # ---- classes that vanish -----------------------------------------------------------------------------------------
@@ -168,6 +211,32 @@ def test_pictures_without_an_ending_or_with_another_are_read(tmp_path):
         assert read(tmp_path).images.shape == wanted.shape
 
 
+def test_what_only_begins_like_a_picture_is_named_and_stops_nothing(tmp_path):
+    plain(tmp_path)
+    (tmp_path/'train'/'cat'/'cars.txt').write_text('BMW is a maker of cars, and this is a note about it.')
+    picture(1).save(tmp_path/'train'/'cat'/'raw.dng', 'tiff')
+    assert rows(read(tmp_path))['train', 'cat']['left_out'] == {'of another kind (.txt)': 1, 'camera raw files, or TIFF pictures with the ending .dng: these are read as .tif': 1}
+
+
+def test_pictures_without_endings_have_classes_in_names_tables_and_folders_too(tmp_path):
+    for number in range(8):
+        for place in (tmp_path/'names'/f"{('cat', 'dog')[number % 2]}_{number}", tmp_path/'table'/f'{number}', tmp_path/'folders'/('cat', 'dog')[number % 2]/f'{number}'):
+            place.parent.mkdir(parents=True, exist_ok=True)
+            picture(number).save(place, 'png')
+    (tmp_path/'table'/'t.csv').write_text('file,label\n' + ''.join(f"{number},{('cat', 'dog')[number % 2]}\n" for number in range(8)))
+    for name, labels in (('names', 'names'), ('table', ''), ('folders', '')):
+        data = read(tmp_path/name, labels=labels, test_share=0.3)
+        assert data.classes == ('cat', 'dog') and len(data.labels) == 8
+    refused(tmp_path/'folders', 'cat, dog(.|\n)*--test-share')
+
+
+def test_pictures_that_lie_side_by_side_have_no_classes(tmp_path):
+    for number in range(6): picture(number).save(tmp_path/f'{number}.png')
+    refused(tmp_path, 'no folders of classes(.|\n)*--labels FILE', test_share=0.3)
+    (tmp_path/'labels.xlsx').write_bytes(b'PK')
+    refused(tmp_path, 'If labels.xlsx says the classes: save it as .csv')
+
+
 def test_all_damaged_files_are_named_at_once(tmp_path):
     plain(tmp_path)
     whole = (tmp_path/'train'/'cat'/'0.png').read_bytes()
@@ -219,6 +288,13 @@ def test_a_set_of_pictures_that_are_all_black_is_refused(tmp_path):
         Image.new('RGB', (8, 8)).save(path.with_suffix('.tif'), save_all=True, append_images=[picture(1)])
         path.unlink()
     refused(tmp_path, 'all 10 pictures are the same(.|\n)*more pages')
+
+
+def test_colour_of_16_bits_is_said_to_lose_eight(tmp_path):
+    def part(kind, data): return struct.pack('>I', len(data)) + kind + data + struct.pack('>I', zlib.crc32(kind + data))
+    rows = b''.join(b'\0' + row.tobytes() for row in np.random.default_rng(0).integers(0, 2**16, (8, 8, 3)).astype('>u2'))
+    (plain(tmp_path)/'train'/'cat'/'deep.png').write_bytes(b'\x89PNG\r\n\x1a\n' + part(b'IHDR', struct.pack('>IIBBBBB', 8, 8, 16, 2, 0, 0, 0)) + part(b'IDAT', zlib.compress(rows)) + part(b'IEND', b''))
+    assert '1 of 16-bit colour, of which 8 are kept' in read(tmp_path).notes[0]
 
 
 @pytest.mark.parametrize('form', ['png', 'jpg', 'webp'])
@@ -287,7 +363,7 @@ def test_a_class_may_be_called_like_a_split(tmp_path):
     assert read(tmp_path, test_share=0.3, labels='labels.csv').classes == ('car', 'crash_set', 'steam_train')
 
 
-@pytest.mark.parametrize('trained, tested', [(('Cat', 'Dog'), ('cat', 'DOG')), (('cat ', 'dog.'), ('cat', 'dog')), (('0', '1'), ('00', '1.0'))])
+@pytest.mark.parametrize('trained, tested', [(('Cat', 'Dog'), ('cat', 'DOG')), (('cat ', 'dog.'), ('cat', 'dog')), (('0', '1'), ('00', '1.0')), (('great dane', 'pug'), ('Great_Dane', 'pug'))])
 def test_a_class_that_is_written_otherwise_in_another_split(tmp_path, trained, tested):
     plain(tmp_path, trained, splits=('train', 'train'))
     plain(tmp_path, tested, splits=('test', 'test'))
@@ -298,13 +374,22 @@ def test_a_class_that_is_written_otherwise_in_another_split(tmp_path, trained, t
         refused(tmp_path, "lacks: 'cat'") # either may be meant
 
 
+def test_a_table_beside_means_the_class_that_is_written_alike(tmp_path):
+    plain(tmp_path, ('Cat', 'cat', 'dog'), splits=('train', 'train'))
+    (tmp_path/'test').mkdir()
+    for number in range(6): picture(5, number).save(tmp_path/'test'/f'{number}.png')
+    (tmp_path/'test.csv').write_text('file,label\n' + ''.join(f'{number}.png,{("Cat", "cat", "DOG")[number % 3]}\n' for number in range(6)))
+    data = read(tmp_path)
+    assert [data.classes[data.labels[list(data.names).index(f'test/{number}.png')]] for number in range(6)] == ['Cat', 'cat', 'dog']*2
+
+
 def test_a_file_that_may_not_be_read_stops_nothing_that_does_not_need_it(tmp_path, monkeypatch, notices):
     monkeypatch.setenv('FASTAI_HOME', str(tmp_path/'home'))
     (plain(tmp_path/'pets')/'notes.txt').write_text('x')
-    def read_bytes(path, whole=Path.read_bytes):
+    def open_file(path, *asked, whole=Path.open, **options):
         if path.name == denied: raise PermissionError(13, 'Permission denied', str(path))
-        return whole(path)
-    monkeypatch.setattr(Path, 'read_bytes', read_bytes)
+        return whole(path, *asked, **options)
+    monkeypatch.setattr(Path, 'open', open_file)
     denied = 'notes.txt'
     assert len(load_images(tmp_path/'pets').labels) == 10
     denied = '2.png'
@@ -438,11 +523,12 @@ def lines_of(*titles, form='{name},{title}'): return '\n'.join(form.format(name=
     (lines_of(*'ababab').replace('.png', ''), 'ababab'), # no head, and no endings
     (lines_of('great dane', 'poodle', *['great dane']*3, 'poodle', form='{name} {title}'), ['great dane', 'poodle', *['great dane']*3, 'poodle']),
     (lines_of(*'ababab', form='{name} {title} 5'), 'ababab'), # three columns
+    ('image;x, y, z;label\n' + lines_of(*'ababab', form='{name};1,5;{title}'), 'ababab'), # commas in the numbers of another country
     ('sep=;\nfile;label\n' + lines_of(*'ababab', form='{name};{title}'), 'ababab'), ('file,label,,\n' + lines_of(*'ababab', form='{name},{title},,'), 'ababab'), # Excel
     ('file,label\n' + lines_of(*'ababab').replace('.png', '.PNG'), 'ababab'), ('file,label\n' + lines_of(*'ababab').replace('.png', '.jpg'), 'ababab'),
     ('id,class_id,labels\n' + lines_of(*['0,a', '1,b']*3), 'ababab'), # the class twice
     ('file,label,split\n' + lines_of(*['a,', 'b,']*3), 'ababab'), # nothing in a column
-    ('file,label\n' + lines_of('a', 'nan', *'abab')[:-8] + '\n5.png,<NA>', {0: 'a', 2: 'a', 3: 'b', 4: 'a'}), ('file,a,b\n' + lines_of('1,0', '0,1', '0,0', '0,1', '1,0'), {0: 'a', 1: 'b', 3: 'b', 4: 'a'})])
+    ('file,label\n' + lines_of('a', 'nan', *'abab')[:-8] + '\n5.png,<NA>', {0: 'a', 2: 'a', 3: 'b', 4: 'a'}), ('file,label\n' + lines_of('a', 'N/A', *'ab', '#N/A', 'NA'), {0: 'a', 2: 'a', 3: 'b'}), ('file,a,b\n' + lines_of('1,0', '0,1', '0,0', '0,1', '1,0'), {0: 'a', 1: 'b', 3: 'b', 4: 'a'})])
 def test_tables_as_people_write_them(tmp_path, text, wanted):
     for number in range(6): picture(number).save(tmp_path/f'{number}.png')
     (tmp_path/'t.txt').write_text(text)
@@ -459,12 +545,18 @@ def test_tables_in_json(tmp_path, name, content):
     assert all(label == int(name[0]) % 2 for name, label in zip(data.names, data.labels)) and len(data.labels) == 6
 
 
+@pytest.mark.parametrize('titles', [('007', '7'), ('1', '1.0'), ('Cat', 'cat'), ('cat', 'cat.'), ('fish', '\ufb01sh')])
+def test_classes_that_are_nearly_written_alike_are_named(tmp_path, titles):
+    plain(tmp_path, (*titles, 'dog'))
+    assert f"differ only in case, blanks, signs for blanks, dots at an end, or the zeros of a number: {titles[0]!r}, {titles[1]!r}" in read(tmp_path).notes[0]
+
+
 def test_names_in_a_table_of_another_system(tmp_path):
     "The accents of macOS, the letters of Windows, and a name that is in two splits"
     for part in ('train', 'test'):
         (tmp_path/part).mkdir()
         for number in range(4): picture(part == 'test', number).save(tmp_path/part/f'cafe\u0301{number}.png')
-    for encoding in ('utf8', 'cp1252', 'utf-16'):
+    for encoding in ('utf8', 'cp1252', 'utf-16', 'utf-16-le', 'utf-16-be'):
         (tmp_path/'t.csv').write_bytes(('file,label,split\n' + ''.join(f"café{number}.png,{('thé', 'tea')[number % 2]},{part}\n" for part in ('train', 'test') for number in range(4))).encode(encoding))
         data = read(tmp_path, labels='t.csv')
         assert (data.classes, data.labels.tolist(), data.train_count) == (('tea', 'thé'), [0, 0, 1, 1]*2, 4)
@@ -519,7 +611,9 @@ def test_masks_beside_the_pictures_are_no_pictures_of_the_class(tmp_path):
     ('image,finding\n' + lines_of('cat', 'dog', '"cat,dog"', 'cat', 'dog', 'cat'), 'several classes'), ('image,labels\n' + lines_of('cat', 'dog', 'dog cat', 'cat', 'dog', 'cat'), 'several classes'),
     ('image,age\n' + lines_of(*[number + 0.5 for number in range(12)]), 'measured numbers'), ('image,label,split\n' + lines_of(*['a,train', 'b,spare']*3), "split 'spare'"),
     ('image,label\n' + lines_of(*['crane, bird', 'crane, machine']*3), 'quotes'), ('image,cat,dog\n' + lines_of('1,0', '0,1', '1,1'), 'several classes'),
-    ('image,age\n' + lines_of(*range(20, 32)), 'another value for each'), ('lesion,image,dx,sex\n' + '\n'.join(f'L{number},{number},{("nv", "mel")[number % 2]},{("m", "f")[number//6]}' for number in range(12)), '--label-column dx')])
+    ('image,age\n' + lines_of(*range(20, 32)), 'another value for each'), ('image,label,label\n' + lines_of(*['a,x', 'b,y']*3), "2 columns called 'label'"), ('image,label\n0.png,a\0\n1.png,b', 'is no text'),
+    ('id,label\n0000,a\n0001,b', "The files are called such as '0.png', '1.png'"), ('PK\3\4\0', 'a workbook of Excel: save it as .csv'),
+    ('image,label\n0.png,"a\n1.png,b\n2.png,a\n3.png,"b"\n' + lines_of(*'ab'), 'line break(.|\n)*quote'), ('lesion,image,dx,sex\n' + '\n'.join(f'L{number},{number},{("nv", "mel")[number % 2]},{("m", "f")[number//6]}' for number in range(12)), '--label-column dx')])
 def test_what_is_no_class_is_refused(tmp_path, text, said):
     for number in range(12): picture(number).save(tmp_path/f'{number}.png')
     (tmp_path/'t.csv').write_text(text)

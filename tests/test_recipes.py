@@ -9,7 +9,8 @@ import pytest
 from cifar_fastai.base.messages import BadInput
 from cifar_fastai.recipes.named import RECIPES, named_recipe, read_recipe
 from cifar_fastai.recipes.options import command_again, recipe_from_options
-from cifar_fastai.recipes.recipe import AUGMENTATIONS, NETWORKS, NORMS, OPTIMIZERS, SCHEDULES, Recipe, augmentation, recipe_fields, recipe_from_dict, recipe_to_dict
+from cifar_fastai.recipes.choices import AUGMENTATIONS, NETWORKS, NORMS, OPTIMIZERS, SCHEDULES, augmentation
+from cifar_fastai.recipes.recipe import Recipe, recipe_fields, recipe_from_dict, recipe_to_dict
 from cifar_fastai.recipes.resolved import resolve
 from cifar_fastai.train import train_parser
 

@@ -25,9 +25,11 @@ from cifar_fastai.runs.files import read_run
 from cifar_fastai.search import trials
 from cifar_fastai.search.__main__ import main
 from cifar_fastai.search.naming import holdout_noise
+from cifar_fastai.search.page import curve_strands
 from cifar_fastai.search.searching import search_recipes, set_images_aside
-from cifar_fastai.search.space import Range, field_to_vary
-from cifar_fastai.search.trials import Search, open_search, run_trials, trial_table
+from cifar_fastai.recipes.recipe import Recipe
+from cifar_fastai.search.space import Range, Search, field_to_vary
+from cifar_fastai.search.trials import open_search, run_trials, trial_table
 from cifar_fastai.training.stopping import GaveUp
 
 EPOCHS = 4
@@ -115,7 +117,7 @@ def test_a_condition_is_refused_by_name(text, capfd):
 def test_each_kind_of_field_is_drawn_from_its_space():
     space = space_of('lr=0.001..1:log', 'width=8..64:log', 'whiten=yes,no', 'augment=crop_flip,trivial', 'momentum=0.5..0.9', 'muon-steps=1,3')
     assert space == dict(lr=Range(0.001, 1., True), width=Range(8, 64, True, True), whiten=(True, False), augment=('crop_flip', 'trivial'), momentum=Range(0.5, 0.9), muon_steps=(1, 3))
-    assert trials.drawn_fields(space, dict(lr=0.000999999, width=9, whiten=True, augment='trivial', momentum=0.123456789, muon_steps=3)) == dict(lr=0.001, width=9, whiten=True, augment='trivial', momentum=0.5, muon_steps=3)
+    assert Search(Recipe(), space).fields(dict(lr=0.000999999, width=9, whiten=True, augment='trivial', momentum=0.123456789, muon_steps=3)) == dict(lr=0.001, width=9, whiten=True, augment='trivial', momentum=0.5, muon_steps=3)
 
 
 # The journal
@@ -178,6 +180,23 @@ def test_a_trial_that_diverges_is_pruned_and_one_that_cannot_be_had_fails_and_bo
     assert lines[0].endswith('pruned the loss became nan in epoch 1') and lines[2].endswith('failed RuntimeError: not enough memory')
     wrong.update(dict.fromkeys(range(9), BadInput('no such file')))
     with pytest.raises(BadInput, match='the first 3 trials failed: no such file'): table_of(search, tiny_data, tmp_path/'all', 9)
+
+
+def test_a_recipe_that_cannot_be_fails_its_trial_and_no_other(search, tiny_data, tmp_path, monkeypatch, pretended):
+    made = Search.trial_recipe
+    def refuse(self, drawn):
+        if drawn['augment'] == 'trivial': raise BadInput('no such recipe')
+        return made(self, drawn)
+    monkeypatch.setattr(Search, 'trial_recipe', refuse)
+    found = table_of(dataclasses.replace(search, searcher='random', pruner='none'), tiny_data, tmp_path, 8)
+    assert set(found.state) == {'fail', 'complete'} and found.state.tolist() == found.augment.map({'trivial': 'fail', 'crop_flip': 'complete'}).tolist()
+    assert set(found.why) == {'no such recipe', ''}
+
+
+def test_a_search_without_an_epoch_is_drawn_without_a_word(search, tiny_data, tmp_path, capfd):
+    study = open_search(search, tiny_data, EPOCHS, tmp_path)
+    capfd.readouterr()
+    assert curve_strands(study) is None and capfd.readouterr().err == ''
 
 
 def test_what_the_machine_refuses_leaves_the_trial_to_go_on(search, tiny_data, tmp_path, monkeypatch, pretended):

@@ -1,6 +1,7 @@
 "Trackers follow a run, never change it, and never stop it"
 import json
 import os
+import sqlite3
 import sys
 from types import SimpleNamespace
 
@@ -72,14 +73,27 @@ def test_mlflow_keeps_a_run_in_files(recipe, plain, tmp_path, monkeypatch):
     assert {file.path for file in client.list_artifacts(name)} == {'figures', 'report.html'}
 
 
+def test_trackio_keeps_a_run_on_this_machine(recipe, plain, tmp_path, monkeypatch, capfd):
+    monkeypatch.setenv('TRACKIO_DIR', str(tmp_path/'kept'))
+    pytest.importorskip('trackio', reason='the extra trackio is not installed')
+    run = trained(recipe, tmp_path, monkeypatch, ['trackio'])
+    assert run.metrics['fingerprints']['weights'] == plain and capfd.readouterr().out == ''
+    with sqlite3.connect(tmp_path/'kept'/'cifar_fastai.db') as kept: rows = [(step, json.loads(values)) for step, values in kept.execute('SELECT step, metrics FROM metrics ORDER BY id')]
+    steps = len(run.learner.dls.train)
+    assert [(step, values['valid_accuracy']) for step, values in rows if 'valid_accuracy' in values] == [(steps*row.epoch, row.valid_accuracy) for row in run.history.itertuples()]
+    assert [step for step, values in rows if 'step_loss' in values] == list(range(1, 2*steps + 1))
+    pictures = {name: values[name]['file_path'] for _, values in rows for name in ('curves', 'page') if name in values}
+    assert (tmp_path/'kept'/'media'/pictures['page']).read_text() == '<p>the page</p>' and pictures['curves'].endswith('.png')
+
+
 def test_trackio_is_asked_for_what_its_client_has(recipe, plain, tmp_path, monkeypatch):
     "A stand-in with the calls that its documentation names"
     asked = []
-    stand_in = SimpleNamespace(init=lambda **words: asked.append(('init', words)), log=lambda values, step: asked.append(('log', values)), finish=lambda: asked.append(('finish', {})), Image=lambda path, caption: caption)
+    stand_in = SimpleNamespace(init=lambda **words: asked.append(('init', words)), log=lambda values, step: asked.append(('log', values)), finish=lambda: asked.append(('finish', {})), Image=lambda path, caption: caption, Html=lambda path, inject: path)
     monkeypatch.setitem(sys.modules, 'trackio', stand_in)
     run = trained(recipe, tmp_path, monkeypatch, ['trackio'])
     assert run.metrics['fingerprints']['weights'] == plain
-    assert asked[0][1]['project'] == 'cifar_fastai' and asked[-1][0] == 'finish' and [values['epoch'] for what, values in asked if what == 'log' and 'epoch' in values] == [1, 2]
+    assert asked[0][1]['project'] == 'cifar_fastai' and asked[-1][0] == 'finish' and asked[-2][1] == {'page': str(run.path/'report.html')} and [values['epoch'] for what, values in asked if what == 'log' and 'epoch' in values] == [1, 2]
 
 
 @pytest.mark.parametrize('breaks', ['__init__', 'send_numbers', 'send_picture', 'send_page', 'end'])

@@ -4,7 +4,7 @@ import numpy as np, pytest, torch
 from cifar_fastai.data.loaders import cifar_dataloaders
 from cifar_fastai.base.messages import BadInput
 from cifar_fastai.models.networks import network
-from cifar_fastai.recipes.recipe import NETWORKS
+from cifar_fastai.recipes.choices import NETWORKS
 from cifar_fastai.recipes.recipe import Recipe
 from cifar_fastai.training.learner import cifar_learner
 from cifar_fastai.models.weights import whiten, whitening_filters

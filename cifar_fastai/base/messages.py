@@ -140,11 +140,10 @@ LINE = MovingLine() # of the process; a command switches it on
 
 def progress_bar(
     share:float, # 0…1
-    width:int=20, # Letters
 )->str: # Such as `█████░░░░░`
     "How much of something is done"
-    full = round(min(max(share, 0.), 1.)*width)
-    return '█'*full + '░'*(width - full)
+    full = round(20*min(max(share, 0.), 1.))
+    return '█'*full + '░'*(20 - full)
 
 @contextmanager
 def show_moving():

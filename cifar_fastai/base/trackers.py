@@ -6,8 +6,8 @@
 __all__ = ['PROJECT', 'TRACKERS', 'tracker_name', 'TensorBoard', 'Wandb', 'allow_files', 'MLflow', 'Trackio', 'check_trackers']
 
 # %% ../../nbs/00_base/11_trackers.ipynb #trk00003
-import json, os, secrets, time
-from contextlib import contextmanager
+import json, os, secrets, sys, time
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from .messages import need_module, one_of
 
@@ -98,17 +98,19 @@ class MLflow:
     def end(self, status): self.client.set_terminated(self.id, {'complete': 'FINISHED', 'interrupted': 'KILLED'}.get(status, 'FAILED'))
 
 class Trackio:
-    "Trackio, on this machine unless TRACKIO_SPACE_ID says otherwise; a page has no place in it"
+    "Trackio, on this machine unless TRACKIO_SPACE_ID or TRACKIO_SERVER_URL says otherwise"
     needs = 'trackio'
     def __init__(self, path, fields, step=0):
         import trackio
         self.client = trackio
-        self.run = trackio.init(project=PROJECT, name=f"{Path(path).name}-{tracker_name(path, 'trackio')[:6]}", config=fields, resume='allow')
+        with redirect_stdout(sys.stderr):  # it says where it keeps the run
+            trackio.init(project=PROJECT, name=f"{Path(path).name}-{tracker_name(path, 'trackio')[:6]}", config=fields, resume='allow')
 
     def send_numbers(self, values, step): self.client.log(values, step=step)
     def send_picture(self, name, path, step): self.client.log({name: self.client.Image(str(path), caption=name)}, step=step)
-    def send_page(self, path): pass
-    def end(self, status): self.client.finish()
+    def send_page(self, path): self.client.log({'page': self.client.Html(str(path), inject=False)})
+    def end(self, status):
+        with redirect_stdout(sys.stderr): self.client.finish()
 
 TRACKERS = {'tensorboard': TensorBoard, 'wandb': Wandb, 'mlflow': MLflow, 'trackio': Trackio}
 

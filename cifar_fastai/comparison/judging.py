@@ -14,8 +14,9 @@ import numpy as np
 from ..base.label_files import JUDGED, accept_suggestions, check_label_rows, read_label_rows, write_labels
 from ..base.messages import BadInput, one_of, say
 from ..recipes.recipe import Recipe
-from ..data.images import group_copies
-from ..data.loaders import Positions, load_recipe_images
+from ..data.near_copies import group_copies
+from ..data.positions import Positions
+from ..data.loaders import load_recipe_images
 from ..interpretation.inference import steady_loader
 from ..interpretation.suspects import image_features
 from ..labels.scores import area_under_margin, joined_margin, label_quality, logit_margin, margin_quality

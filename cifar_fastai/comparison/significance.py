@@ -84,11 +84,10 @@ def reaches(
 def widest(
     found:list[Reach],
     lowest:float, # The least that the true value can be
-    highest:float=1, # The most
 )->tuple[float, float]: # Low and high end
     "The interval that holds all of them"
     low, high = zip(*(one.ends for one in found))
-    return max(lowest, min(low)), min(highest, max(high))
+    return max(lowest, min(low)), min(1, max(high))
 
 # %% ../../nbs/11_comparison/00_significance.ipynb #50000022
 @dataclass(frozen=True)

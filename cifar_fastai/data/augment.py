@@ -14,7 +14,7 @@ from fastai.torch_core import TensorImage
 from fasttransform import Transform
 from torch import Tensor
 from ..base.randomness import BatchRandom, hash_positions
-from ..recipes.recipe import augmentation
+from ..recipes.choices import augmentation
 from .operations import boxes, brightness, contrast, crop_flip, cut_out, rotate, saturation
 from .policies import POLICIES
 

@@ -75,7 +75,7 @@ def remember_digest(
     return remember(path, method, now, lambda: checksum(path, method))
 
 # %% ../../nbs/03_data/10_cache.ipynb #272b7e3d
-VERSION = 4 # of how images are decoded and kept: raise it when a rule changes
+VERSION = 5 # of how images are decoded and kept: raise it when a rule changes
 
 def folder_stamp(
     files:Files, # A folder

@@ -13,7 +13,8 @@ from ..base.messages import BadInput
 from ..base.wording import name_on_a_line
 from .archives import EXPECTED, Files
 from .images import ImageData, image_data
-from .layouts import SPLITS, Placement, name_masks, safe_text, some, split_of
+from .names import SPLITS, safe_text, some, split_of
+from .layouts import Placement, name_masks
 from .pictures import FLAT, empty_images, look_at, read_pictures
 from .reading import COPIED, describe, find_copies, lines_of
 
@@ -45,6 +46,7 @@ def check_classes(read, where, trained='train'):
         refuse(f"{where}: nothing is left of {len(lost)} {'class' if len(lost) == 1 else 'classes'}: {about}\nGive the folder pictures that can be read, or take it away.", read)
     found = {split: {row['class'] for row in read['rows'] if row['split'] == split and row['images']} for split in ('', *SPLITS)}
     train = found[trained]
+    if not train and not trained: refuse(f"{where}: no folders of classes, for all pictures lie side by side\nPut the pictures of each class into a folder of its own; or say their classes in a table, with --labels FILE, or by their names, with --labels names", read)
     if not train: refuse(f"{where} has no images under train/<class>/\n{EXPECTED}", read)
     if len(train) < 2: refuse(f"{where} has one class, {min(train)!r}\nTo learn to tell apart takes at least two.", read)
     for split in ('valid', 'test'):
@@ -106,7 +108,7 @@ def read_placed(
     test_share:float=0., # What is drawn for testing where a split is ''
 )->ImageData: # Training images first, class by class
     "The images of a placement as `ImageData`"
-    where, drawn = f'{files.path}/{safe_text(placement.root)}'.rstrip('/'), '' in {split for split, _ in placement.placed.values()}
+    where, drawn = f'{files.path}/{safe_text(placement.root)}'.rstrip('/'), bool(test_share)
     look = look_at(files, list(placement.placed))
     left = {**files.passed, **placement.left, **look.left}
     order = sorted(look.pictures, key=lambda name: (drawn or list(SPLITS).index(placement.placed[name][0]), placement.placed[name][1], name))

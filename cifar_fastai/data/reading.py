@@ -12,8 +12,10 @@ from collections.abc import Sequence
 from itertools import groupby
 from pathlib import PurePosixPath
 import numpy as np
+from ..base.wording import name_on_a_line
 from .archives import NOWHERE, NO_FILE, TOO_LARGE
-from .layouts import SPLITS, Placement, safe_text, some
+from .names import SPLITS, class_form, safe_text, some
+from .layouts import Placement
 from .pictures import DARK, FLAT, PAGES, digest_of
 
 # %% ../../nbs/03_data/05_reading.ipynb #a30eb08c
@@ -87,9 +89,9 @@ def layout_line(read):
         if absent: said.append(f"{split}/ has no images of {len(absent)} of {len(trained)} classes: {some(absent)}")
     short = [f"{row['class']} in {row['split']}/ {row['images']} of {row['files']}" for row in read['rows'] if row['images'] < 0.9*row['files']]
     if short: said.append(f"of some classes only a part is read: {', '.join(short[:5])}{' …' if len(short) > 5 else ''}")
-    folded = Counter(title.strip().casefold() for title in trained)
-    alike = sorted(title for title in trained if folded[title.strip().casefold()] > 1)
-    if alike: said.append(f'classes whose names differ only in case or blanks: {some(alike)}')
+    forms = Counter(map(class_form, trained))
+    alike = sorted(title for title in trained if forms[class_form(title)] > 1)
+    if alike: said.append(f'classes whose names differ only in case, blanks, signs for blanks, dots at an end, or the zeros of a number: {some(alike)}')
     return '; '.join(said)
 
 def left_line(read):
@@ -109,7 +111,7 @@ def changed_line(read):
 
 def copies_line(read):
     "Which pictures are there more than once"
-    def shown(what): return f"such as {' = '.join(read['copies'][what][0])}"
+    def shown(what): return f"such as {' = '.join(map(name_on_a_line, read['copies'][what][0]))}"
     said = []
     counts = [f"{count:,} of {sum(row['images'] for row in read['rows'] if row['split'] == split):,} {split}" for split in ('valid', 'test') if (count := total(read, COPIED, split))]
     if counts: said.append(f"{' and '.join(counts)} images are {COPIED}, {shown(COPIED)}")
@@ -147,7 +149,7 @@ def table_text(
     most:int=60, # Rows at most
 )->str: # A line for each class and split
     "The table of what was read"
-    rows = [[row['split'], row['class'].replace('\n', '\\n')[:40], row['files'], *(count(row) for count in COLUMNS.values())] for row in read['rows']]
+    rows = [[row['split'], name_on_a_line(row['class'])[:40], row['files'], *(count(row) for count in COLUMNS.values())] for row in read['rows']]
     kept = [True, True, True, True, *(any(row[at] for row in rows) for at in range(4, 3 + len(COLUMNS)))]
     heads = [name for name, keep in zip(['split', 'class', 'files', *COLUMNS], kept) if keep]
     shown = [[f'{value:,}' if isinstance(value, int) else value for value, keep in zip(row, kept) if keep] for row in rows[:most]]

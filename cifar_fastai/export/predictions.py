@@ -144,7 +144,7 @@ class Tally:
                          f'accuracy  not known: no folder has the name of a class ({classes}), but {folders}')
         if self.unsure: found.append(f'unsure    {self.unsure:,} of {self.pictures:,}')
         if again: found.append(f"counted   once: {again:,} picture{'s' if again > 1 else ''} named again")
-        if others: found.append(f"left out  {others:,} file{'s that do' if others > 1 else ' that does'} not end like a picture")
+        if others: found.append(f"left out  {others:,} file{'s that are no pictures' if others > 1 else ' that is no picture'}")
         return found
 
 # %% ../../nbs/12_export/03_predictions.ipynb #cexp0013

@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from ..base.messages import LINE, BadInput, notice, one_of
 from ..base.randomness import keep_random_states
 from ..base.figures import to_pictures
-from ..recipes.recipe import TEST_AUGMENTATIONS
+from ..recipes.choices import TEST_AUGMENTATIONS
 from ..heatmaps.prepared import prepare
 
 # %% ../../nbs/05_interpretation/01_inference.ipynb #31fc7943

@@ -54,7 +54,6 @@ class WrongLabels:
 def count_wrong(
     probabilities:np.ndarray, # Of a model that was not trained on the images, shape (N, C)
     labels:np.ndarray, # Given class of each image, shape (N,)
-    draws:int=200, # How often the images are drawn anew
     seed:int=0, # Same seed, same interval
 )->WrongLabels:
     "How many labels are wrong, by the confident joint"
@@ -64,7 +63,7 @@ def count_wrong(
     def wrong(where):
         joint = joint_of(confident[where], labels[where], classes)
         return joint.sum() - joint.trace()
-    drawn = [wrong(random.integers(0, len(labels), len(labels))) for _ in range(draws)]
+    drawn = [wrong(random.integers(0, len(labels), len(labels))) for _ in range(200)]
     low, high = np.percentile(drawn, [2.5, 97.5])
     return WrongLabels(float(wrong(slice(None))), float(low), float(high), len(labels))
 

@@ -67,7 +67,6 @@ def find_issues(
     far:np.ndarray|None=None, # bool (N,): images that lie far from all others
     copied:np.ndarray|None=None, # bool (N,): images with a near copy of another label
     indices:np.ndarray|None=None, # Places of the images in their set; 0, 1, 2, … if left out
-    seed:int=0, # For the interval
 )->LabelIssues:
     "What is odd about each label"
     probabilities, labels = np.asarray(probabilities, np.float64), np.asarray(labels)
@@ -86,4 +85,4 @@ def find_issues(
     none = np.zeros(len(labels), bool)
     kinds = np.select([wrong, none if copied is None else copied, none if far is None else far, doubted], ['wrong', 'duplicate', 'outlier', 'ambiguous'], '')
     return LabelIssues(labels, suggested, quality, kinds, np.asarray(names), np.arange(len(labels)) if indices is None else np.asarray(indices), tuple(map(str, classes)),
-                       count_wrong(probabilities, labels, seed=seed), probabilities)
+                       count_wrong(probabilities, labels), probabilities)

@@ -24,11 +24,10 @@ def unit_rows(
 def nearest_images(
     embeddings:np.ndarray, # Shape (N, D)
     count:int=10, # How many neighbours, at most N - 1
-    seed:int=0, # Same seed, same draw
 )->tuple[np.ndarray, np.ndarray]: # Indices of the neighbours, nearest first, and 1 less the cosine, both (N, count)
     "The images closest to each"
     rows = unit_rows(embeddings)
-    among = np.sort(np.random.default_rng(seed).permutation(len(rows))[:MOST_COMPARED])
+    among = np.sort(np.random.default_rng(0).permutation(len(rows))[:MOST_COMPARED])
     if not 1 <= count < len(among): raise BadInput(f'{count} neighbours of {len(among)} images: there must be more images')
     found, distances = np.empty((len(rows), count), np.int64), np.empty((len(rows), count), np.float32)
     for start in range(0, len(rows), 1024):
@@ -42,12 +41,11 @@ def nearest_images(
 # %% ../../nbs/06_labels/02_neighbours.ipynb #clneigh2
 def far_images(
     distances:np.ndarray, # From `nearest_images`, shape (N, count)
-    fence:float=3., # Distances between the quartiles, above the upper one
 )->np.ndarray: # bool (N,)
     "The images that lie far from all others"
     mean = np.log(np.maximum(distances.mean(1), 1e-6))
     low, high = np.percentile(mean, [25, 75])
-    return mean > high + fence*(high - low)
+    return mean > high + 3*(high - low)
 
 # %% ../../nbs/06_labels/02_neighbours.ipynb #clneigh3
 def conflicting_groups(

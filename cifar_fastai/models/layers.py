@@ -14,10 +14,9 @@ from torch.nn import functional as F
 # %% ../../nbs/04_models/00_layers.ipynb #0f7d345b
 def group_count(
     channels:int, # Channels to be divided
-    most:int=32, # Greatest number of groups
 )->int: # Number of groups
-    "The largest divisor of `channels` up to `most` that leaves at least two channels in a group"
-    return max(n for n in range(1, most+1) if channels%n == 0 and (n == 1 or channels//n >= 2))
+    "The largest divisor of `channels` up to 32 that leaves at least two channels in a group"
+    return max(n for n in range(1, 33) if channels%n == 0 and (n == 1 or channels//n >= 2))
 
 NORM_LAYERS = {
     'batch': nn.BatchNorm2d,

@@ -17,7 +17,8 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 from ..base.files import checksum
 from ..base.messages import BadInput, first_line, need_module, out_of_memory
-from ..recipes.recipe import Recipe, is_library
+from ..recipes.choices import is_library
+from ..recipes.recipe import Recipe
 from ..recipes.libraries import split_name
 from .weights import set_norms, whiten
 from .networks import Network, network

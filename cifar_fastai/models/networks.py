@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PATCH', 'NETWORK_BUILDERS', 'Network', 'join_parts', 'custom_resnet', 'cifarnet', 'build_stages', 'resnet',
            'preact_resnet', 'basic_resnet', 'bottleneck_resnet', 'he_resnet', 'wide_resnet', 'network',
-           'parameter_count', 'summary_line', 'network_parts', 'networks_table']
+           'parameter_count', 'summary_line', 'networks_table']
 
 # %% ../../nbs/04_models/02_networks.ipynb #idad97d1
 import copy
@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from ..base.messages import BadInput, one_of
 from ..base.wording import Listing
-from ..recipes.recipe import NETWORKS
+from ..recipes.choices import NETWORKS
 from .layers import NORM_LAYERS, BasicBlock, BottleneckBlock, HalvePool, MaxOfMap, PreactBlock, Residual
 from .layers import conv_norm_relu, convolution
 from .weights import initialize
@@ -139,16 +139,14 @@ def network(
     classes:int=10, # Length of the logits
     width:int|str='auto', # Channels of the first stage; auto: the network's own
     norm:str='batch', # `batch`, `group` or `layer`
-    image_size:int=32, # Side of the images, at least 8 pixels
     dirac:bool=False, # Start hidden convolutions as ones that pass their input on
 )->Network: # In training mode, float32, on torch's default device
     "A network of the table with its first weights"
     choice = NETWORKS[one_of(arch, NETWORKS, 'network')]
     norm_layer = NORM_LAYERS[one_of(norm, NORM_LAYERS, 'norm')]
     width = choice.width if width == 'auto' else width
-    for what, value, least in (('width', width, 1), ('number of classes', classes, 1), ('image size', image_size, 8)):
-        if not isinstance(value, int) or isinstance(value, bool) or value < least:
-            raise BadInput(f'{what} {value!r} is not a whole number of at least {least}')
+    for what, value in (('width', width), ('number of classes', classes)):
+        if type(value) is not int or value < 1: raise BadInput(f'{what} {value!r} is not a whole number of at least 1')
     model = NETWORK_BUILDERS[choice.build](classes, width, norm_layer, **choice.options)
     model.title = f'{arch}, width {width}, {norm} norm'
     initialize(model, dirac)
@@ -166,23 +164,6 @@ def summary_line(
 )->str: # Such as `resnet9, width 64, batch norm: 6,573,130 parameters`
     "A model in one line"
     return f"{getattr(model, 'title', type(model).__name__)}: {parameter_count(model):,} parameters"
-
-# %% ../../nbs/04_models/02_networks.ipynb #d85ac0a7
-def network_parts(
-    arch:str='resnet9', # A name in `NETWORKS`
-    classes:int=10, # Length of the logits
-    width:int|str='auto', # Channels of the first stage; auto: the network's own
-    norm:str='batch', # `batch`, `group` or `layer`
-    image_size:int=32, # Side of the images, at least 8 pixels
-)->Listing: # Displays itself
-    "The parts of a network with the shape of what each gives, and its parameters"
-    with torch.device('meta'):
-        model = network(arch, classes, width, norm, image_size).eval()
-        maps, rows = torch.empty(1, 3, image_size, image_size), []
-    for name, part in model.named_children():
-        maps = part(maps)
-        rows.append((name, '×'.join(map(str, maps.shape[1:])), parameter_count(part)))
-    return Listing(f'**{summary_line(model)}**: {NETWORKS[arch].line}', ('part', 'gives', 'parameters'), tuple(rows))
 
 # %% ../../nbs/04_models/02_networks.ipynb #85d9888d
 def networks_table(

@@ -105,10 +105,11 @@ def is_extension(
     path:Path, # The folder of a finished run
     now:Recipe|None, # What is asked for
 )->bool:
-    "Whether a finished run is asked for more epochs, which takes the checkpoint that --keep-checkpoint leaves"
+    "Whether a finished run is asked for more epochs, which takes the checkpoint that --keep-checkpoint leaves; another recipe is refused"
     then = recipe_from_dict(read_about(path)['recipe'])
-    if now is None or not is_longer(now, then): return False
+    if now is None: return False
     check_recipe(path, then, now)
+    if not is_longer(now, then): return False
     if checkpoint_numbers(path/'checkpoint'): return True
     raise BadInput(f"--epochs {now.epochs}: '{path}' is complete with {then.epochs}, and its checkpoint is gone\n--keep-checkpoint would have kept it")
 

@@ -155,7 +155,7 @@ def start_run(
     now = about_run(learner)
     if path: check_identity(path, about, now)
     else:
-        path, about = new_run_folder(out, name, recipe, now), now
+        path, about = new_run_folder(out, name, now), now
         keep_labels(path, learner)
     learner.path = path
     return learner, path, {**about, 'recipe': recipe_to_dict(recipe), 'by_hand': sorted({*about.get('by_hand', ()), *learner.by_hand})}
@@ -245,7 +245,8 @@ def train_session(
     "Train by a recipe and leave a run folder"
     with ExitStack() as held:
         processes = held.enter_context(join_processes())
-        if not processes.first: return follow_session(processes, checkpoint_every, cbs)
+        if not processes.first:
+            with name_loss(processes): return follow_session(processes, checkpoint_every, cbs)
         path = run_to_resume(resume, recipe or Recipe(), out, name)
         if path is None: check_place(out, name)
         check_trackers(trackers)
@@ -267,10 +268,10 @@ def train_session(
         say(introduction(learner, path))
         held.enter_context(record_end(folder))
         following = [held.enter_context(FollowRun(trackers, path, about['recipe']))] if trackers else []
-        processes.tell({'recipe': recipe_from_dict(about['recipe']), 'path': path, 'about': about, 'state': state})
-        processes.check_ready()
-        join_learner(learner, processes)
         with name_loss(processes), name_memory(learner):
+            processes.tell({'recipe': recipe_from_dict(about['recipe']), 'path': path, 'about': about, 'state': state})
+            processes.check_ready()
+            join_learner(learner, processes)
             history = train_learner(learner, folder, about, state, checkpoint_every, [*cbs, *following], processes, drawn)
         leave_processes(processes)
         folder.result(history)

@@ -12,7 +12,7 @@ from ..base.messages import LINE, BadWords, need_module
 from ..base.commands import SWITCHES, Parser, add_flag, add_option, add_out, open_page, make_main, run_command
 from ..base.rules import Name, Number
 from ..recipes.options import add_recipe_options, recipe_from_options
-from .space import PRUNERS, SEARCHERS, check_space, field_to_vary
+from .space import PRUNERS, SEARCHERS, Search, field_to_vary
 
 # %% ../../nbs/12_search/05___main__.ipynb #sdo00006
 def search_parser(
@@ -39,7 +39,7 @@ def search_by_options(options):
     if len(space) < len(options.vary): raise BadWords('a field is varied twice\nName each field once, with all its values')
     both = next((name for name in space if hasattr(options, name)), None)
     if both: raise BadWords(f"--{both.replace('_', '-')} and --vary {both} both say what {both} is\nLeave one of them out")
-    check_space(recipe, space, options.pruner != 'none')
+    Search(recipe, space, options.method, options.pruner)  # refused before torch is imported
     LINE.begin('loading')
     from cifar_fastai.base.devices import keep_freed_memory
     from cifar_fastai.search.searching import search_recipes

@@ -20,7 +20,7 @@ from ..runs.session import train_session
 from ..comparison.grid import Arm, data_place, fields_name, grid_plan, train_missing
 from ..comparison.comparison import Comparison, compare_runs
 from ..comparison.page import rank_arms, verdict, write_comparison
-from .trials import Search
+from .space import Search
 
 # %% ../../nbs/12_search/02_naming.ipynb #nam00006
 BEST = 3 # trials that are repeated

@@ -18,8 +18,8 @@ from ..data.images import ImageData
 from ..views.pages import fill_page, write_page
 from ..views.vector_charts import Axis, Line, line_chart
 from ..comparison.page import arm_bars
-from .space import PRUNERS, SEARCHERS, space_text
-from .trials import Search, trial_table
+from .space import PRUNERS, SEARCHERS, Search, space_text
+from .trials import trial_table
 from .naming import Named, holdout_noise
 
 # %% ../../nbs/12_search/03_page.ipynb #spg00006
@@ -107,8 +107,8 @@ def curve_strands(
 )->dict|None: # For the macro `strands`; None where no trial has two epochs
     "Each trial's accuracy over its epochs"
     from optuna.visualization import plot_intermediate_values
+    if not any(len(trial.intermediate_values) > 1 for trial in study.get_trials(deepcopy=False)): return None
     lines = [trace for trace in plot_intermediate_values(study).data if trace.x is not None and len(trace.x)]
-    if not lines or max(len(line.x) for line in lines) < 2: return None
     values = [value for line in lines for value in line.y]
     across, up = Axis(1, max(max(line.x) for line in lines), 55, 388, whole=True), Axis(min(values), max(max(values), min(values) + 1e-3), 198, 10, percent=True)
     axes = [dict(path='M55 198H388', name='epoch', at=(388, 232), anchor='end', ticks=[(x, 216, text, 'middle') for x, text in across.ticks()]),

@@ -8,14 +8,14 @@ __all__ = ['set_images_aside', 'check_batches', 'search_recipes', 'name_best']
 # %% ../../nbs/12_search/04_searching.ipynb #sch00003
 import dataclasses, time
 from pathlib import Path
-from ..base.messages import LINE, BadInput, need_module, notice, one_of, say
+from ..base.messages import LINE, BadInput, need_module, notice, say
 from ..base.files import take_lock, write_json
 from ..recipes.recipe import Recipe
 from ..recipes.resolved import resolve
 from ..data.images import ImageData, without_test_set
 from ..data.loaders import load_recipe_images
-from .space import PRUNERS, SEARCHERS, Range, check_space, space_text
-from .trials import Search, open_search, run_trials, trial_table
+from .space import Range, Search, space_text
+from .trials import open_search, run_trials, trial_table
 from .naming import Named, holdout_noise, read_test_set, repeat_best
 from .page import trials_text, write_search
 
@@ -47,13 +47,12 @@ def search_recipes(
     say=say, # Called with each line for the person
 )->Named|None: # None where other workers still have trials in hand
     "Search, or join in a search; raises `BadInput`"
-    one_of(searcher, SEARCHERS, 'method'); one_of(pruner, PRUNERS, 'pruner')
+    search = Search(recipe, space, searcher, pruner)
     need_module('optuna', 'search'); need_module('plotly', 'search')
-    check_space(recipe, space, pruner != 'none')
     LINE.begin('loading the data')
     recipe, data = set_images_aside(recipe)
     check_batches(recipe, space, data.train_count)
-    search, folder, shown = Search(recipe, space, searcher, pruner), Path(out), [time.monotonic()]
+    search, folder, shown = dataclasses.replace(search, recipe=recipe), Path(out), [time.monotonic()]
     study = open_search(search, data, resolve(recipe, count=data.train_count).epochs, folder)
     images, known = len(data.test_positions), trial_table(study, search)
     say(f"search   {', '.join(f'{name} {space_text(values)}' for name, values in space.items())}; {trials} trials by {searcher}" + (f', {(known.state != "running").sum()} of them done' if len(known) else ''))

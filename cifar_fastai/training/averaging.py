@@ -14,9 +14,8 @@ class LookaheadWeights(RunCallback):
     order = ORDERS['LookaheadWeights']
     def __init__(self,
         every:int, # Steps between
-        share:float=0.5, # Of the way that stays, 0…1
     ):
-        self.every, self.share, self.slow, self.steps = every, share, None, 0
+        self.every, self.slow, self.steps = every, None, 0
 
     def before_fit(self):
         self.slow, self.steps = {name: p.detach().clone() for name, p in self.model.named_parameters() if p.requires_grad}, 0
@@ -32,7 +31,7 @@ class LookaheadWeights(RunCallback):
     def go_back(self):
         for name, slow in self.slow.items():
             weight = self.model.get_parameter(name).data
-            slow.lerp_(weight, self.share)
+            slow.lerp_(weight, 0.5)
             weight.copy_(slow)
 
     def checkpoint_state(self): return {'slow': self.slow, 'steps': self.steps}

@@ -12,7 +12,7 @@ import torch
 from fastai.learner import Learner
 from ..base.messages import notice, one_of, out_of_memory
 from ..base.randomness import keep_random_states
-from ..recipes.recipe import COMPILES
+from ..recipes.choices import COMPILES
 from .run_callback import ORDERS, RunCallback, ask_callback
 
 # %% ../../nbs/07_training/09_compiling.ipynb #e674331b

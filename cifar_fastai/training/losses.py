@@ -19,7 +19,7 @@ LEAST_SHARE = 1e-4 # what `symmetric` takes for the share of a class that has no
 def image_losses(
     logits:torch.Tensor, # float32 (N, classes)
     shares:torch.Tensor, # Of the classes, float32 (N, classes), each row adding up to 1
-    loss:str='ce', # A name in `recipe.LOSSES`
+    loss:str='ce', # A name in `choices.LOSSES`
     parameter:float|None=None, # Its alpha, q or beta; cross-entropy has none
 )->torch.Tensor: # float32 (N,)
     "The training loss of each image"
@@ -48,7 +48,7 @@ class ClassificationLoss(nn.Module):
         label_smoothing:float=0., # Share of the target spread over all classes, in training mode only
         reduction:str='mean', # mean, sum or none
         class_weights:torch.Tensor|None=None, # What each class counts, float32 (classes,), in training mode only; None: all alike
-        loss:str='ce', # A name in `recipe.LOSSES`, in training mode only
+        loss:str='ce', # A name in `choices.LOSSES`, in training mode only
         parameter:float|None=None, # Its alpha, q or beta
     ):
         super().__init__()

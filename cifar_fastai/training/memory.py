@@ -17,7 +17,7 @@ from torch.func import functional_call
 from ..base.messages import BadInput, out_of_memory
 from ..base.randomness import keep_random_states
 from ..base.devices import autocast, device_name, free_memory, memory_format
-from ..recipes.recipe import is_library
+from ..recipes.choices import is_library
 from .learner import CifarLearner
 
 # %% ../../nbs/07_training/13_memory.ipynb #b265de15

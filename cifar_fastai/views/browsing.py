@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['IMAGE_ORDERS', 'MARKED', 'UNMARKED', 'order_words', 'Selection', 'selection_line', 'find_image', 'picture_html',
-           'mark_words', 'caption_html', 'bars_html', 'details_html', 'mark_choices']
+           'caption_html', 'bars_html', 'details_html', 'mark_choices']
 
 # %% ../../nbs/10_views/07_browsing.ipynb #i0a2f1c3
 import base64, io
@@ -105,13 +105,6 @@ def picture_html(
     return (f'<img src="data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}" alt="{escape(words)}" title="{escape(words)}" '
             f'style="{look}width:{side};max-width:100%;aspect-ratio:{image.shape[1]}/{image.shape[0]};display:block;margin:0 0 2px 0">')
 
-def mark_words(
-    mark:Mark|None, # None where there is no mark
-)->str: # Such as `label looks wrong: dog`
-    "A mark in a few words"
-    if mark is None: return ''
-    return mark.verdict if mark.verdict != LABEL else f"{LABEL}: {mark.suggested_label or 'none of these'}"
-
 # %% ../../nbs/10_views/07_browsing.ipynb #b93a7a6c
 def caption_html(
     kept:ClassifiedImages, # Kept predictions
@@ -122,7 +115,8 @@ def caption_html(
     actual, predicted = kept.targets[index], kept.predicted[index]
     shares = ' → '.join(percent(kept.probabilities[index, one]) for one in (actual, predicted)) if actual != predicted else percent(kept.confidence[index])
     names = ' → '.join(escape(str(kept.classes[one])) for one in ((actual, predicted) if actual != predicted else (actual,)))
-    said = f'<div style="font-weight:600;border-left:4px solid #D55E00;padding-left:4px">{escape(mark_words(mark))}</div>' if mark else ''
+    decided = '' if not mark else mark.verdict if mark.verdict != LABEL else f"{LABEL}: {mark.suggested_label or 'none of these'}"
+    said = f'<div style="font-weight:600;border-left:4px solid #D55E00;padding-left:4px">{escape(decided)}</div>' if mark else ''
     return (f'<div style="line-height:1.35;overflow-wrap:anywhere"><div style="font-weight:600">{names}</div>'
             f'<div>{shares}</div><div style="opacity:.75">{kept.place_words(index)}</div>{said}</div>')
 
@@ -130,11 +124,10 @@ def caption_html(
 def bars_html(
     kept:ClassifiedImages, # Kept predictions
     index:int, # Which image
-    most:int=10, # Classes to list
 )->str: # A table: class, bar, probability; likeliest first, the actual class always among them
     "What the model thinks of an image"
     shares, actual = kept.probabilities[index], kept.targets[index]
-    order = np.argsort(-shares, kind='stable')[:most].tolist()
+    order = np.argsort(-shares, kind='stable')[:10].tolist()
     if actual not in order: order[-1] = int(actual)
     rows = []
     for one in order:

@@ -6,7 +6,7 @@
 __all__ = ['REVIEWED', 'near_pictures', 'review_values', 'review_explorer', 'review_lead', 'write_review', 'write_reviews']
 
 # %% ../../nbs/10_views/10_review.ipynb #ireview01
-import cifar_fastai, hashlib
+import hashlib
 from pathlib import Path
 import numpy as np
 from ..base.label_files import ISSUES, UNSURE, DROP, file_text
@@ -62,16 +62,15 @@ def write_review(
     run:str|Path, # A run folder, whose network judges and whose data hold the images
     labels:str|Path='', # A `labels.csv`; that of the run folder if left out
     path:str|Path='', # Where the page goes; labels.html in the run folder if left out
-    count:int=200, # Images at most
     learner=None, # The run's Learner, where it is at hand
 )->Path: # Where it went
     "The page for reviewing labels; raises `BadInput`"
     run, labels = Path(run), Path(labels or Path(run)/'labels.csv')
     path = Path(path or run/'labels.html')
-    interpretation = find_suspects(learner or load_run(run), labels, count)
+    interpretation = find_suspects(learner or load_run(run), labels, 200)
     explorer = review_explorer(interpretation, file_text(run.resolve().name))
     write_page(path, fill_page('review.html', PAGE_SCRIPTS, ('base.css', 'report.css'), heading=f'Labels of {file_text(run.resolve().name)}', lead=review_lead(interpretation.kept), file=labels.name,
-                               explorer=explorer, classes=class_names(interpretation.kept), drop=DROP, unsure=UNSURE, version=cifar_fastai.__version__))
+                               explorer=explorer, classes=class_names(interpretation.kept), drop=DROP, unsure=UNSURE))
     return path
 
 REVIEWED = ('labels.csv', 'test_labels.csv') # files of a run folder that have a page
