@@ -176,10 +176,10 @@ def official_sources(source, files):
     return [Official(files(), root, version) for root, version in found.items()] or [source]
 
 def is_text(
-    path:Path, # A file, perhaps
+    path:Path, # A file
 )->bool: # Whether it begins as text does, and as no picture
     "Whether a file is text, such as a list of paths"
-    if not path.is_file() or is_image(path.name) or is_official(path.name) or begins_like_a_picture(path, path.name): return False
+    if is_image(path.name) or begins_like_a_picture(path, path.name): return False
     with refuse_unreadable(path), open(path, 'rb') as file: start = file.read(2**12)
     return start != b'' and not re.search(rb'[\x01-\x08\x0e-\x1f\x7f]', start)
 
@@ -192,8 +192,10 @@ def open_word(
     if not word.strip(): raise BadInput(f'{word!r} names no picture\nIs a variable of the shell empty? . is the folder that you are in')
     if word == '-': return [PathList(lines, classes)]
     path = Path(word).expanduser()
-    if is_text(path): raise BadInput(f"'{word}' is text, and no picture is\nA list of paths goes by standard input: predict RUN - < {shlex.quote(word)}")
-    if path.exists(): return open_path(path, word, classes)
+    if path.exists():
+        sources = open_path(path, word, classes)
+        if not (isinstance(sources[0], OneFile) and is_text(path)): return sources
+        raise BadInput(f"'{word}' is text, and no picture is\nA list of paths goes by standard input: predict RUN - < {shlex.quote(word)}")
     names = sorted(glob.glob(os.path.expanduser(word), recursive=True)) if glob.has_magic(word) else []
     if not names: raise BadInput(f"'{word}': there is no such file or folder" + (', and no file of that pattern' if glob.has_magic(word) else ''))
     return [source for name in names for source in open_path(Path(name), name, classes)]
