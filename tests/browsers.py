@@ -4,7 +4,7 @@ import shutil
 import pytest
 
 CHROMIUM, DRIVER = shutil.which('chromium') or shutil.which('google-chrome'), shutil.which('chromedriver')
-WORDS = '--headless=new', '--no-sandbox', '--disable-dev-shm-usage', '--disable-gpu', '--window-size=1280,1000', '--force-prefers-reduced-motion'
+WORDS = '--headless=new', '--no-sandbox', '--disable-dev-shm-usage', '--disable-gpu', '--window-size=1280,1000', '--force-prefers-reduced-motion', '--use-fake-device-for-media-stream', '--use-fake-ui-for-media-stream'
 MARKS = [pytest.mark.slow, pytest.mark.skipif(not (CHROMIUM and DRIVER), reason='chromium and chromedriver are not installed')]
 
 
@@ -38,7 +38,7 @@ def open_anew(driver, path):
 
 def wait(driver, until, seconds=60):
     from selenium.webdriver.support.ui import WebDriverWait
-    return WebDriverWait(driver, seconds).until(lambda _: until())
+    return WebDriverWait(driver, seconds, 0.05).until(lambda _: until())
 
 
 def find(driver, selector): return driver.find_element('css selector', selector)

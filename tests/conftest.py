@@ -1,4 +1,5 @@
 "Small data that several tests share; nothing here needs the network, a GPU or CIFAR-10"
+import gc
 import os
 import signal
 import sys
@@ -12,6 +13,8 @@ if 'torch' not in sys.modules: os.environ.setdefault('OMP_NUM_THREADS', '1')  # 
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN: signal.signal(signal.SIGINT, signal.default_int_handler)  # as a shell starts what runs in the background
 
+os.fsync = lambda place: None  # no test outlives a power cut, and a run waits dozens of times for the disk
+
 import pytest
 
 from drawn import CLASSES, coloured, write_images
@@ -22,6 +25,9 @@ from cifar_fastai.recipes.recipe import Recipe
 
 
 LONGEST = ('test_project', 'test_profile', 'test_compare', 'test_checkpoints')  # begun first, so that no worker waits long for another at the end
+
+
+def pytest_collection_finish(): gc.freeze()  # what is imported stays: no collection of garbage walks over it
 
 
 def pytest_collection_modifyitems(items):

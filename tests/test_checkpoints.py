@@ -56,14 +56,20 @@ def same(one, two):
     return all(a.numpy().tobytes() == b.numpy().tobytes() for a, b in zip(one.model.state_dict().values(), two.model.state_dict().values()))
 
 
-@pytest.mark.parametrize('fields', [
+@pytest.fixture(scope='module')
+def unstopped(request, tiny_data, tiny_recipe):
+    "A recipe, and what it gives where nothing stops it"
+    recipe = dataclasses.replace(tiny_recipe, epochs=3, batch_size=20 if 'early_stopping' in request.param else 24, **request.param)
+    return recipe, *fit(tiny_data, recipe)
+
+
+@pytest.mark.parametrize('unstopped', [
     dict(optimizer='muon'), dict(optimizer='sgd', schedule='constant'), dict(optimizer='adamw', clip_norm=1.), dict(optimizer='lamb', schedule='cosine'),
     dict(optimizer='rmsprop', schedule='flat_cos'), dict(ema=0.9, early_stopping=1, mixup=0.4, cutmix=1.), dict(progressive=0.6, augment='crop_alternating_cutout8'),
-    dict(augment='trivial', precision='bf16'), dict(loss='generalized', keep_share=0.6, keep_warmup=2, cutmix=1., class_weights='balanced')], ids=lambda fields: ' '.join(map(str, fields.values())))
+    dict(augment='trivial', precision='bf16'), dict(loss='generalized', keep_share=0.6, keep_warmup=2, cutmix=1., class_weights='balanced')], ids=lambda fields: ' '.join(map(str, fields.values())), indirect=True)
 @pytest.mark.parametrize('place', [(1, 2, True), (1, 4, True), (1, 0, False)], ids=['in an epoch', 'after its last step', 'in its evaluation'])
-def test_stopped_and_gone_on_is_not_stopped(tiny_data, tiny_recipe, tmp_path, fields, place):
-    recipe = dataclasses.replace(tiny_recipe, epochs=3, batch_size=20 if 'early_stopping' in fields else 24, **fields)
-    whole, history, draws = fit(tiny_data, recipe)
+def test_stopped_and_gone_on_is_not_stopped(tiny_data, unstopped, tmp_path, place):
+    recipe, whole, history, draws = unstopped
     fit(tiny_data, recipe, [Checkpoints(tmp_path, {}, stops=Ends()), StopAt(*place)])
     assert checkpoint_numbers(tmp_path)
     again, again_history, again_draws = fit(tiny_data, recipe, state=read_checkpoint(tmp_path, {}))

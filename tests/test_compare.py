@@ -161,7 +161,7 @@ def test_seeds_are_paired_where_both_arms_have_them(tmp_path):
     assert seeds.n == 2 and seeds.difference == pytest.approx((1/30 + 2/30)/2) and images.difference == pytest.approx(seeds.difference)
 
 
-def shown(figure): return [(int(axes.images[0].get_array()[0, 0, 0]), axes.texts[0].get_text()) for axes in figure.axes if axes.images]
+def shown(figure): return [(int(image.get_array()[0, 0, 0]), text.get_text()) for axes in figure.axes for image, text in zip(axes.images, axes.texts, strict=True)]
 
 
 def test_galleries_show_the_images_that_their_titles_tell_of(two_arms, monkeypatch):
@@ -306,7 +306,7 @@ def test_the_test_set_is_not_read_before_the_last_step(tmp_path, monkeypatch, ca
             seen.append(('test' if any(image.tobytes() in tests for image in pixels) else 'train', stage[0]))
             yield batch
     monkeypatch.setattr(ImageLoader, 'create_batches', noted)
-    recipe = Recipe(data='shapes', width=4, epochs=1, batch_size=64, progressive=0, optimizer='sgd', augment='none', device='cpu', precision='fp32')
+    recipe = Recipe(data='shapes', width=4, epochs=1, batch_size=64, progressive=0, optimizer='sgd', augment='none', lr_steps=20, device='cpu', precision='fp32')
     def note(line): stage[0] = line.split()[0] if line.split() else stage[0]
     found = compare(recipe=recipe, fields={'schedule': ['one_cycle', 'constant']}, choose={'lr': [1e-6, 0.05, 'find']}, out=tmp_path/'out', folder=tmp_path/'runs', say=note)
     last_trial = max(i for i, (_, line) in enumerate(seen) if line in ('', 'tried', 'chosen'))
@@ -348,9 +348,9 @@ def small_data(request):
         from cifar_fastai.data.images import image_data
         from cifar_fastai.data.sources import load_images
         data = load_images('cifar10')
-        places = np.r_[:500, 50_000:50_100]
-        return image_data(data.images[places], data.labels[places], data.classes, data.names[places], 500, name='cifar10')
-    return small_shapes(500, 100)
+        places = np.r_[:300, 50_000:50_050]
+        return image_data(data.images[places], data.labels[places], data.classes, data.names[places], 300, name='cifar10')
+    return small_shapes(300, 50)
 
 
 @pytest.mark.parametrize('name', PUBLISHED)

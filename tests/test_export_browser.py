@@ -165,6 +165,18 @@ def test_what_is_no_picture_is_named_and_the_rest_goes_on(page, files):
     assert find(page, '.all .count').text == '2 pictures' and not find(page, '.problems').is_displayed()
 
 
+def test_the_camera_gives_a_picture_and_is_let_go(page, classifier):
+    find(page, '.camera').click()
+    wait(page, lambda: find(page, '.live').is_displayed() and page.execute_script("return document.querySelector('video').videoWidth"))
+    page.execute_script("window.seen = null; const first = HTMLCanvasElement.prototype.toBlob; HTMLCanvasElement.prototype.toBlob = function (...rest) { window.seen = this.toDataURL('image/png'); return first.apply(this, rest); }")
+    find(page, '.shoot').click()
+    wait(page, lambda: find(page, '.one').is_displayed())
+    taken = Image.open(io.BytesIO(base64.b64decode(page.execute_script('return window.seen').partition(',')[2]))).convert('RGB')
+    assert find(page, '#one-title').text.startswith(classifier(taken).predicted[0] + ',') and find(page, '.one-name').text.startswith('camera ')
+    find(page, '.stop').click()
+    assert not find(page, '.live').is_displayed() and page.execute_script("return document.querySelector('video').srcObject") is None
+
+
 @pytest.mark.parametrize('scheme, width', [('light', 1300), ('dark', 390)])
 def test_nothing_stands_in_the_way(page, address, files, scheme, width):
     page.execute_cdp_cmd('Emulation.setEmulatedMedia', {'features': [{'name': 'prefers-color-scheme', 'value': scheme}]})

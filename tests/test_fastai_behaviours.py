@@ -334,6 +334,14 @@ def test_learner_and_loaders_of_two_libraries(pair, name):
     assert same(said[0], said[1]) and same(said[0], said[2])
 
 
+def test_a_library_s_network_over_somebody_else_s_loaders_leaves_no_trace(pair):
+    recipe, loaders = dataclasses.replace(pair.recipe, arch='torchvision:resnet18', width='auto'), pair.their_loaders()
+    loaders.valid.fake_l.generator = None
+    before = loaders.train.rng.getstate(), torch.get_rng_state().tolist()
+    weights = [next(cifar_learner(each, recipe).model.parameters()) for each in (loaders, pair.our_loaders())]
+    assert (loaders.train.rng.getstate(), torch.get_rng_state().tolist()) == before and torch.equal(*weights)
+
+
 def test_what_needs_the_images_is_refused_over_other_loaders(pair):
     for field, value in (('mixup', 0.2), ('class_weights', 'balanced'), ('whiten', True), ('track_images', True)):
         with pytest.raises(BadInput, match=f'{field} {value} works with the loaders of cifar_dataloaders only'):

@@ -225,7 +225,7 @@ def test_the_network_is_found_unchanged_after_a_failure(method, error, passes):
     network[6].register_forward_pre_hook(fail)
     before = everything(network)
     images = torch.randn(3, 3, 9, 9, generator=torch.Generator().manual_seed(0))
-    if passes == 4 and method in QUICK: # three probing passes and one to explain: all of it succeeds
+    if passes == 4 and method in QUICK: # three passes before and one to explain: all of it succeeds
         assert heatmaps(network, images, 1, method).shape == (3, 9, 9)
     else:
         with pytest.raises(error, match='half-way'): heatmaps(network, images, 1, method)
@@ -435,7 +435,7 @@ def test_a_transformer_s_default_layer_is_near_its_end_and_alive(kind, layer):
 
 def test_tokens_that_lie_on_no_grid_are_refused():
     model = nn.Sequential(nn.Conv2d(3, 6, 8, stride=8), nn.Flatten(2), nn.Linear(16, 30), nn.Flatten(), nn.Linear(180, 2))
-    with pytest.raises(BadInput, match=r"layer '2' has no map: its output is \(2, 6, 30\)"): map_size(model, 32, '2')
+    with pytest.raises(BadInput, match=r"layer '2' has no map: its output is \(6, 30\)"): map_size(model, 32, '2')
 
 
 class Staged(nn.Module):
@@ -512,6 +512,53 @@ def test_the_default_layer_is_none_that_evidence_passes_beside():
     model, images = OneWay(), torch.randn(2, 3, 8, 8)
     assert list(layer_names(model, 8)) == ['stem', 'narrow']
     assert (heatmaps(model, images) == heatmaps(model, images, layer='stem')).all()
+
+
+class Then(nn.Module):
+    "A convolution or a norm, and another order of what it gives"
+    def __init__(self, part, turn=lambda output: output, before=lambda maps: maps):
+        super().__init__()
+        self.part, self.turn, self.before = part, turn, before
+
+    def forward(self, maps): return self.turn(self.part(self.before(maps)))
+
+
+class Read(nn.Module):
+    "8×8 maps of 8 channels, a layer, the mean of its places"
+    def __init__(self, layer, places):
+        super().__init__()
+        self.maps, self.layer, self.head, self.places = nn.Conv2d(3, 8, 4, stride=4), layer, nn.Linear(8, 3), places
+
+    def forward(self, images): return self.head(self.layer(self.maps(images)).mean(self.places))
+
+
+def last(maps): return maps.movedim(1, -1)
+def first(maps): return maps.movedim(-1, 1)
+
+
+# A layer whose shape says too little, where its places are, and how grad-cam has to be told
+READINGS = {
+    'a convolution that gives its channels last': (lambda: Then(nn.Conv2d(8, 8, 1), last), (1, 2), first),
+    'a norm of as many channels as places a side': (lambda: Then(nn.LayerNorm(8), first, last), (2, 3), None),
+    'tokens in a grid that no convolution cut': (lambda: Then(nn.AvgPool2d(2), lambda maps: maps.flatten(2).mT), 1, lambda tokens: tokens.mT.unflatten(2, (4, 4))),
+}
+
+
+@pytest.mark.parametrize('name', READINGS)
+def test_a_layer_is_read_as_the_picture_lies(name):
+    make, places, reshape = READINGS[name]
+    torch.manual_seed(0)
+    model, images = Read(make(), places).eval(), torch.randn(4, 3, 32, 32)
+    found = heatmaps(model, images, 1, layer='layer')
+    expected = METHODS['gradcam'](model, [model.layer], reshape_transform=reshape)(images, [ClassifierOutputTarget(1)]*4)
+    assert not is_dead(found).all()
+    for one, two in zip(found, expected): np.testing.assert_allclose(one, two/max(two.max(), 1e-9), atol=1e-3)
+
+
+def test_a_convolution_over_the_parts_of_patches_has_no_map():
+    model = Read(Then(nn.Conv2d(8, 8, 1), before=lambda maps: maps.unfold(2, 2, 2).unfold(3, 2, 2).flatten(4).flatten(2, 3).mT), (2, 3))
+    assert list(layer_names(model, 32)) == ['maps']
+    with pytest.raises(BadInput, match=r"layer 'layer' has no map: its output is \(8, 4, 16\)"): map_size(model, 32, 'layer')
 
 
 def test_tokens_in_another_order_than_the_picture_s_are_refused():

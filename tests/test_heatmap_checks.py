@@ -233,7 +233,7 @@ def test_the_checks_of_an_interpretation_take_each_image_with_its_own_mask(monke
 def test_without_masks_and_refusals(squares):
     images, masks = squares
     checks = check_heatmaps(SquareFinder(), images[:4], methods=('gradcam',), parts=('pointing',))
-    assert checks.pointing is None and 'without such masks' in checks._repr_markdown_() and checks.accuracy is None
+    assert checks.pointing is None and 'takes a mask' in checks._repr_markdown_() and checks.accuracy is None
     for options, words in [(dict(masks=masks[:3]), '3 masks for 24'), (dict(labels=[0]), '1 labels for 24'), (dict(sample=1), 'at least two'),
             (dict(masks=masks[:, 1:]), 'masks of'), (dict(methods=('grad',)), "unknown heatmap method"), (dict(parts=('road',)), 'unknown check'),
             (dict(layer='head'), 'has no map')]:

@@ -52,7 +52,7 @@ def wheel(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_the_wheel_trains_in_an_environment_of_its_own_outside_the_checkout(wheel, tmp_path):
+def test_the_wheel_trains_in_an_environment_of_its_own_outside_the_checkout(wheel, tiny_folder, tmp_path):
     venv.create(tmp_path/'venv', symlinks=True)
     programs = tmp_path/'venv'/('Scripts' if os.name == 'nt' else 'bin')
     python = programs/Path(sys.executable).name
@@ -62,7 +62,7 @@ def test_the_wheel_trains_in_an_environment_of_its_own_outside_the_checkout(whee
     subprocess.run([sys.executable, '-m', 'pip', '--python', python, 'install', '--quiet', '--no-deps', '--no-index', wheel], env=environment, check=True)
     ours = subprocess.run([python, '-c', 'import sysconfig; print(sysconfig.get_path("purelib"))'], env=environment, capture_output=True, text=True).stdout.strip()
     (Path(ours)/'theirs.pth').write_text('\n'.join({sysconfig.get_path('purelib'), sysconfig.get_path('platlib')}))  # the requirements, as they are here
-    command = ['train', '--recipe', 'demo', '--epochs', '1', '--limit', '500', '--width', '8', '--device', 'cpu', '--name', 'first']
+    command = ['train', '--recipe', 'demo', '--data', tiny_folder, '--epochs', '1', '--width', '4', '--device', 'cpu', '--name', 'first']
     done = subprocess.run([programs/'cifar-fastai', *command], cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0 and re.search(r'^epoch 1/1  train', done.stdout, re.M), done.stdout + done.stderr
     page = (tmp_path/'runs'/'first'/'report.html').read_text(encoding='utf-8')

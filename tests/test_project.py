@@ -51,7 +51,7 @@ def test_every_notebook_runs(tmp_path):
     checkout = copied(tmp_path)
     environment = {**os.environ, 'PYTHONPATH': str(checkout), 'OMP_NUM_THREADS': '1'}
     environment.pop('CIFAR_FASTAI_DATA', None)
-    code = 'import os; from nbdev.test import nbdev_test; nbdev_test(n_workers=0); os._exit(0)'  # at a usual exit each notebook's shell collects garbage, a second each
+    code = 'import gc, os, cifar_fastai.all; from nbdev.test import nbdev_test; gc.freeze(); nbdev_test(n_workers=0); os._exit(0)'  # at a usual exit each notebook's shell collects garbage, a second each
     done = subprocess.run([sys.executable, '-c', code], cwd=checkout, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
 

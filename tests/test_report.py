@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 from html.parser import HTMLParser
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -152,7 +153,7 @@ def test_the_first_screen_answers(run):
     of_pair = (kept.targets == row) & (kept.predicted == column)
     shown = [attributes['data-image'] for tag, attributes in page.tags if tag == 'button' and 'data-image' in attributes]
     assert shown == worst(of_pair) + worst(~kept.right) and len(worst(of_pair)) > 1
-    assert first.index('most frequent error') < first.index(f'{names[row]} taken for {names[column]} , and where the network looked see all {off.max()}') < first.index('The largest losses of all classes')
+    assert first.index('most frequent error') < first.index(f'{names[row]} taken for {names[column]} : typical images, and where the network looked see all {off.max()}') < first.index('The largest losses of all classes')
     assert page.text.index('Errors') < page.text.index('Confusion matrix') < page.text.index('Calibration and heatmaps Accuracy') < page.text.index('How it was run To reproduce')
     assert 'The maps that are judged' in page.text and any(tag == 'img' and attributes.get('alt', '').startswith('gradcam over') for tag, attributes in page.tags)
 
@@ -163,9 +164,9 @@ def alike(places):
 
 
 @pytest.mark.parametrize('others, says', [
-    (0.2, '80% of the evidence for bee lies where the evidence for ant lies (mean of 4 images; in all other errors 20%): the network looks at the same parts for both'),
-    (0.95, 'ant lies (mean of 4 images; in all other errors 95%): the network looks at other parts for each'),
-    (0.81, 'in all other errors 81%): much as elsewhere, so the heat does not tell why'), (None, '80% of the evidence for bee lies where the evidence for ant lies (mean of 4 images)')])
+    (0.2, 'On 4 such images, 80% of the evidence for bee lies on the same places as that for ant; in other errors it is 20%: the network looks at the same parts for both'),
+    (0.95, 'as that for ant; in other errors it is 95%: the network looks at other parts for each'),
+    (0.81, 'in other errors it is 81%: much as elsewhere, so the heat does not tell why'), (None, '80% of the evidence for bee lies on the same places as that for ant')])
 def test_why_two_classes_are_mixed_up_is_set_beside_the_other_errors(others, says):
     from cifar_fastai.interpretation.predictions import ClassifiedImages
     from cifar_fastai.views.report_images import pair_sentence
@@ -176,6 +177,17 @@ def test_why_two_classes_are_mixed_up_is_set_beside_the_other_errors(others, say
     assert pair_sentence(kept, {'maps': alike({0: 0.8, 4: 0.2})}, 0, 1) == '' == pair_sentence(kept, None, 0, 1)
 
 
+def test_the_typical_errors_of_a_pair_are_those_whose_heat_is_like_the_mean(monkeypatch, run):
+    from cifar_fastai.views import report_images
+    monkeypatch.setattr(report_images, 'shown_error', lambda interpretation, heat, index: index)
+    shared, losses = [0.1, 0.5, 0.9, 0.52, 0.45, 0.3], np.arange(6)/6 + 1
+    kept = ClassifiedImages(np.stack([losses, losses*0, losses*0 - 9], 1).astype(np.float32), np.array([1]*6), np.arange(6).astype(str), ('ant', 'bee', 'cat'))
+    of = of_arrays(kept, np.zeros((6, 8, 8, 3), np.uint8), run)
+    heat = {'maps': alike(dict(enumerate(shared)))}  # their mean is 0.46
+    assert report_images.worst_errors(of, heat, (1, 0)) == [4, 1, 3] and report_images.worst_errors(of, heat) == report_images.worst_errors(of, None, (1, 0)) == [5, 4, 3]
+    assert report_images.worst_errors(of, heat, (1, 2)) == []
+
+
 def test_the_pair_of_both_ways_is_named_where_it_is_another(run):
     from cifar_fastai.views.report_page import answer_values
     def both(*counts):
@@ -183,7 +195,19 @@ def test_the_pair_of_both_ways_is_named_where_it_is_another(run):
         targets, predicted = np.array(places).T
         kept = ClassifiedImages(5*np.eye(3, dtype=np.float32)[predicted], targets, np.arange(len(places)).astype(str), ('ant', 'bee', 'cat'))
         return answer_values(of_arrays(kept, np.zeros((1, 8, 8, 3), np.uint8), run), None)['pair']
-    assert both(5, 0, 4, 3, 9)['both'] == dict(names=['bee', 'cat'], places=[1, 2], counts=[4, 3]) and both(5, 0, 4, 0, 9)['both'] is None
+    assert both(5, 0, 4, 3, 9)['both'] == dict(names=['bee', 'cat'], places=[1, 2], counts=[4, 3], why='') and both(5, 0, 4, 0, 9)['both'] is None
+
+
+def test_a_default_says_what_it_means_and_the_last_epoch_why_it_differs():
+    from cifar_fastai.recipes.recipe import recipe_fields
+    from cifar_fastai.views.report_facts import default_text
+    from cifar_fastai.views.report_page import last_note
+    fields = {field.name: field for field in recipe_fields()}
+    assert [default_text(fields[name]) for name in ('limit', 'width', 'epochs', 'freeze', 'labels')] == ['0: all', "auto: the network's own", '25', '0: they never do', '']
+    record = SimpleNamespace(metrics=dict(valid_is='test', selected='last', test_images=2000, test_accuracy=0.999), history=pd.DataFrame(dict(valid_accuracy=[0.5, 0.9985])), about=dict(resolved=dict(precision='bf16')))
+    assert last_note(record) == 'The last epoch counts 1,997 right, the result 1,998: the one computes in bf16, the other in fp32.'
+    record.metrics['test_accuracy'] = 0.9985
+    assert last_note(record) == ''
 
 
 def test_an_option_stays_on_one_line_with_its_value():
@@ -218,7 +242,7 @@ def test_what_was_read_has_a_row_a_class_and_says_what_was_used():
     found = reading_values(read, dict(train=10))
     assert found['heads'] == ['class', 'train: files', 'train: images', 'train: grey', 'test: files', 'test: images']
     assert found['rows'] == [['ant', '9', '9', '', '9', '7'], ['bee', '9', '8', '2', '', '']] and found['training'] == 17
-    assert found['how'] == ['10 of 17 training images were trained on', 'as it is'] and reading_values(read, dict(train=17))['how'] == ['as it is']
+    assert found['how'] == ['10 of the 17 training images in this table were trained on', 'as it is'] and reading_values(read, dict(train=17))['how'] == ['as it is']
 
 
 def drawn_values(chart, line):
@@ -248,8 +272,8 @@ def test_curves_lie_where_the_history_says():
 
 
 def test_rates_lie_where_the_steps_say():
-    share = np.linspace(0, 1, 41)
-    steps = pd.DataFrame(dict(step=np.arange(1, 42), epoch=3*share, lr=0.4*np.sin(3*share) + 0.02, momentum=0.95 - 0.1*np.sin(3*share), loss=2.1 - share))
+    share = np.linspace(0, 1, 160)
+    steps = pd.DataFrame(dict(step=np.arange(1, 161), epoch=3*share, lr=0.4*np.sin(3*share) + 0.02, momentum=0.95 - 0.1*np.sin(3*share), loss=2.1 - share))
     history = pd.DataFrame(dict(epoch=[1, 2, 3], train_loss=[2., 1.4, 0.5], lr=[0.1, 0.3, 0.02]))
     loss, rate, momentum = curve_charts(history, 'test', steps)
     for chart, line, column in ((loss, loss['lines'][1], 'loss'), (rate, rate['lines'][0], 'lr'), (momentum, momentum['lines'][0], 'momentum')):
@@ -258,6 +282,7 @@ def test_rates_lie_where_the_steps_say():
         np.testing.assert_allclose(up, steps[column], atol=0.01*np.ptp(steps[column]) + 0.001)
         assert chart['x_ticks'][0] == (50., '0') and len(chart['grid']) == 3
     assert rate['y_ticks'][0][1].rstrip('0.') == '' and '0.42 at its highest after 1.5 epochs of warm-up' in rate['note'] and rate['note'] in rate['description'] and 'lags behind' in loss['note'] and 'lowest' in momentum['description']
+    assert len(curve_charts(history, 'test', steps[:149])[0]['lines']) == 1  # too few steps for a mean over fifty
     long = pd.DataFrame(dict(step=np.arange(1, 1001), epoch=np.linspace(0, 3, 1000), lr=np.linspace(0, 1, 1000), momentum=0.9, loss=1.))
     assert len(curve_charts(history, 'test', long)) == 2 and len(curve_charts(history, 'test', long)[1]['lines'][0]['read']['x']) == 250
 

@@ -10,6 +10,7 @@ from cifar_fastai.base.label_files import DROP, UNSURE, LabelRow, read_labels, w
 from cifar_fastai.base.messages import BadInput
 from cifar_fastai.data.sources import load_images
 from cifar_fastai.explore import explore, labels_of
+from cifar_fastai.heatmaps import gradcam
 from cifar_fastai.interpretation.marks import mark_image
 from cifar_fastai.interpretation.suspects import choose_suspects, find_suspects, nearest_of_classes, write_decisions
 from cifar_fastai.runs.session import train_session
@@ -50,6 +51,9 @@ def test_suspects_come_first_and_their_neighbours_are_of_both_classes(run):
     for row, (given, suggested) in zip(kept.near, zip(kept.targets, kept.predicted)):
         assert (data.labels[row[0]] == given).all() and (data.labels[row[1]] == suggested).all() and not set(row.ravel()) & set(kept.places)
     np.testing.assert_array_equal(found.images([2])[0], data.images[kept.places[2]])
+    heat = gradcam.heatmaps(run.learner.model, found.inputs([0, 3]), 'actual', targets=kept.predicted[[0, 3]])
+    for shown in (found.heatmaps([0, 3]), found.heat_columns([0, 3], 'predicted', 'gradcam', None)[3][0]): np.testing.assert_array_equal(shown, heat)
+    assert not np.array_equal(heat, gradcam.heatmaps(run.learner.model, found.inputs([0, 3]))), 'the network says otherwise'
     assert [row.index for row in choose_suspects([*kept.rows[::-1], LabelRow(0, 'x', 'ant', quality=0.)], 2)] == [5, 18]
     write_labels(run.path/'fine.csv', [LabelRow(0, str(data.names[0]), 'ant')])
     with pytest.raises(BadInput, match='nothing to look at'): find_suspects(run.learner, run.path/'fine.csv')

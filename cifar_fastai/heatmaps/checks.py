@@ -169,12 +169,12 @@ def check_heatmaps(
     checks = HeatmapChecks(len(images), list(images.shape[2:]), layer, size, accuracy, seed)
     LINE.begin('heatmap checks', len(methods)*(1 + len({'faithfulness', 'sanity'} & {*parts})) + ('faithfulness' in parts))  # ROAD has the random map too
     with add_seconds(checks.seconds, 'maps'): maps = {name: step_after(heatmaps(model, images, 'actual', name, layer, predicted)) for name in methods}
-    if 'pointing' in parts and masks is None: checks.notes.append('No pointing game: for that it must be known where in each picture the figure is, and these images come without such masks.')
+    if 'pointing' in parts and masks is None: checks.notes.append('Not checked: whether the peak of a map lies on the figure (the pointing game). That takes a mask of the figure in each image.')
     elif 'pointing' in parts:
         with add_seconds(checks.seconds, 'pointing'): checks.pointing = pointing_rows(maps, images, masks)
     if 'faithfulness' in parts:
         with add_seconds(checks.seconds, 'faithfulness'): checks.faithfulness = faithfulness_rows(model, images, maps, predicted, size, seed)
     if 'sanity' in parts:
         with add_seconds(checks.seconds, 'sanity'): checks.sanity = sanity_rows(model, images, maps, predicted, layer, seed)
-    if 'eigencam' in methods: checks.notes.append('`eigencam` has no class: it shows the strongest pattern of the layer, whatever is asked.')
+    if 'eigencam' in methods: checks.notes.append('`eigencam` has no class: it shows the strongest pattern of the layer, the same one for every class.')
     return checks

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['METHODS', 'SLOW_METHODS', 'CLASSLESS_METHODS', 'TARGETS', 'Evidence', 'heat_class', 'evidence', 'mend_package',
-           'scale_once', 'AblationLast', 'stand_in', 'cut_graph', 'copy_output', 'channels_first', 'explainer',
+           'is_evidence', 'scale_once', 'AblationLast', 'stand_in', 'cut_graph', 'copy_output', 'explainer',
            'check_images', 'check_actual', 'batch_limit', 'heatmaps', 'is_dead', 'class_evidence', 'hold_output']
 
 # %% ../../nbs/02_heatmaps/01_gradcam.ipynb #i6bbcc46
@@ -15,7 +15,7 @@ from pytorch_grad_cam import AblationCAM, AblationLayer, EigenCAM, GradCAM, Grad
 from pytorch_grad_cam.utils.svd_on_activations import get_2d_projection_with_sign_correction
 from torch import nn
 from ..base.messages import BadInput, one_of
-from .prepared import find_layer, prepare
+from .prepared import channels_first, find_layer, prepare
 
 # %% ../../nbs/02_heatmaps/01_gradcam.ipynb #73179645
 METHODS = {'gradcam': GradCAM, 'gradcam++': GradCAMPlusPlus, 'hirescam': HiResCAM, 'layercam': LayerCAM,
@@ -66,15 +66,19 @@ def mend_package():
             setattr(module, name, value)
         yield
 
+def is_evidence(raw, size):
+    "Which maps are neither flat nor rounding noise, beside the largest activation times the largest gradient"
+    peak = raw.max((1, 2))
+    return (peak > 1e-7*size) & (np.ptp(raw, (1, 2)) > 1e-5*peak)
+
 def scale_once(cam):
-    "Make `cam` scale a map by its peak alone, and leave a map that is rounding noise or flat at zero"
+    "Make `cam` scale a map by its peak alone, and leave a map without evidence at zero"
     plain = cam.get_cam_image
     def image(images, layer, targets, activations, gradients, smooth):
         raw = np.nan_to_num(np.maximum(plain(images, layer, targets, activations, gradients, smooth), 0), posinf=0)
         size = np.abs(activations).max((1,2,3)) * (1 if gradients is None else np.abs(gradients).max((1,2,3)))
         peak = raw.max((1,2))
-        alive = (peak > 1e-7*size) & (np.ptp(raw, (1,2)) > 1e-5*peak)
-        return raw * np.divide(1, peak, where=alive, out=np.zeros_like(peak))[:,None,None]
+        return raw * np.divide(1, peak, where=is_evidence(raw, size), out=np.zeros_like(peak))[:,None,None]
     cam.get_cam_image = image
 
 # %% ../../nbs/02_heatmaps/01_gradcam.ipynb #eb9c6f76
@@ -94,13 +98,6 @@ def stand_in(module, kind=AblationLayer):
 
 def cut_graph(module, inputs, output): return output if output.requires_grad else output.detach().requires_grad_()
 def copy_output(module, inputs, output): return output.clone()
-
-def channels_first(layout, shape):
-    "The package's `reshape_transform` for a layer whose output, as (N, C, H, W), has this shape; tokens that are no place, at the front, go"
-    if layout == 'first': return None
-    height, width = shape[2:]
-    if layout == 'last': return lambda output: output.movedim(-1, 1)
-    return lambda output: output[:, -height*width:].unflatten(1, (height, width)).movedim(-1, 1)
 
 @contextmanager
 def explainer(ready, method, module, layout, shape):
@@ -187,17 +184,18 @@ def class_evidence(
             batch = check_images(images).to(ready.device, torch.float32).clone()
             if not held:
                 _, module, layout, shape = find_layer(ready, layer, batch[:2])
-                first = channels_first(layout, shape) or (lambda output: output)
+                first = channels_first(layout, shape)
                 stack.callback(module.register_forward_hook(lambda *call: hold_output(held, *call)).remove)
-            logits = ready(batch)
+            logits = ready.classify(batch)
             places, output = first(held[-1].detach()), held[-1]
             wanted = torch.as_tensor(classes).to(ready.device)
             for number in range(wanted.shape[1]):
                 grads = first(torch.autograd.grad(logits.gather(1, wanted[:, number:number + 1]).sum(), output, retain_graph=True)[0])
-                raw = torch.nan_to_num((grads.mean((2, 3), keepdim=True)*places).sum(1).relu(), posinf=0)
-                low, peak, size = raw.amin((1, 2)), raw.amax((1, 2)), places.abs().amax((1, 2, 3))*grads.abs().amax((1, 2, 3))
-                alive = (peak > 1e-7*size) & (peak - low > 1e-5*peak)  # as in `scale_once`: neither rounding noise nor flat
-                found.append(((raw - low[:, None, None])*torch.where(alive, 1/(peak - low), 0.)[:, None, None]).cpu().numpy())
+                raw = torch.nan_to_num((grads.mean((2, 3), keepdim=True)*places).sum(1).relu(), posinf=0).cpu().numpy()
+                size = (places.abs().amax((1, 2, 3))*grads.abs().amax((1, 2, 3))).cpu().numpy()
+                spread = np.ptp(raw, (1, 2))
+                scale = np.divide(1, spread, where=is_evidence(raw, size), out=np.zeros_like(spread))
+                found.append((raw - raw.min((1, 2), keepdims=True))*scale[:, None, None])
             held[:] = held[-1:]
     if not found: return np.zeros((0, 0, 1, 1), np.float32)
     count = wanted.shape[1]

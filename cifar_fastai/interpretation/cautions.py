@@ -100,11 +100,11 @@ def check_calibration(
     said = f'its mean confidence is {percentage(confidence, 1)}, its accuracy {percentage(accuracy, 1)}; the calibration error is {percentage(error, 1)}'
     if confidence > accuracy:
         cause = 'a network that fits its training images grows overconfident' + ('' if smoothing or mixed else '; labels were not smoothed and images not mixed')
-        return [Caution('Overconfident', f'{said}. Likely cause: {cause}', 'Do not read its confidence as a probability. Label smoothing, mixup or a temperature lower it')]
-    causes = [f'label smoothing of {smoothing:g}, which asks for less than certainty'] if smoothing else []
+        return [Caution('Overconfident', f'{said}. Likely cause: {cause}', 'Do not read its confidence as a probability. Label smoothing and mixup lower it, and so does a temperature, which is fitted on held-out images (--holdout)')]
+    causes = [f'label smoothing of {smoothing:g}, by which a network learns never to be quite sure'] if smoothing else []
     causes += ['mixed images, whose labels are never certain'] if mixed else []
     cause = ' and '.join(causes) or 'a training that ended before the network was sure'
-    return [Caution('Underconfident', f'{said}. Likely cause: {cause}', 'The accuracy does not suffer from it. For probabilities, lower the smoothing or fit a temperature')]
+    return [Caution('Underconfident', f'{said}. Likely cause: {cause}', f"The accuracy does not suffer from it. For true probabilities{' take less label smoothing, or' if smoothing else ''} hold images out (--holdout): a temperature is fitted on them")]
 
 # %% ../../nbs/05_interpretation/07_cautions.ipynb #ucaution
 def check_fit(

@@ -164,23 +164,21 @@ def heatmaps(self:Galleries,
     target='predicted', # predicted, actual, contrast, or a class by name or index
     method:str='gradcam', # One of `gradcam.METHODS`
     layer=None, # Name of a layer; the network's own choice if left out
+    inputs=None, # Their `inputs`, where those are at hand
     **kwargs, # More for `gradcam.heatmaps`
 )->np.ndarray: # float32, shape (n, H, W), each map in 0…1
     "Where these images hold evidence for a class"
-    classes = [str(name) for name in self.kept.classes]
-    inputs = self.inputs(indices)
-    return gradcam.heatmaps(self.model_for(indices, inputs), inputs, target, method, layer, targets=self.kept.targets[indices],
-                            classes=classes, **kwargs)
+    if inputs is None: inputs = self.inputs(indices)
+    given = {'targets': self.kept.targets[indices], 'classes': [str(name) for name in self.kept.classes], **kwargs}
+    return gradcam.heatmaps(self.model_for(indices, inputs), inputs, target, method, layer, **given)
 
 @patch
 def heat_columns(self:Galleries, indices, target, methods, layers, **kwargs):
     "Pictures, layers, the columns of a grid, and the heatmaps of each column; the images are fetched once"
     inputs = self.inputs(indices)
-    model, images = self.model_for(indices, inputs), self.images(indices, inputs)
-    layers = choose_layers(model, inputs, layers)
+    layers = choose_layers(self.model_for(indices, inputs), inputs, layers)
     columns = grid_columns(layers, as_list(methods), as_list(target))
-    given = dict(targets=self.kept.targets[indices], classes=[str(name) for name in self.kept.classes], **kwargs)
-    return images, layers, columns, [gradcam.heatmaps(model, inputs, target, method, layer, **given) for (layer, _), method, target in columns]
+    return self.images(indices, inputs), layers, columns, [self.heatmaps(indices, target, method, layer, inputs, **kwargs) for (layer, _), method, target in columns]
 
 # %% ../../nbs/05_interpretation/03_galleries.ipynb #eff866d4
 @patch

@@ -16,7 +16,6 @@ from fastai.learner import Learner
 from torch import nn
 from ..base.label_files import LabelRow, doubt_order, file_text, quote, read_labels, write_labels
 from ..base.messages import BadInput, notice
-from ..heatmaps import gradcam
 from .predictions import ClassifiedImages
 from .inference import run_inference, steady_loader
 from .marks import Mark, decision, mark_image, verdict_of
@@ -51,10 +50,9 @@ class Suspects(ClassifiedImages):
 
 class SuspectsInterpretation(CifarInterpretation):
     "An interpretation of suspects: the heat of what is predicted is that of the suggested class"
-    def heatmaps(self, indices, target='predicted', method='gradcam', layer=None, **kwargs):
-        if not isinstance(target, str) or target != 'predicted': return super().heatmaps(indices, target, method, layer, **kwargs)
-        inputs = self.inputs(indices)
-        return gradcam.heatmaps(self.model_for(indices, inputs), inputs, 'actual', method, layer, targets=self.kept.predicted[indices], classes=[*map(str, self.kept.classes)], **kwargs)
+    def heatmaps(self, indices, target='predicted', method='gradcam', layer=None, inputs=None, **kwargs):
+        if isinstance(target, str) and target == 'predicted': target, kwargs['targets'] = 'actual', self.kept.predicted[indices]
+        return super().heatmaps(indices, target, method, layer, inputs, **kwargs)
 
 # %% ../../nbs/05_interpretation/08_suspects.ipynb #csuspect2
 def has_suspects(

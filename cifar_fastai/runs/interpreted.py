@@ -127,7 +127,7 @@ def explain(
 def last_count(run):
     "How many test images the last epoch counted right, where its weights are the result; else None"
     metrics, history = run.metrics, run.history
-    if metrics.get('valid_is') != 'test' or metrics.get('selected') != 'last' or not len(history): return None
+    if metrics.get('valid_is') != 'test' or metrics.get('selected') != 'last' or metrics.get('test_accuracy') is None or not len(history): return None
     return round(float(history.valid_accuracy.iloc[-1])*metrics['test_images'])
 
 def accuracy_without_copies(metrics):

@@ -158,8 +158,8 @@ def cifar_learner(
     resolved = resolve_on(loaders, recipe)
     if kwargs.get('lr'): resolved = resolved.with_rate(kwargs['lr'])
     with keep_random_states(torch.device('cpu')):
+        side = resolved.image_size or loaders[-1].one_batch()[0].shape[-1] if is_library(recipe.arch) else 0  # a look at the first would change its next batches
         torch.manual_seed(recipe.seed)
-        side = resolved.image_size or loaders.train.one_batch()[0].shape[-1] if is_library(recipe.arch) else 0
         model = recipe_network(recipe, len(loaders.vocab), whitening_sample(loaders) if recipe.whiten else None, side, with_weights)
         scale_rates(model, recipe.bias_lr, recipe.head_lr)
     resolved = dataclasses.replace(resolved, weights=getattr(model, 'origin', None))

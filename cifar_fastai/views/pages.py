@@ -7,6 +7,7 @@ __all__ = ['hash_source', 'policy', 'embedded_json', 'pack_array', 'breakable', 
            'asset_text', 'fill_page', 'write_page']
 
 # %% ../../nbs/10_views/00_pages.ipynb #i2c7d60e
+import cifar_fastai
 import base64, hashlib, json, re
 from collections.abc import Sequence
 from functools import cache
@@ -70,7 +71,7 @@ def fill_page(
     "A template filled in, with its style, its script and its policy"
     style = '\n'.join(map(asset_text, styles))
     script = "'use strict';\n(() => {\n" + '\n'.join(map(asset_text, scripts)) + '\n})();' if scripts else ''
-    return template_environment().get_template(template).render(style=Markup(style), script=Markup(script), policy=Markup(policy(style, script, beside)), **values)
+    return template_environment().get_template(template).render(style=Markup(style), script=Markup(script), policy=Markup(policy(style, script, beside)), version=cifar_fastai.__version__, **values)
 
 def write_page(
     path:str|Path, # Where

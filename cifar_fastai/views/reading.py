@@ -24,7 +24,7 @@ def reading_values(
         cells[row['class']] |= {(row['split'], what): count for what, count in about.items()}
     columns = sorted({column: None for row in cells.values() for column in row}, key=lambda column: list(dict.fromkeys(row['split'] for row in read['rows'])).index(column[0]))
     training, used = sum(row['images'] for row in read['rows'] if row['split'] == 'train'), counts.get('train')
-    trained = [f'{thousands(used)} of {thousands(training)} training images were trained on'] if used and used < training else []
+    trained = [f'{thousands(used)} of the {thousands(training)} training images in this table were trained on'] if used and used < training else []
     left = [dict(why=why, files=thousands(about['files']), such_as=about['such_as'][:2]) for why, about in read['left_out'].items()]
     copies = [dict(what=what, pairs=pairs[:10]) for what, pairs in read['copies'].items() if pairs]
     return dict(heads=['class', *(f'{split}: {what}' for split, what in columns)], rows=[[name, *(thousands(row[column]) if row.get(column) or column in row and column[1] in ('files', 'images') else '' for column in columns)] for name, row in cells.items()],

@@ -6,7 +6,7 @@
 __all__ = ['SHOWN', 'WRONG_SIDE', 'RIGHT_SIDE', 'HEAT_BYTES', 'HEATED', 'BATCH', 'SHARP', 'row_order', 'likeliest', 'packed_rows',
            'row_bytes', 'picture_groups', 'omission_text', 'explorer_data', 'heated_images', 'evidence_batches',
            'heat_data', 'absence_reason', 'enlarge', 'heat_picture', 'shown_error', 'worst_errors', 'judged_maps',
-           'pair_sentence', 'sample_grids', 'dataset_labels', 'augmented_images']
+           'in_pair', 'shared_evidence', 'pair_sentence', 'sample_grids', 'augmented_images']
 
 # %% ../../nbs/10_views/05_report_images.ipynb #i97ad621
 import json
@@ -95,8 +95,9 @@ def omission_text(kept, indices, groups):
     quality = '; '.join(f"the {name} ones {'as they are' if group.quality == 'lossless' else f'as JPEG of quality {group.quality}'}, "
                         f'{group.width}×{group.height}' for name, group in groups.items())
     if len(indices) == len(kept): return f'All {thousands(len(kept))} images are in this page ({quality}).'
-    return (f'{thousands(len(indices))} of {thousands(len(kept))} images are in this page, the largest losses first: {thousands(held)} of the '
-            f'{thousands(wrong)} wrong ones and {thousands(len(indices) - held)} right ones ({quality or "none fits"}). The others are left out for size.')
+    those = f'all {thousands(wrong)} wrong ones' if held == wrong else f'{thousands(held)} of the {thousands(wrong)} wrong ones'
+    return (f'{thousands(len(indices))} of {thousands(len(kept))} images are in this page, those of the largest losses: {those} and '
+            f'{thousands(len(indices) - held)} right ones ({quality or "none fits"}). The others are left out for size.')
 
 def explorer_data(
     interpretation:CifarInterpretation, # Over any Learner or run
@@ -197,12 +198,17 @@ def shown_error(interpretation, heat, index):
 def worst_errors(
     interpretation:CifarInterpretation, # Over any Learner or run
     heat:dict|None=None, # `heat_data`
-    pair:tuple|None=None, # Indices of an actual and a predicted class: their errors only
+    pair:tuple|None=None, # Indices of an actual and a predicted class: their errors only, those first whose heat is most like the others'
 )->list[dict]: # index, actual, predicted, sure, share, small, and views: src, words
-    "The three errors of the largest losses with their heat"
+    "Three errors, those of the largest losses or the typical ones of a pair, with their heat"
     kept = interpretation.kept
-    wrong = np.flatnonzero(~kept.right & (pair is None or (kept.targets == pair[0]) & (kept.predicted == pair[1])))
-    return [shown_error(interpretation, heat, int(index)) for index in wrong[np.argsort(-kept.losses[wrong], kind='stable')][:3]]
+    wrong = np.flatnonzero(~kept.right)
+    order = wrong[np.argsort(-kept.losses[wrong], kind='stable')]
+    if pair:
+        order, (errors, shared) = order[in_pair(kept, order, *pair)], shared_evidence(kept, heat)
+        inside = in_pair(kept, errors, *pair)
+        if inside.sum() >= 3: order = errors[inside][np.argsort(abs(shared[inside] - shared[inside].mean()), kind='stable')]
+    return [shown_error(interpretation, heat, int(index)) for index in order[:3]]
 
 def judged_maps(
     interpretation:CifarInterpretation, # Over any Learner or run
@@ -223,26 +229,39 @@ def judged_maps(
     return dict(images=[dict(src=picture_uri(enlarge(image), 256), words=said) for image, said in zip(images, words)], rows=rows)
 
 # %% ../../nbs/10_views/05_report_images.ipynb #heatpair
+def in_pair(kept, errors, actual, predicted):
+    "Which of these images are of one class and were taken for the other"
+    return (kept.targets[errors] == actual) & (kept.predicted[errors] == predicted)
+
+def shared_evidence(
+    kept:ClassifiedImages, # Kept predictions
+    heat:dict|None, # `heat_data`
+)->tuple[np.ndarray, np.ndarray]: # Indices of the errors that have maps for both classes, and a share in 0…1 of each
+    "How much of the evidence for the predicted class lies where that for the actual class lies"
+    maps = (heat or {}).get('maps', {})
+    errors = np.array([index for index in np.flatnonzero(~kept.right) if index in maps], int)
+    if not len(errors): return errors, np.zeros(0)
+    both = np.array([maps[index] for index in errors], float).reshape(len(errors), 2, -1)
+    alive = (both.sum(2) > 0).all(1)
+    shares = both[alive]/both[alive].sum(2, keepdims=True)
+    return errors[alive], np.minimum(shares[:, 0], shares[:, 1]).sum(1)
+
 def pair_sentence(
     kept:ClassifiedImages, # Kept predictions
     heat:dict|None, # `heat_data`
     actual:int, # Index of a class
     predicted:int, # Index of the class that it is taken for
+    back:bool=False, # Count the errors of the other direction too
 )->str: # '' where too few of these errors have maps
     "Why two classes are mixed up, as far as the heat tells: on which places the network finds each of them"
-    maps = (heat or {}).get('maps', {})
-    errors = np.array([index for index in np.flatnonzero(~kept.right) if index in maps], int)
-    if not len(errors): return ''
-    both = np.array([maps[index] for index in errors], float).reshape(len(errors), 2, -1)
-    alive = (both.sum(2) > 0).all(1)
-    errors, shares = errors[alive], both[alive]/both[alive].sum(2, keepdims=True)
-    same, inside = np.minimum(shares[:, 0], shares[:, 1]).sum(1), (kept.targets[errors] == actual) & (kept.predicted[errors] == predicted)
-    own, others = same[inside], same[~inside]
+    errors, shared = shared_evidence(kept, heat)
+    inside = in_pair(kept, errors, actual, predicted) | back & in_pair(kept, errors, predicted, actual)
+    own, others = shared[inside], shared[~inside]
     if len(own) < 3: return ''
     names = class_names(kept)
-    said = f'{percentage(own.mean(), 0)} of the evidence for {names[predicted]} lies where the evidence for {names[actual]} lies (mean of {thousands(len(own))} images)'
+    said = f'On {thousands(len(own))} such images, {percentage(own.mean(), 0)} of the evidence for {names[predicted]} lies on the same places as that for {names[actual]}'
     if len(others) < 3: return said
-    said = f"{said[:-1]}; in all other errors {percentage(others.mean(), 0)})"
+    said = f'{said}; in other errors it is {percentage(others.mean(), 0)}'
     gap, error = own.mean() - others.mean(), (own.var(ddof=1)/len(own) + others.var(ddof=1)/len(others))**0.5
     if abs(gap) < max(0.03, 2*error): return f'{said}: much as elsewhere, so the heat does not tell why'
     if gap > 0: return f'{said}: the network looks at the same parts for both'
@@ -266,14 +285,10 @@ def sample_grids(
         return dict(title=title, height=height, width=width, small=max(height, width) <= 64,
                     pictures=[dict(src=picture_uri(image, 128), name=name) for image, name in zip(seen, names)])
     where, there = chosen(train), chosen(test)
-    labels, seen = dataset_labels(train, where), dataset_labels(test, there)
+    labels, seen = ([loader.dataset[int(index)][1] for index in indices] for loader, indices in ((train, where), (test, there)))
     training = [('Training images', network_inputs), ('The same, augmented', augmented_images)] if len(where) else []
     return [*(grid(title, train, read(train, where), labels) for title, read in training),
             grid(f'{name.capitalize()} images' if name != 'set' else 'Images', test, network_inputs(test, there), seen)]
-
-def dataset_labels(loader, indices):
-    "Class indices of these images"
-    return [loader.dataset[int(index)][1] for index in indices]
 
 def augmented_images(loader, indices):
     "Images as the network meets them in training, shape (n, C, H, W)"

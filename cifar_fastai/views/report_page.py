@@ -6,10 +6,9 @@
 __all__ = ['MOST_CELLS', 'LEVELS', 'LIMIT', 'FIRST', 'PAGE_SCRIPTS', 'class_rows', 'matrix_cells', 'confused_pairs',
            'classes_values', 'check_tables', 'trust_sentence', 'scaled_values', 'trust_values', 'first_tiles',
            'attempt', 'answer_values', 'pictures_values', 'render', 'shared_values', 'name_of_set', 'write_report',
-           'history_table', 'finder_of', 'changes_notice', 'reviews_of', 'run_values', 'write_run_report']
+           'history_table', 'finder_of', 'last_note', 'changes_notice', 'reviews_of', 'run_values', 'write_run_report']
 
 # %% ../../nbs/10_views/06_report_page.ipynb #i78a5651
-import cifar_fastai
 import dataclasses, math
 from collections.abc import Callable
 from functools import cache
@@ -20,6 +19,7 @@ from ..base.wording import MEASURED, percent, percentage, thousands, with_interv
 from ..base.files import read_json
 from ..base.steps import step_table
 from ..recipes.options import command_again
+from ..heatmaps.checks import SAME
 from ..interpretation.predictions import ClassifiedImages, calibration_bins, class_table, confusion, expected_calibration_error
 from ..interpretation.predictions import report_text
 from ..interpretation.inference import steady_loader
@@ -28,7 +28,7 @@ from ..interpretation.marks import VERDICTS, class_names
 from ..interpretation.cautions import check_answers_given, check_calibration, check_counts, check_course
 from ..interpretation.interpretation import CifarInterpretation
 from ..runs.files import load_run, read_run, run_loaders
-from ..runs.interpreted import run_predictions
+from ..runs.interpreted import last_count, run_predictions
 from .pages import embedded_json, pack_array, fill_page, write_page
 from .report_facts import curve_charts, finder_chart, headline, learner_facts, learner_history
 from .report_facts import recipe_groups, reliability_chart, run_facts, run_numbers, run_warnings
@@ -80,7 +80,7 @@ def check_tables(
         tables.append(dict(title='Faithfulness', note='how much more the network loses when the pixels that a map marks are taken away than when the others are (ROAD): 0 is chance, 0.5 the most there is', heads=['map', 'ROAD', 'more than a random map', 'verdict'],
             rows=[[row['map'], with_interval(row.get('road')), with_interval(row.get('gain')), row.get('verdict', '')] for row in checks['faithfulness']]))
     if checks.get('sanity'):
-        tables.append(dict(title='Sanity', note='the maps of this network against those of the same network with random weights: where maps show what was learnt, their rank correlation is near 0', heads=['map', 'correlation', 'verdict'],
+        tables.append(dict(title='Sanity', note=f'the maps of this network against those of the same network with random weights: maps that show what was learnt have a rank correlation near 0, and follow the weights where its interval ends below {SAME:g}', heads=['map', 'correlation', 'verdict'],
             rows=[[row['map'], with_interval(row.get('correlation')), row.get('verdict', '')] for row in checks['sanity']]))
     return tables
 
@@ -138,7 +138,7 @@ def answer_values(interpretation, heat):
     both = np.triu(matrix + matrix.T, 1)
     most = np.unravel_index(both.argmax(), both.shape)
     return dict(pair=dict(pair, there=names[places[0]], back=names[places[1]], of=int(matrix[places[0]].sum()), reverse=int(matrix[places[::-1]]), shown=shown,
-                          both=None if both[most] == both[tuple(sorted(places))] else dict(names=[names[place] for place in most], places=[int(place) for place in most], counts=[int(matrix[most]), int(matrix[most[::-1]])]),
+                          both=None if both[most] == both[tuple(sorted(places))] else dict(names=[names[place] for place in most], places=[int(place) for place in most], counts=[int(matrix[most]), int(matrix[most[::-1]])], why=pair_sentence(kept, heat, *most, back=True)),
                           why=pair_sentence(kept, heat, *places)), errors=errors)
 
 def pictures_values(interpretation, base, heat, no_heat, name):
@@ -157,7 +157,7 @@ def render(values, interpretation):
     "The page, its pictures in the room that is left"
     heat, no_heat = attempt('heatmaps', lambda: heat_data(interpretation)) if interpretation else (None, '')
     answer = answer_values(interpretation, heat) if interpretation else None
-    def draw(explorer): return fill_page('report.html', PAGE_SCRIPTS, ('base.css', 'report.css'), explorer=explorer, answer=answer, version=cifar_fastai.__version__, **values)
+    def draw(explorer): return fill_page('report.html', PAGE_SCRIPTS, ('base.css', 'report.css'), explorer=explorer, answer=answer, **values)
     text = draw(None)
     return text if interpretation is None else draw(pictures_values(interpretation, len(text.encode('utf-8', 'replace')), heat, no_heat, values['heading']))
 
@@ -192,7 +192,7 @@ def write_report(
                ('calibration error', percentage(interpretation.expected_calibration_error())), *([('epochs', str(len(history)))] if len(history) else [])]
     samples, no_samples = attempt('samples', lambda: sample_grids(learner.dls, interpretation.dl, measured.removesuffix(' set')))
     values = dict(first=changes_notice((getattr(getattr(learner.dls, 'data', None), 'changes', None) or {}).get('test_labels')), reviews=[], heading=file_text(title or f'{facts[0][1][0][1]} on {Path(learner.dls.path).resolve().name}'), lead=lead or f'a fastai Learner, looked at over its {measured}', numbers=numbers,
-                  warnings=check_answers_given(kept) + check_course(history, MEASURED[valid_is], len(kept)) + check_calibration(kept) + check_counts(kept, measured), groups=[], command='', facts=facts, charts=curve_charts(history, valid_is, step_table(learner)), history=history_table(history, valid_is),
+                  warnings=check_answers_given(kept) + check_course(history, MEASURED[valid_is], len(kept)) + check_calibration(kept) + check_counts(kept, measured), groups=[], command='', last_note='', facts=facts, charts=curve_charts(history, valid_is, step_table(learner)), history=history_table(history, valid_is),
                   finder=None, samples=samples or [], no_samples=no_samples, missing='', reading=reading_values(getattr(getattr(learner.dls, 'data', None), 'read', None)), **shared_values(interpretation, checks, measured))
     write_page(path, render(values, interpretation))
     return path
@@ -211,6 +211,12 @@ def finder_of(record):
     if not (record.path/'lr_find.csv').is_file(): return None, None
     curve, resolved = pd.read_csv(record.path/'lr_find.csv'), record.about.get('resolved') or {}
     return curve, finder_chart(curve, resolved.get('suggestions') or {}, resolved.get('suggestion') or '')
+
+def last_note(record):
+    "Why the last epoch and the result differ, where they do"
+    counted, right = last_count(record), round((record.metrics.get('test_accuracy') or 0)*(record.metrics.get('test_images') or 0))
+    if counted in (None, right): return ''
+    return f"The last epoch counts {thousands(counted)} right, the result {thousands(right)}: the one computes in {record.about['resolved'].get('precision', 'less')}, the other in fp32."
 
 def changes_notice(about):
     "What stands above all where test labels were changed"
@@ -249,7 +255,7 @@ def write_run_report(
     (curve, finder), (reading, _) = finder_of(record), attempt('the table of what was read', lambda: run_reading(record.path, (record.about.get('data') or {}).get('counts', {})))
     samples, no_samples = attempt('samples', lambda: sample_grids(loaders(), loaders().test, seed=record.recipe.seed))
     values = dict(run_values(record, interpretation), warnings=[*reading_warnings(record.metrics, reading), *run_warnings(record, None if interpretation is None else interpretation.kept, curve, (reading or {}).get('training', 0))],
-                  reading=reading, history=history_table(record.history, record.metrics.get('valid_is', 'test')), finder=finder,
+                  reading=reading, history=history_table(record.history, record.metrics.get('valid_is', 'test')), last_note=last_note(record), finder=finder,
                   charts=curve_charts(record.history, record.metrics.get('valid_is', 'test'), record.steps), samples=samples or [], no_samples=no_samples, missing=missing,
                   **shared_values(interpretation, checks, 'test set', record.metrics))
     text, mark = render(values, interpretation), 'id="explorer-data"'

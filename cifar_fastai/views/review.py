@@ -6,7 +6,7 @@
 __all__ = ['REVIEWED', 'near_pictures', 'review_values', 'review_explorer', 'review_lead', 'write_review', 'write_reviews']
 
 # %% ../../nbs/10_views/10_review.ipynb #ireview01
-import cifar_fastai, hashlib
+import hashlib
 from pathlib import Path
 import numpy as np
 from ..base.label_files import ISSUES, UNSURE, DROP, file_text
@@ -70,7 +70,7 @@ def write_review(
     interpretation = find_suspects(learner or load_run(run), labels, 200)
     explorer = review_explorer(interpretation, file_text(run.resolve().name))
     write_page(path, fill_page('review.html', PAGE_SCRIPTS, ('base.css', 'report.css'), heading=f'Labels of {file_text(run.resolve().name)}', lead=review_lead(interpretation.kept), file=labels.name,
-                               explorer=explorer, classes=class_names(interpretation.kept), drop=DROP, unsure=UNSURE, version=cifar_fastai.__version__))
+                               explorer=explorer, classes=class_names(interpretation.kept), drop=DROP, unsure=UNSURE))
     return path
 
 REVIEWED = ('labels.csv', 'test_labels.csv') # files of a run folder that have a page

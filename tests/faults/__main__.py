@@ -4,6 +4,7 @@ Prints a line for each kind of trial with its counts; the exit status is 0 where
 message that bad input met, from what all parts of it have found (`--only` does a part)."""
 import argparse
 import dataclasses
+import gc
 import json
 import os
 import platform
@@ -116,6 +117,7 @@ def main():
     parser.add_argument('--seed', type=int, default=0)
     options = parser.parse_args()
     if options.form == 'full' and not options.only: (HERE/'results.json').unlink(missing_ok=True)
+    gc.freeze()  # what is imported stays: no child's collection of garbage walks over it
     began, folder = time.monotonic(), Path(tempfile.mkdtemp(prefix='faults-'))
     folder.chmod(0o755)
     try:

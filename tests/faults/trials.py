@@ -322,15 +322,15 @@ def files_of(run): return sorted(path.relative_to(run).as_posix() for path in ru
 def named(row, bench):
     from cifar_fastai.base.messages import BadInput
     from cifar_fastai.base.files import MANIFEST, faults, read_manifest
+    out = shutil.copytree(bench.whole, bench.place())
     for name in files_of(bench.whole):
         for how in HOW:
-            out = bench.place()
-            shutil.copytree(bench.whole, out)
             spoil(out/name, how, bench.random)
             try: found = list(faults(out)) if name != MANIFEST or how != 'removed' else [MANIFEST]*(not read_manifest(out))
             except BadInput as error: found = [name] if name in str(error) else []
             row.add(found == [name], f'{name} {how}: {found}')
-            bench.done(out)
+            shutil.copy2(bench.whole/name, out/name)
+    bench.done(out)
 
 
 @timed('the same, then --resume: what cannot be made again is refused, what can is made again, the same')
