@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from .base.commands import Parser, add_option, add_out, make_folder, make_main, run_command
 from .base.messages import BadInput
-from .base.wording import name_on_a_line, value_text
+from .base.wording import data_name, name_on_a_line, value_text
 from .recipes.options import metavar
 from .recipes.recipe import DATA_FIELDS, recipe_fields
 
@@ -36,10 +36,10 @@ def print_reading(read):
     "The table of what was read, and what lies elsewhere"
     from cifar_fastai.data.reading import table_text
     print(table_text(read))
-    for why, about in read['left_out'].items(): print(f"left out  {about['files']:,} {why}, such as {', '.join(about['such_as'][:3])}")
+    for why, about in read['left_out'].items(): print(f"left out  {about['files']:,} {why}, such as {', '.join(map(name_on_a_line, about['such_as'][:3]))}")
     for name, why in read['damaged'].items(): print(f'damaged   {name_on_a_line(name)}: {why}')
     for what, pairs in read['copies'].items():
-        for pair in pairs[:10]: print(f"{what}: {' = '.join(pair)}")
+        for pair in pairs[:10]: print(f"{what}: {' = '.join(map(name_on_a_line, pair))}")
 
 def look_by_options(options):
     from cifar_fastai.base.files import write_json
@@ -47,7 +47,7 @@ def look_by_options(options):
     from cifar_fastai.base.label_files import changes_lines
     from cifar_fastai.data.overlay import reading_of
     from cifar_fastai.data.sources import load_images
-    place = Path(options.out or 'looks')/(Path(options.data).name.split('.')[0] or 'images')
+    place = Path(options.out or 'looks')/data_name(options.data)
     asked = {name: getattr(options, name) for name in FIELDS if hasattr(options, name)}
     try: data = load_images(options.data, **asked)
     except BadInput as error:

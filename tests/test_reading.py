@@ -82,6 +82,18 @@ def test_a_known_folder_is_not_read_for_its_key(tmp_path, monkeypatch):
     with pytest.raises(AssertionError): cache.source_digest(path)
 
 
+def test_tables_beside_the_one_that_was_named_are_read_anew_when_they_change(tmp_path, monkeypatch):
+    monkeypatch.setenv('FASTAI_HOME', str(tmp_path/'home'))
+    (tmp_path/'pets').mkdir()
+    for number in range(8): picture(number).save(tmp_path/'pets'/f'{number}.png')
+    def write(name, titles, start): (tmp_path/name).write_text('file,label\n' + ''.join(f'{start + at}.png,{title}\n' for at, title in enumerate(titles)))
+    write('train.csv', 'abab', 0)
+    for titles in ('abab', 'baba'):
+        write('test.csv', titles, 4)
+        data = load_images(tmp_path/'pets', labels=str(tmp_path/'train.csv'))
+        assert [data.classes[data.labels[list(data.names).index(f'{number}.png')]] for number in range(4, 8)] == list(titles)
+
+
 # ---- names, links, machine-made folders --------------------------------------------------------------------------
 
 def test_names_that_are_no_unicode_stay_apart(tmp_path):
@@ -351,7 +363,7 @@ def test_a_class_may_be_called_like_a_split(tmp_path):
     assert read(tmp_path, test_share=0.3, labels='labels.csv').classes == ('car', 'crash_set', 'steam_train')
 
 
-@pytest.mark.parametrize('trained, tested', [(('Cat', 'Dog'), ('cat', 'DOG')), (('cat ', 'dog.'), ('cat', 'dog')), (('0', '1'), ('00', '1.0'))])
+@pytest.mark.parametrize('trained, tested', [(('Cat', 'Dog'), ('cat', 'DOG')), (('cat ', 'dog.'), ('cat', 'dog')), (('0', '1'), ('00', '1.0')), (('great dane', 'pug'), ('Great_Dane', 'pug'))])
 def test_a_class_that_is_written_otherwise_in_another_split(tmp_path, trained, tested):
     plain(tmp_path, trained, splits=('train', 'train'))
     plain(tmp_path, tested, splits=('test', 'test'))
@@ -360,6 +372,15 @@ def test_a_class_that_is_written_otherwise_in_another_split(tmp_path, trained, t
     if trained[0] == 'Cat':
         plain(tmp_path, ('CAT',), splits=('train', 'train'))
         refused(tmp_path, "lacks: 'cat'") # either may be meant
+
+
+def test_a_table_beside_means_the_class_that_is_written_alike(tmp_path):
+    plain(tmp_path, ('Cat', 'cat', 'dog'), splits=('train', 'train'))
+    (tmp_path/'test').mkdir()
+    for number in range(6): picture(5, number).save(tmp_path/'test'/f'{number}.png')
+    (tmp_path/'test.csv').write_text('file,label\n' + ''.join(f'{number}.png,{("Cat", "cat", "DOG")[number % 3]}\n' for number in range(6)))
+    data = read(tmp_path)
+    assert [data.classes[data.labels[list(data.names).index(f'test/{number}.png')]] for number in range(6)] == ['Cat', 'cat', 'dog']*2
 
 
 def test_a_file_that_may_not_be_read_stops_nothing_that_does_not_need_it(tmp_path, monkeypatch, notices):
@@ -527,7 +548,7 @@ def test_tables_in_json(tmp_path, name, content):
 @pytest.mark.parametrize('titles', [('007', '7'), ('1', '1.0'), ('Cat', 'cat'), ('cat', 'cat.'), ('fish', '\ufb01sh')])
 def test_classes_that_are_nearly_written_alike_are_named(tmp_path, titles):
     plain(tmp_path, (*titles, 'dog'))
-    assert f"differ only in case, in blanks or dots at an end, or in the zeros of a number: {titles[0]!r}, {titles[1]!r}" in read(tmp_path).notes[0]
+    assert f"differ only in case, blanks, signs for blanks, dots at an end, or the zeros of a number: {titles[0]!r}, {titles[1]!r}" in read(tmp_path).notes[0]
 
 
 def test_names_in_a_table_of_another_system(tmp_path):

@@ -12,7 +12,7 @@ import errno, lzma, os, posixpath, re, stat, struct, tarfile, zipfile, zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from itertools import pairwise
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from ..base.messages import BadInput
 
 # %% ../../nbs/03_data/00_archives.ipynb #3cbfb3df
@@ -119,7 +119,7 @@ class Files:
     def _pass_over_ours(self):
         "Runs and looks that were written into the data are no part of them"
         pairs = {'recipe.json': 'metrics.json', 'data.json': 'samples.png'}
-        ours = {folder for name in self.sizes if (pair := pairs.get(PurePosixPath(name).name)) and (folder := name.rpartition('/')[0]) and f'{folder}/{pair}' in self.sizes}
+        ours = {folder for name in self.sizes if (pair := pairs.get(name.rpartition('/')[2])) and (folder := name.rpartition('/')[0]) and f'{folder}/{pair}' in self.sizes}
         if not ours: return
         held = {folder for name in self.sizes if ours.isdisjoint(folders_above(name)) for folder in folders_above(name)}
         self.pass_over(ours | {folder for one in ours for folder in folders_above(one)} - held, OURS) # `runs/` too, where it holds nothing else

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ENDINGS', 'COLUMN', 'SHOULD', 'BOOKS', 'LABELS', 'PARTS', 'YES', 'NO', 'NOTHING', 'PICTURE', 'text_of', 'cell_of',
-           'json_rows', 'spaced_rows', 'find_mark', 'read_table', 'FileIndex', 'plain_name', 'is_called', 'is_number',
+           'json_rows', 'spaced_rows', 'find_mark', 'read_table', 'FileIndex', 'loose_name', 'is_called', 'is_number',
            'flag_of', 'says_splits', 'part_of', 'Table', 'names_pictures', 'find_files', 'choose_labels',
            'check_titles']
 
@@ -106,7 +106,7 @@ class FileIndex:
     @cached_property
     def loose(self)->dict[str,list[str]]: # Found by name without case and ending
         found = {}
-        for name in self.names: self.add(found, name, lambda end: {plain_name(end)})
+        for name in self.names: self.add(found, name, lambda end: {loose_name(end)})
         return found
 
     def find(self,
@@ -116,7 +116,7 @@ class FileIndex:
         "Files that a cell may mean"
         value = re.sub(r'^(\./)+', '', class_key(value).replace('\\', '/'))
         if found := self.search(self.found, value, place): return found
-        found = self.search(self.loose, plain_name(value), place.casefold()) if is_image(value) else []
+        found = self.search(self.loose, loose_name(value), place.casefold()) if is_image(value) else []
         if found: self.loosely.add(value)
         return found
 
@@ -131,7 +131,7 @@ class FileIndex:
             whole = value
         return []
 
-def plain_name(name): return name.removesuffix(PurePosixPath(name).suffix if is_image(name) else '').casefold()
+def loose_name(name): return name.removesuffix(PurePosixPath(name).suffix if is_image(name) else '').casefold()
 
 # %% ../../nbs/03_data/06_columns.ipynb #8ac26e8a
 LABELS = ('label', 'class', 'category', 'target', 'breed', 'species', 'diagnosis', 'tag')

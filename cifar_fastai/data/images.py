@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 import numpy as np
 from ..base.messages import BadInput
+from ..base.wording import name_on_a_line
 
 # %% ../../nbs/03_data/01_images.ipynb #9739f122
 def fingerprint(
@@ -70,7 +71,7 @@ class ImageData:
         train, test = len(self.train_positions), len(self.test_positions)
         valid = f", {len(self.valid_positions):,} validation" if self.valid_count else ''
         return (f"**{self.name}**: {train:,} training{valid} and {test:,} test images of {self.image_size}×{self.image_size}, "
-                f"{len(self.classes)} classes ({', '.join(self.classes[:10])}{', …' if len(self.classes)>10 else ''})")
+                f"{len(self.classes)} classes ({', '.join(map(name_on_a_line, self.classes[:10]))}{', …' if len(self.classes)>10 else ''})")
 
 # %% ../../nbs/03_data/01_images.ipynb #cc699e27
 def image_data(

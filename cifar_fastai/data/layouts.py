@@ -16,9 +16,9 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import PurePosixPath
 from ..base.messages import BadInput
-from .archives import BACK, EXPECTED, MADE, MAYBE_MADE, NOWHERE, Files, folders_above
+from .archives import BACK, MADE, MAYBE_MADE, NOWHERE, Files, folders_above
 from .formats import is_image
-from .names import EVALUATION, SPLITS, class_form, class_key, safe_text, some, split_of
+from .names import EVALUATION, SPLITS, class_key, match_class, safe_text, some, split_of
 
 # %% ../../nbs/03_data/03_layouts.ipynb #649cf65a
 def split_roots(
@@ -235,10 +235,9 @@ def place_class_first(
 # %% ../../nbs/03_data/03_layouts.ipynb #c2219777
 def match_titles(found):
     "Where a class of another split is written otherwise than the one that it must be in `train`, it is that"
-    trained, forms = {title for split, title in found.placed.values() if split == 'train'}, {}
-    for title in sorted(trained): forms.setdefault(class_form(title), []).append(title)
-    others = {title for split, title in found.placed.values() if split not in ('', 'train')} - trained
-    same = {title: forms[form][0] for title in sorted(others) if len(forms.get(form := class_form(title), ())) == 1}
+    trained = tuple(sorted({title for split, title in found.placed.values() if split == 'train'}))
+    others = {title for split, title in found.placed.values() if split not in ('', 'train')}.difference(trained)
+    same = {title: meant for title in sorted(others) if (meant := match_class(title, trained))}
     if not same: return
     found.change(lambda split, title: (split, same.get(title, title)))
     found.how.append(f"taken for the classes of train/: {', '.join(f'{safe_text(other)!r} for {safe_text(title)!r}' for other, title in [*same.items()][:5])}{' …' if len(same) > 5 else ''}")

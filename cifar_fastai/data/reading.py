@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from itertools import groupby
 from pathlib import PurePosixPath
 import numpy as np
+from ..base.wording import name_on_a_line
 from .archives import NOWHERE, NO_FILE, TOO_LARGE
 from .names import SPLITS, class_form, safe_text, some
 from .layouts import Placement
@@ -90,7 +91,7 @@ def layout_line(read):
     if short: said.append(f"of some classes only a part is read: {', '.join(short[:5])}{' …' if len(short) > 5 else ''}")
     forms = Counter(map(class_form, trained))
     alike = sorted(title for title in trained if forms[class_form(title)] > 1)
-    if alike: said.append(f'classes whose names differ only in case, in blanks or dots at an end, or in the zeros of a number: {some(alike)}')
+    if alike: said.append(f'classes whose names differ only in case, blanks, signs for blanks, dots at an end, or the zeros of a number: {some(alike)}')
     return '; '.join(said)
 
 def left_line(read):
@@ -110,7 +111,7 @@ def changed_line(read):
 
 def copies_line(read):
     "Which pictures are there more than once"
-    def shown(what): return f"such as {' = '.join(read['copies'][what][0])}"
+    def shown(what): return f"such as {' = '.join(map(name_on_a_line, read['copies'][what][0]))}"
     said = []
     counts = [f"{count:,} of {sum(row['images'] for row in read['rows'] if row['split'] == split):,} {split}" for split in ('valid', 'test') if (count := total(read, COPIED, split))]
     if counts: said.append(f"{' and '.join(counts)} images are {COPIED}, {shown(COPIED)}")
@@ -148,7 +149,7 @@ def table_text(
     most:int=60, # Rows at most
 )->str: # A line for each class and split
     "The table of what was read"
-    rows = [[row['split'], row['class'].replace('\n', '\\n')[:40], row['files'], *(count(row) for count in COLUMNS.values())] for row in read['rows']]
+    rows = [[row['split'], name_on_a_line(row['class'])[:40], row['files'], *(count(row) for count in COLUMNS.values())] for row in read['rows']]
     kept = [True, True, True, True, *(any(row[at] for row in rows) for at in range(4, 3 + len(COLUMNS)))]
     heads = [name for name, keep in zip(['split', 'class', 'files', *COLUMNS], kept) if keep]
     shown = [[f'{value:,}' if isinstance(value, int) else value for value, keep in zip(row, kept) if keep] for row in rows[:most]]

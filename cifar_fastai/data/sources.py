@@ -8,7 +8,7 @@ __all__ = ['CIFAR10', 'USUAL', 'NO_DATA', 'PUBLISHED', 'find_placement', 'find_l
            'load_images', 'check_cifar10', 'shapes_data']
 
 # %% ../../nbs/03_data/12_sources.ipynb #ic785215
-import csv, os, re, sys
+import csv, os, sys
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
@@ -18,12 +18,13 @@ from pathlib import Path
 import numpy as np
 from ..base.messages import BadInput, notice
 from ..base.files import checksum, whole_file
+from ..base.wording import data_name
 from ..recipes.recipe import IN_NAMES
 from .archives import EXPECTED, Files, open_files, refuse_unreadable
 from .names import safe_text, some
 from .layouts import Placement, class_roots, pass_over_made, picture_names, place_by_folder, place_class_first, place_without_splits, settle_splits, shallowest, split_roots
 from .formats import is_image
-from .tables import label_by_tables, lying_tables, named_table, place_by_name, place_by_table, table_split
+from .tables import label_by_tables, lying_tables, named_table, place_by_name, place_by_table, table_split, tables_beside
 from .folders import read_placed
 from .images import ImageData, image_data
 from .pictures import SIZES, auto_size, empty_images
@@ -224,9 +225,9 @@ def load_images(
     labels, overlay = divide_labels(path, labels, label_column, test_share)
     if test_labels == 'yes' and not overlay: raise BadInput(f'--test-labels yes: --labels {labels} gives all images their classes, and changes none\nName a file: --test-labels FILE')
     asked = dict(fit=fit, labels=labels, label_column=label_column, test_share=test_share)
-    table = checksum(labels) if labels and Path(labels).is_file() else ''
-    found = read_once(path, (image_size, asked, table), partial(read_whole, path, image_size, **asked), cache)
-    found = replace(found, name='cifar10' if data == 'cifar10' else re.sub(r'\.(tgz|tar\.gz|tar|zip)$', '', path.resolve().name))
+    tables = [checksum(one) for one in tables_beside(Path(labels))] if labels and Path(labels).is_file() else []
+    found = read_once(path, (image_size, asked, tables), partial(read_whole, path, image_size, **asked), cache)
+    found = replace(found, name='cifar10' if data == 'cifar10' else data_name(path))
     if data == 'cifar10': check_cifar10(found, path)
     for note in found.notes: notice(f'{found.name}: {note}')
     if other := differs_from_published(path): notice(other)

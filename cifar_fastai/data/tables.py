@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['folder_split', 'table_split', 'find_table', 'place_row', 'place_by_table', 'place_by_name', 'settle_drawn',
-           'label_by_tables', 'label_split', 'add_other_splits', 'named_table', 'is_table', 'lying_tables']
+           'label_by_tables', 'label_split', 'add_other_splits', 'tables_beside', 'named_table', 'is_table',
+           'lying_tables']
 
 # %% ../../nbs/03_data/06_tables.ipynb #bce61398
 import re
@@ -14,7 +15,7 @@ from ..base.messages import BadInput
 from ..recipes.recipe import IN_NAMES
 from .archives import Files
 from .formats import is_image
-from .names import class_form, class_key, some, split_of
+from .names import class_key, match_class, some, split_of
 from .layouts import LOOSE, OUTSIDE, Placement, in_split, picture_names, place_without_splits
 from .columns import ENDINGS, LABELS, FileIndex, Table, choose_labels, find_files, is_called, part_of, read_table
 
@@ -115,23 +116,23 @@ def label_by_tables(
     found:Placement, # As the folders say
 )->Placement: # The same
     "Classes for the pictures of a split whose folders say none that `train/` has, by tables that lie among the files"
-    forms = {class_form(title): title for split, title in found.placed.values() if split == 'train'}
+    trained = tuple(sorted({title for split, title in found.placed.values() if split == 'train'}))
     for split in ('valid', 'test'):
         placed = [name for name, (which, _) in found.placed.items() if which == split]
-        if any(class_form(found.placed[name][1]) in forms for name in placed): continue
+        if any(match_class(found.placed[name][1], trained) for name in placed): continue
         mine = [name for name in [*placed, *(name for name, why in found.left.items() if why == LOOSE and in_split(name, found, split))] if is_image(name)]
         names = sorted((name for name in files.sizes if is_table(files, name)), key=lambda name: (name.count('/'), name))[:50] if mine else []
         for name, data in files.read(names):
-            if label_split(files, found, split, mine, forms, name, data): break
+            if label_split(files, found, split, mine, trained, name, data): break
     return found
 
-def label_split(files, found, split, mine, forms, name, data):
+def label_split(files, found, split, mine, trained, name, data):
     "Whether a table names the pictures of a split with classes of `train/`, which they get"
     index = FileIndex(mine)
     try: table, place = find_table(files, name, data, index)
     except BadInput: return False
     ours = [row for row in table.rows if len(index.find(row[table.files], place)) == 1]
-    def title_of(cell): return forms.get(class_form(cell)) or forms.get(class_form(cell.partition(' ')[0])) # ImageNet has boxes behind it
+    def title_of(cell): return match_class(class_key(cell), trained) or match_class(class_key(cell.partition(' ')[0]), trained) # ImageNet has boxes behind it
     fit = [at for at in range(len(table.columns)) if at != table.files and 1 < len({row[at] for row in ours}) and all(title_of(row[at]) for row in ours)]
     fit = [at for at in fit if is_called(table.columns[at], LABELS)] or fit
     if len(fit) != 1: return False
@@ -156,6 +157,12 @@ def add_other_splits(
     others = {table_split(one): one for one in sorted(names, reverse=True) if is_kin(PurePosixPath(one))} if table_split(name) else {}
     return [name, *(one for split, one in others.items() if split not in ('', table_split(name)))]
 
+def tables_beside(
+    path:Path, # A table
+)->list[Path]: # That table first
+    "A table, and those in its folder that are for the other splits"
+    return [path.parent/name for name in add_other_splits(path.name, [one.name for one in path.parent.iterdir() if one.is_file()])]
+
 def named_table(
     files:Files, # The files
     labels:str, # What was typed
@@ -163,7 +170,7 @@ def named_table(
     "The table that was asked for; raises `BadInput`"
     path = Path(labels).expanduser()
     if path.is_file() and not (files.kind == 'folder' and path.resolve().is_relative_to(files.path.resolve())):
-        return {one.name: one.read_bytes() for one in (path.parent/name for name in add_other_splits(path.name, [one.name for one in path.parent.iterdir() if one.is_file()]))}
+        return {one.name: one.read_bytes() for one in tables_beside(path)}
     within = path.resolve().relative_to(files.path.resolve()).as_posix() if path.is_file() else labels
     fits = [name for name in files.sizes if name == within] or [name for name in files.sizes if name.endswith(f'/{within}')]
     if len(fits) == 1: return dict(files.read(add_other_splits(fits[0], files.sizes)))

@@ -13,6 +13,7 @@ from ..base.commands import SWITCHES, Parser, add_flag, add_option, add_out, mak
 from ..base.label_files import JUDGED, check_share_columns, parse_condition, write_shares
 from ..base.messages import LINE, BadWords, say
 from ..base.rules import Name, Number
+from ..base.wording import data_name
 from ..recipes.named import RECIPES, read_recipe
 from ..recipes.options import add_recipe_options, recipe_from_options, typed_options
 
@@ -78,7 +79,7 @@ def check_before(data, out, shares):
 def labels_by_options(options):
     recipe, run = recipe_and_run(options)
     method = choose_method(options, run)
-    out = Path(options.out or run or Path('runs')/f"labels-{Path(options.what).name.split('.')[0] or 'images'}")
+    out = Path(options.out or run or Path('runs')/f"labels-{data_name(options.what)}")
     LINE.begin('loading')
     from cifar_fastai.base.devices import keep_freed_memory
     from cifar_fastai.data.loaders import load_recipe_images

@@ -8,11 +8,10 @@ __all__ = ['metavar', 'add_recipe_options', 'typed_options', 'recipe_from_option
 
 # %% ../../nbs/01_recipes/03_options.ipynb #irecipes
 import argparse, dataclasses, shlex
-from pathlib import Path
 from ..base.commands import add_option
 from ..base.messages import BadInput, BadWords, one_of
 from ..base.rules import Name, Number, Switch, Text
-from ..base.wording import value_text
+from ..base.wording import data_name, value_text
 from .recipe import FIELD_GROUPS, Recipe, RecipeField, recipe_fields
 from .named import RECIPES, named_recipe
 
@@ -83,7 +82,7 @@ def run_name(
     recipe:Recipe,
 )->str: # Such as `cifar10-resnet9-25-seed0`
     "A name from what tells runs apart most often"
-    data = Path(recipe.data).name.split('.')[0] or 'images'
+    data = data_name(recipe.data)
     schedule = '' if recipe.schedule == 'one_cycle' else f'-{recipe.schedule}'
     arch, epochs = recipe.arch.replace(':', '-'), '' if recipe.epochs == 'auto' else f'-{recipe.epochs}'
     fold = f"-fold{recipe.fold.replace('/', 'of')}" if recipe.fold else ''
