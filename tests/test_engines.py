@@ -1,5 +1,6 @@
 "A grid by other engines, against the grid trained here one after another"
 import dataclasses
+import multiprocessing
 import os
 import signal
 import socket
@@ -15,7 +16,7 @@ from cifar_fastai.base.commands import terminate
 from cifar_fastai.base.files import read_json
 from cifar_fastai.base.messages import BadInput
 from cifar_fastai.comparison.clusters import RayEngine, SlurmEngine, check_answer, choose_engine, train_far
-from cifar_fastai.comparison.engines import LocalEngine, pack_folder, unpack_folder
+from cifar_fastai.comparison.engines import LocalEngine, pack_folder, tell_parent, unpack_folder
 from cifar_fastai.comparison.grid import grid_arms, grid_data, grid_plan, train_missing
 from cifar_fastai.training.history import History
 
@@ -73,6 +74,12 @@ def test_processes_of_this_machine_give_the_same(grid, serial, tmp_path, monkeyp
     assert '2 runs at a time on this machine, 1 thread each' in said and said.count('epoch 3/3') == 2
     assert not [path for path in tmp_path.rglob('*') if path.name.startswith('.') and path.name != '.lock']
     assert grid_plan(grid[0], tmp_path, data).missing == []
+
+
+def test_a_run_whose_parent_is_gone_does_not_fail_by_its_next_line():
+    here, there = multiprocessing.Pipe(duplex=False)
+    here.close()
+    tell_parent(there, 'epoch 1/2')
 
 
 def test_a_folder_travels_whole(tmp_path):

@@ -454,6 +454,14 @@ def test_items_of_an_interpretation(looked_at, kind, name):
     assert same(mine[INDICES[name]], stock[INDICES[name]])
 
 
+def test_our_interpretation_keeps_cross_entropy_and_is_made_from_a_learner_by_name(pair):
+    learner = pair.ours(loss_func=FocalLossFlat())
+    found = CifarInterpretation.from_learner(learner, 1)
+    with learner.no_bar(): logits, targets = learner.get_preds(act=lambda logits: logits)
+    assert same(found.losses, torch.nn.functional.cross_entropy(logits, targets, reduction='none'))
+    with pytest.raises(BadInput, match='CifarInterpretation.from_learner'): CifarInterpretation(learner, learner.dls.valid, found.losses)
+
+
 @pytest.mark.parametrize('kind', ['fastai', 'ours'])
 def test_the_largest_losses_with_their_items(looked_at, kind, capsys):
     stock, mine = looked_at[0], looked_at[1][kind]

@@ -89,7 +89,7 @@ def test_trackio_keeps_a_run_on_this_machine(recipe, plain, tmp_path, monkeypatc
 def test_trackio_is_asked_for_what_its_client_has(recipe, plain, tmp_path, monkeypatch):
     "A stand-in with the calls that its documentation names"
     asked = []
-    stand_in = SimpleNamespace(init=lambda **words: asked.append(('init', words)), log=lambda values, step: asked.append(('log', values)), finish=lambda: asked.append(('finish', {})), Image=lambda path, caption: caption, Html=lambda path, inject: path)
+    stand_in = SimpleNamespace(init=lambda **words: asked.append(('init', words)), log=lambda values, step=None: asked.append(('log', values)), finish=lambda: asked.append(('finish', {})), Image=lambda path, caption: caption, Html=lambda path, inject: path)
     monkeypatch.setitem(sys.modules, 'trackio', stand_in)
     run = trained(recipe, tmp_path, monkeypatch, ['trackio'])
     assert run.metrics['fingerprints']['weights'] == plain

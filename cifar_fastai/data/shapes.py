@@ -175,8 +175,8 @@ def draw_shapes(
     seed:int=0, # Same seed, same images
     size:int=32, # Side in pixels
 )->tuple[np.ndarray,np.ndarray,np.ndarray,tuple[str,...]]: # uint8 (N, size, size, 3), int64 (N,), bool (N, size, size), names; read-only
-    "Images, labels, masks and class names; training images first. The last two sets of 2 to 50 MB are kept for the next call"
-    kept = 500*32**2 <= (train + test)*size**2 <= 12_000*32**2
+    "Images, labels, masks and class names; training images first. The last two sets of 4 to 50 MB are kept for the next call"
+    kept = 1_000*32**2 <= (train + test)*size**2 <= 12_000*32**2
     return (draw_sets if kept else draw_sets.__wrapped__)(train, test, seed, size)
 
 @lru_cache(maxsize=2) # the runs of a comparison, and the cells of a notebook, ask for the same

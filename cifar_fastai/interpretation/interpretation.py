@@ -38,6 +38,7 @@ class CifarInterpretation(Galleries, ClassificationInterpretation):
         loader:Callable, # Called for the loader when a picture is first shown
         act=None, # Overrides softmax where fastai's methods return predictions
     ):
+        if isinstance(kept, Learner): raise BadInput('an interpretation is made from kept predictions, not from a Learner\nSay CifarInterpretation.from_learner(learner, dl=loader)')
         self.kept, self.act, self.make_learner, self.make_loader = kept, act, learner, loader
         self.vocab = CategoryMap(list(kept.classes), sort=False)
         self.losses = TensorBase(torch.from_numpy(kept.losses))
