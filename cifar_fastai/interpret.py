@@ -8,6 +8,7 @@ __all__ = ['main', 'interpret_parser', 'interpret_by_options']
 # %% ../nbs/13_doors/01_interpret.ipynb #i39117b8
 import sys
 from .base.messages import LINE, BadWords, say
+from .base.wording import name_on_a_line
 from .base.commands import Parser, add_flag, add_option, add_out, make_main, run_command
 from .base.rules import Number, Text
 
@@ -50,7 +51,7 @@ def interpret_by_options(options):
     if layers and len(layers) == 1: layers = layers[0]
     interpretation, checks = interpret_run(options.run, options.out, options.n, options.method, layers, options.target,
                                            [] if options.checks == ['none'] else options.checks, options.sample, options.svg)
-    confused = ', '.join(f'{actual} → {predicted} {times}' for actual, predicted, times in interpretation.most_confused()[:3])
+    confused = ', '.join(f'{name_on_a_line(actual)} → {name_on_a_line(predicted)} {times}' for actual, predicted, times in interpretation.most_confused()[:3])
     say(f"{interpretation.classification_report()}\n{interpretation._repr_markdown_().replace('**', '')}\n"
           f"most confused: {confused or 'nothing'}\n{checks or 'heatmaps: not checked'}\n"
           f"{''.join(f'{title}: {line}' + chr(10) for title, line in people.items())}\nfiles: {options.out or options.run}")

@@ -25,7 +25,7 @@ from .near_copies import fold_positions
 from .sources import load_images
 from .places import Places
 from .augment import NormalizeRows, augmentation_transforms
-from .positions import ImageAt, LabelAt, Positions, PositionsBlock
+from .positions import ImageAt, LabelAt, PositionLists, Positions, PositionsBlock # exported Learners of 0.2.0 name PositionLists here
 from .statistics import remember_statistics
 
 # %% ../../nbs/03_data/18_loaders.ipynb #c86e30b7

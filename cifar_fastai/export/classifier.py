@@ -52,7 +52,7 @@ class Answers:
         return '\n'.join(['| picture | likeliest classes |', '|---|---|', *lines]) + more
 
 # %% ../../nbs/12_export/02_classifier.ipynb #cexp0005
-CHUNK = 32 # pictures that a thread takes at a time: a processor's caches hold what the network makes of them
+CHUNK = 64 # pictures that a thread takes at a time: a processor's caches hold what the network makes of them
 
 @dataclass(frozen=True, eq=False)
 class Classifier:
@@ -146,6 +146,7 @@ class Classifier:
         def answer(few):
             found, pixels, wrong = read_items(few, fitting)
             return found, pixels, self.logits(pixels, tta), wrong
+        compute_alone()  # this one too: what waits for it would keep a processor busy
         try: yield from map_chunks(answer, self.look(items), min(batch_size, CHUNK), threads, compute_alone)
         finally: torch.set_num_threads(threads)
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from fastai.learner import Learner
 from fastprogress.fastprogress import format_time
 from ..base.messages import BadInput, notice, one_of
+from ..base.wording import name_on_a_line
 from ..base.label_files import changes_lines
 from ..base.files import json_values, read_json, rewrite_files, write_json
 from ..heatmaps.gradcam import METHODS
@@ -147,7 +148,7 @@ def summary(
     counted = last_count(run)
     differs = f"last     the last epoch counted {counted}: it computes in {run.learner.resolved.precision}, the result in fp32\n" if counted not in (None, right) else ''
     worst = run.interpretation.class_accuracy().accuracy.dropna().nsmallest(3)
-    confused = [f'{actual} → {predicted} {times}' for actual, predicted, times in run.interpretation.most_confused()[:3]]
+    confused = [f'{name_on_a_line(actual)} → {name_on_a_line(predicted)} {times}' for actual, predicted, times in run.interpretation.most_confused()[:3]]
     rate = f" at {metrics['train_images_per_second']:,.0f} images/s" if metrics['train_images_per_second'] else ''  # 0 where steps were too few
     compiling = f"; {format_time(metrics['compile_seconds'])} of compiling beside it" if metrics['compile_seconds'] else ''
     until = f"until    {until_line(metrics['until'])}\n" if 'until' in metrics else ''
@@ -157,6 +158,6 @@ def summary(
     changed = f"labels   {changes_lines({'test_labels': metrics['test_labels']})[0]}\n" if metrics.get('test_labels') else ''
     return (f"{changed}{until}test     {metrics['test_accuracy']:.2%} ({right}/{metrics['test_images']}), loss {metrics['test_loss']:.4f}; "
             f"{format_time(metrics['train_seconds'])} of training{rate}{compiling}\n{copies}{differs}{several}"
-            f"worst    {', '.join(f'{name} {share:.1%}' for name, share in worst.items())}\n"
+            f"worst    {', '.join(f'{name_on_a_line(name)} {share:.1%}' for name, share in worst.items())}\n"
             f"confused {', '.join(confused) or 'nothing'}\n"
             f"look at  {page}")
