@@ -161,7 +161,7 @@ def test_seeds_are_paired_where_both_arms_have_them(tmp_path):
     assert seeds.n == 2 and seeds.difference == pytest.approx((1/30 + 2/30)/2) and images.difference == pytest.approx(seeds.difference)
 
 
-def shown(figure): return [(int(image.get_array()[0, 0, 0]), text.get_text()) for axes in figure.axes for image, text in zip(axes.images, axes.texts, strict=True)]
+def shown(figure): return [(int(axes.images[0].get_array()[0, 0, 0]), axes.texts[0].get_text()) for axes in figure.axes if axes.images]
 
 
 def test_galleries_show_the_images_that_their_titles_tell_of(two_arms, monkeypatch):

@@ -170,14 +170,12 @@ def plot_images(
     titles = [fit_text(title, (room+GAP/2)*72, size) for title in titles] if titles is not None else ['']*len(images)
     tall = max((title.count('\n')+1 for title in titles if title), default=0)*TITLE_LINE*size/8
     figure, corners = make_grid(len(images), columns, (high+tall+GAP, room+GAP), heading, 0.75 if colour_map else 0, make)
-    across, up = figure.get_size_inches()
-    axes = figure.add_axes((0, 0, 1, 1), xlim=(0, across), ylim=(0, up), autoscale_on=False) # one for all, in inches: axes take longer to make than pictures
-    axes.set_axis_off()
-    for image, title, (left, bottom) in zip(images, titles, corners):
-        left += (room-wide)/2
-        axes.imshow(image, interpolation='nearest' if max(image.shape) <= 256 else 'antialiased', aspect='auto',
-                    extent=(left, left+wide, bottom, bottom+high))
-        axes.text(left+wide/2, bottom+high+0.04, title, size=size, ha='center', va='bottom', linespacing=1.15, **name_style())
+    for image, title, corner in zip(images, titles, corners):
+        axes = figure.add_axes(inches(figure, corner[0]+(room-wide)/2, corner[1], wide, high))
+        axes.imshow(image, interpolation='nearest' if max(image.shape) <= 256 else 'antialiased', aspect='auto')
+        axes.set_axis_off()
+        axes.text(0.5, 1+0.04/high, title, size=size, ha='center', va='bottom', linespacing=1.15,
+                  transform=axes.transAxes, **name_style())
     if colour_map: draw_colour_bar(figure, colour_map, bar_label, corners[0][1], high)
     figure.description = description or f"{heading or 'Pictures'}: {'; '.join(filter(None, titles))}"
     return figure
