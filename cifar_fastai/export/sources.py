@@ -11,7 +11,7 @@ import glob, os, re, shlex, sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path, PurePosixPath
 from ..base.messages import BadInput
 from ..data.archives import MAYBE_MADE, Files, NoArchive, list_files, open_files, refuse_unreadable
@@ -79,11 +79,12 @@ class Tree:
 
     def __iter__(self):
         above = os.path.basename(os.path.abspath(self.path))
+        label = cache(lambda folder: label_by_folder(folder.split('/') if folder else [], self.classes, above))
         with refuse_unreadable(self.path):
             for name in self.visible():
                 if not is_image(name) and name not in self.odd: continue
                 path = self.path/name
-                yield Item(safe_text(str(path)), path, *label_by_folder(name.split('/')[:-1], self.classes, above))
+                yield Item(safe_text(str(path)), path, *label(name.rpartition('/')[0]))
 
 class Archive:
     "The pictures in an archive, read in place"
