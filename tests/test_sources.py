@@ -52,6 +52,18 @@ def same(data, other):
 def never(*_, **__): raise AssertionError('read again')
 
 
+def test_a_mapped_file_gets_its_images_and_a_full_disk_is_said(tmp_path, monkeypatch):
+    from cifar_fastai.data import pictures
+    images = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 3), np.uint8)
+    mapped = np.lib.format.open_memmap(tmp_path/'images.npy', 'w+', np.uint8, images.shape)
+    with pictures.write_images(mapped) as write:
+        for place in (2, 0, 1): write(place, images[place][::-1][::-1])
+    np.testing.assert_array_equal(mapped, images)
+    np.testing.assert_array_equal(np.load(tmp_path/'images.npy'), images)
+    monkeypatch.setattr(os, 'pwrite', lambda *_: 0)
+    with pictures.write_images(mapped) as write, pytest.raises(OSError, match='No space'): write(0, images[0])
+
+
 # ---- the cache ---------------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize('form', ['folder', 'archive'])

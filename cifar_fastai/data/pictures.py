@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['WINDOW', 'SMALLEST', 'LARGEST_SIDE', 'SIZES', 'RESIZED', 'FLAT', 'DARK', 'PAGES', 'NEARLY_BLACK', 'to_square',
            'resize', 'split_chunks', 'decode_pictures', 'auto_size', 'empty_images', 'Look', 'look_at', 'quiet_pillow',
-           'Fact', 'digest_of', 'look_of', 'read_pictures']
+           'Fact', 'digest_of', 'look_of', 'write_images', 'read_pictures']
 
 # %% ../../nbs/03_data/04_pictures.ipynb #i5f5a7c4
-import hashlib, logging, sys, time, warnings
+import errno, hashlib, logging, os, sys, time, warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -168,6 +168,19 @@ def look_of(
     if (image == image[:1, :1]).all(): return (FLAT,)
     return (DARK,) if image.max() < NEARLY_BLACK else ()
 
+@contextmanager
+def write_images(
+    images:np.ndarray, # uint8, shape (N, size, size, 3); in memory, or a mapped file
+):
+    "Called inside with a place and an image: writes it. A mapped file is written as a file, for to touch its pages takes several times as long"
+    if not (isinstance(images, np.memmap) and hasattr(os, 'pwrite')):
+        yield images.__setitem__
+        return
+    with open(images.filename, 'r+b', buffering=0) as file:
+        def write(place, image):
+            if os.pwrite(file.fileno(), np.ascontiguousarray(image), images.offset + place*image.nbytes) < image.nbytes: raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), images.filename)
+        yield write
+
 def read_pictures(
     files:Files, # Where the files are
     names:list[str], # Which of them, in the wanted order; each a picture of `look`
@@ -184,11 +197,12 @@ def read_pictures(
         image = to_square(picture, size, fit)
         return image, Fact((*changed, *look_of(image)), digest_of(image))
     positions = {name: position for position, name in enumerate(names)}
-    with quiet_pillow():
+    with quiet_pillow(), write_images(images) as write:
         for name, found in decode_pictures(files, names, convert):
             if isinstance(found, Unreadable): damaged[name] = found.reason
             else:
-                about, (images[positions[name]], fact) = look.pictures[name], found
+                about, (image, fact) = look.pictures[name], found
+                write(positions[name], image)
                 more = (*((RESIZED,) if about.size != (size, size) else ()), *((PAGES,) if about.pages > 1 else ()))
                 facts[positions[name]] = Fact(fact.found + more, fact.digest)
     return images, facts, damaged
