@@ -11,6 +11,7 @@ __all__ = ['SWITCHES', 'FILE_ENDINGS', 'SHELLS', 'FOLDERS', 'FILES', 'wide_help'
 import argparse, difflib, os, shlex, shutil, signal, sys, threading, traceback, warnings, webbrowser
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 from .messages import BadInput, BadWords, SaidElsewhere, first_line, is_first_process, out_of_memory, plain_streams, say_notices, show_moving
@@ -20,6 +21,7 @@ from .rules import Name, Switch, Text
 def wide_help(prog):
     return argparse.HelpFormatter(prog, max_help_position=30, width=min(shutil.get_terminal_size().columns, 120))
 
+@cache
 def alone(act):
     "The same for one process only: each of several would do all of it, into the same files"
     def act_alone(options):

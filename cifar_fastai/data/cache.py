@@ -20,6 +20,7 @@ from fastcore.xtras import Config
 from ..base.messages import BadInput, notice
 from ..base.files import checksum, json_digest, write_json
 from .archives import Files, refuse_unreadable
+from .pictures import map_chunks
 from .images import ImageData, image_data
 
 # %% ../../nbs/03_data/10_cache.ipynb #ac39b568
@@ -90,9 +91,10 @@ def folder_digest(
 )->str: # 64 hexadecimal digits
     "SHA-256 of a folder's names and bytes"
     digest = hashlib.sha256(repr(sorted((files.passed | dict.fromkeys(files.folders, '')).items())).encode('utf8', 'backslashreplace'))
-    for name in sorted(files.sizes):
-        try: data = next(files.read([name]))[1]
-        except BadInput: data = b''  # who needs it says so
+    def read(names):
+        try: return list(files.read(names))
+        except BadInput: return [(name, b'') for name in names]  # who needs it says so
+    for [(name, data)] in map_chunks(read, sorted(files.sizes), 1, 2):
         digest.update(repr((name, len(data))).encode('utf8', 'backslashreplace'))
         digest.update(data)
     return digest.hexdigest()

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['WINDOW', 'SMALLEST', 'LARGEST_SIDE', 'SIZES', 'RESIZED', 'FLAT', 'DARK', 'PAGES', 'NEARLY_BLACK', 'to_square',
-           'resize', 'split_chunks', 'decode_pictures', 'auto_size', 'empty_images', 'Look', 'look_at', 'quiet_pillow',
-           'Fact', 'digest_of', 'look_of', 'write_images', 'read_pictures']
+           'resize', 'map_chunks', 'split_chunks', 'decode_pictures', 'auto_size', 'empty_images', 'Look', 'look_at',
+           'quiet_pillow', 'Fact', 'digest_of', 'look_of', 'write_images', 'read_pictures']
 
 # %% ../../nbs/03_data/04_pictures.ipynb #i5f5a7c4
 import errno, hashlib, logging, os, sys, time, warnings
@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import chain
+from itertools import chain, islice
 import numpy as np
 from PIL import Image
 from ..base.messages import BadInput
@@ -43,6 +43,21 @@ def resize(
     return images if images.shape[1] == size else np.stack([to_square(Image.fromarray(image), size) for image in images])
 
 # %% ../../nbs/03_data/04_pictures.ipynb #29d1e8f8
+def map_chunks(
+    use:Callable[[list], object], # Called in a thread with a list of items
+    items:Iterable, # Any number of them
+    size:int, # Items in a list
+    threads:int, # How many
+    prepare:Callable|None=None, # Called once in each thread
+)->Iterator: # What `use` returned, in order
+    "`use` of all items, a list at a time"
+    items, waiting = iter(items), deque()
+    with ThreadPoolExecutor(threads, initializer=prepare) as pool:
+        while chunk := list(islice(items, size)):
+            waiting.append(pool.submit(use, chunk))
+            if len(waiting) > 2*threads: yield waiting.popleft().result()
+        while waiting: yield waiting.popleft().result()
+
 WINDOW = 8 # chunks under way
 
 def split_chunks(

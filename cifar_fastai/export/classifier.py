@@ -15,12 +15,12 @@ from ..base.messages import BadInput, first_line, need_module
 from ..base.rules import Number
 from ..base.files import read_json
 from ..base.devices import choose_device, exact_fp32, memory_format
-from ..data.pictures import quiet_pillow
+from ..data.pictures import map_chunks, quiet_pillow
 from ..recipes.recipe import recipe_from_dict
 from ..models.libraries import recipe_network
 from ..runs.facts import check_facts
 from ..runs.files import load_run_weights, read_run, read_weights, run_image_size, weights_fingerprint
-from .pictures import Fitting, Item, map_chunks, name_items, read_items
+from .pictures import Fitting, Item, name_items, read_items
 from .sources import Pictures, open_word
 
 # %% ../../nbs/12_export/02_classifier.ipynb #cexp0004

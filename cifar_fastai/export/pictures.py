@@ -4,14 +4,11 @@
 
 # %% auto #0
 __all__ = ['COLOURS', 'Fitting', 'Item', 'fit_picture', 'array_picture', 'read_item', 'array_pictures', 'as_array', 'name_items',
-           'map_chunks', 'read_items']
+           'read_items']
 
 # %% ../../nbs/12_export/00_pictures.ipynb #iexp0001
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 import numpy as np
 from PIL import Image
@@ -115,21 +112,6 @@ def name_items(
     else: raise BadInput(f'{type(images).__name__} is no picture\nGive a path, a Pillow picture, an array of uint8, or a list of them')
 
 # %% ../../nbs/12_export/00_pictures.ipynb #cexp0003
-def map_chunks(
-    use:Callable[[list], object], # Called in a thread with a list of items
-    items:Iterable, # Any number of them
-    size:int, # Items in a list
-    threads:int, # How many
-    prepare:Callable|None=None, # Called once in each thread
-)->Iterator: # What `use` returned, in order
-    "`use` of all items, a list at a time"
-    items, waiting = iter(items), deque()
-    with ThreadPoolExecutor(threads, initializer=prepare) as pool:
-        while chunk := list(islice(items, size)):
-            waiting.append(pool.submit(use, chunk))
-            if len(waiting) > 2*threads: yield waiting.popleft().result()
-        while waiting: yield waiting.popleft().result()
-
 def read_items(
     items:Sequence[Item], # Pictures
     fitting:Fitting, # How
