@@ -42,6 +42,6 @@ def check_facts(
     path:str|Path, # The file that they are from, for the message
     where:str='', # In which part of it, such as `data.`
 )->None:
-    "Refuse values that no run wrote, by their name; None is what is not known yet, as in a run that was interrupted; raises `BadInput`"
-    lacks = next((name for name in needed if values.get(name) is None), None) or next((name for name, is_good in FACTS.items() if values.get(name) is not None and not is_good(values[name])), None)
+    "Refuse values that no run wrote, by their name; raises `BadInput`"
+    lacks = next((name for name in needed if name not in values), None) or next((name for name, is_good in FACTS.items() if name in values and not is_good(values[name])), None)
     if lacks: raise BadInput(f"'{path}' is not what a run wrote: {where}{lacks} is missing or of another kind")

@@ -219,7 +219,7 @@ def read_run(
     except BadInput as error: raise BadInput(f"in '{path}/recipe.json': {error}") from error
     check_file(path/'metrics.json')
     metrics = read_json(path/'metrics.json')
-    check_facts(metrics, (), path/'metrics.json')
+    check_facts({name: value for name, value in metrics.items() if value is not None or metrics.get('status') == 'complete'}, (), path/'metrics.json')  # None: not known yet
     if metrics.get('status') == 'complete' and not (path/MANIFEST).exists() and not (path/'checkpoint').exists(): # it goes when the manifest is there
         notice(f"'{path}' has no {MANIFEST}: whether its files are what the run wrote is not known")
     return RunRecord(path, recipe, about, metrics, read_history(path/'history.csv'))
