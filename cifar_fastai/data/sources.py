@@ -63,10 +63,11 @@ def find_layout(files, labels, label_column, test_share):
     flat = shallowest(split_roots(names, deep=False))
     if titles := class_roots(files, flat): return place_class_first(files, titles)
     if test_share: return place_without_splits(files)
-    named = {title for _, title in place_by_name(files).placed.values()}
-    hint = f"If their names say the classes ({some(sorted(named), 3)}): --labels names\n" if 1 < len(named) < sum(map(is_image, names))/2 else ''
+    count = sum(map(is_image, names))
+    named = {title for _, title in place_by_name(files).placed.values()} if count else set()
+    hint = f"If their names say the classes ({some(sorted(named), 3)}): --labels names\n" if 1 < len(named) < count/2 else ''
     if flat: raise BadInput(f"{files.path} has no images under train/<class>/\n{hint}{EXPECTED}")
-    placed, count = place_without_splits(files).placed, sum(map(is_image, names))
+    placed = place_without_splits(files).placed
     classes = list(dict.fromkeys(placed[name][1] for name in picture_names(files) if name in placed))
     packed = [name for name in names if name.lower().endswith(('.zip', '.tar', '.tgz', '.gz', '.7z', '.rar', '.parquet'))]
     book = next((name for name in names if name.lower().endswith(('.xlsx', '.xls', '.ods'))), '')
