@@ -9,7 +9,7 @@ __all__ = ['COMMANDS', 'PACKAGES', 'console_parser', 'dispatch', 'main']
 from importlib import import_module
 from .base.messages import BadInput, BadWords, one_of
 from .base.rules import Name
-from .base.commands import SHELLS, Parser, add_flag, add_option, completion, run_command
+from .base.commands import SHELLS, Parser, add_flag, add_option, carry_out, completion, run_command
 
 # %% ../nbs/13_doors/08_cli.ipynb #25b5460b
 COMMANDS = {
@@ -53,7 +53,7 @@ def dispatch(
     options = parser.parse_args(words)
     if options.version: print(f"cifar_fastai {import_module('cifar_fastai').__version__}")
     elif options.print_completion: print(completion(console_parser(), options.print_completion))
-    elif hasattr(options, 'act'): options.act(options)
+    elif hasattr(options, 'act'): carry_out(options)
     else: parser.print_help()
 
 def main(
