@@ -40,10 +40,12 @@ def pass_over(loader):
 
 
 def measure_ours(options):
+    from cifar_fastai.base.devices import keep_freed_memory
     from cifar_fastai.data.loaders import cifar_dataloaders
     from cifar_fastai.recipes.recipe import Recipe
     import warnings
     warnings.simplefilter('ignore')
+    keep_freed_memory() # as the command `train` does
     started = time.perf_counter()
     recipe = Recipe(data=options.folder, image_size=options.size, batch_size=64, augment='none', progressive=0, device='cpu')
     return pass_over(cifar_dataloaders(recipe).train), started

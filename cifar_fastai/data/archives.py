@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['MACHINE_MADE', 'MAYBE_MADE', 'MOST_FILES', 'MOST_BYTES', 'MOST_BYTES_A_FILE', 'MADE', 'NOWHERE', 'BACK', 'NO_FILE',
-           'TOO_LARGE', 'OURS', 'EXPECTED', 'MOST_KEPT', 'safe_name', 'is_hidden', 'folders_above', 'list_files',
-           'Files', 'NoArchive', 'refuse_unreadable', 'TarFiles', 'zip_name', 'ZipFiles', 'open_files']
+           'TOO_LARGE', 'OURS', 'CLOUD', 'EXPECTED', 'MOST_KEPT', 'safe_name', 'is_hidden', 'folders_above',
+           'why_hidden', 'list_files', 'Files', 'NoArchive', 'refuse_unreadable', 'TarFiles', 'zip_name', 'ZipFiles',
+           'open_files']
 
 # %% ../../nbs/03_data/00_archives.ipynb #iac52e7e
 import errno, lzma, os, posixpath, re, stat, struct, tarfile, zipfile, zlib
@@ -49,7 +50,8 @@ def folders_above(
 # %% ../../nbs/03_data/00_archives.ipynb #6af40e3b
 MOST_FILES, MOST_BYTES, MOST_BYTES_A_FILE = 2_000_000, 2**36, 2**30
 MADE, NOWHERE, BACK, NO_FILE = 'hidden, or made by a system or a program', 'a link that leads nowhere', 'a link back to a folder above it', 'no file'
-TOO_LARGE, OURS = 'larger than 1 GiB', 'written by cifar_fastai'
+TOO_LARGE, OURS, CLOUD = 'larger than 1 GiB', 'written by cifar_fastai', 'placeholders of iCloud, not the pictures: download these first'
+def why_hidden(name): return CLOUD if name.lower().endswith('.icloud') and not is_hidden(name.rpartition('/')[0]) else MADE
 
 def list_files(
     folder:Path, # Where to look
@@ -80,7 +82,7 @@ def _leads_up(link):
 
 def _look(entry, above, hidden):
     "What the system says of an entry of a folder, and why it is passed over"
-    if hidden and (entry.is_symlink() or not entry.is_dir(follow_symlinks=False)): return None, MADE
+    if hidden and (entry.is_symlink() or not entry.is_dir(follow_symlinks=False)): return None, why_hidden(entry.name)
     try: about = os.stat(entry.path)
     except OSError as error:
         if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP): return None, NOWHERE
@@ -101,6 +103,7 @@ class Files:
         self.sizes:dict[str,int] = {}
         self.passed:dict[str,str] = {} # What is passed over, and why
         self.folders:set[str] = set() # Visible folders, empty ones too
+        self.seen:dict[str,object] = {} # What a picture or another file is, where its bytes were read for a digest
         with refuse_unreadable(self.path): self._list()
         self._pass_over_ours()
         if not self.sizes: raise BadInput(f"{self.path} is empty: it holds no files\n{EXPECTED}")
@@ -111,7 +114,7 @@ class Files:
             raise BadInput(f"{self.path} is refused at {name!r}: too many files or bytes\nThe bounds are "
                            f"{self.most_files:,} files, {self.most_bytes:,} bytes in all, {MOST_BYTES_A_FILE:,} a file.")
         if is_hidden(name):
-            self.passed[name] = MADE
+            self.passed[name] = why_hidden(name)
             return
         if name in self.sizes: raise BadInput(f"{self.path} is refused: it holds {name!r} twice\nPack it anew, with each file once.")
         self.sizes[name] = size
@@ -152,7 +155,7 @@ class Files:
     )->Iterator[tuple[str,bytes]]: # Each name with its bytes, in the order that costs least
         "The bytes of the files called `names`"
         for name in names:
-            with refuse_unreadable(self.path/name), (self.path/name).open('rb') as file: data = file.read(most)
+            with refuse_unreadable(path := self.path/name), path.open('rb') as file: data = file.read(most)
             yield name, data
 
 # %% ../../nbs/03_data/00_archives.ipynb #bd467119
