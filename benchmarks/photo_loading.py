@@ -66,7 +66,7 @@ def main():
     parser.add_argument('--size', type=int, default=224, help='side that they are brought to [%(default)s]')
     parser.add_argument('--rounds', type=int, default=3, help='[%(default)s]')
     parser.add_argument('--arm', help=argparse.SUPPRESS)
-    parser.add_argument('--folder', help=argparse.SUPPRESS)
+    parser.add_argument('--folder', help='where the photographs lie, or are drawn and stay [a folder that goes afterwards]')
     options = parser.parse_args()
     if options.arm:
         count, started = (measure_stock if options.arm == 'stock' else measure_ours)(options)
@@ -74,11 +74,12 @@ def main():
         return say({'rate': count/(time.perf_counter() - started), 'worker_memory': workers})
     print(machine('cpu'))
     with tempfile.TemporaryDirectory() as place:
-        draw_photos(Path(place)/'photos', options.count, options.distinct)
+        folder = Path(options.folder or f'{place}/photos')
+        if not folder.exists(): draw_photos(folder, options.count, options.distinct)
         def measure(arm):
             if arm == 'first': shutil.rmtree(f'{place}/home', ignore_errors=True)
             os.environ['FASTAI_HOME'] = f'{place}/home'
-            return fresh(__file__, ['--arm', arm, '--folder', f'{place}/photos', '--size', options.size])
+            return fresh(__file__, ['--arm', arm, '--folder', folder, '--size', options.size])
         results = in_turn(['stock', 'first', 'cached'], options.rounds, measure)
     for arm in ('first', 'cached'):
         print(f'ours, {arm}: {spread(ratios(results, arm, "stock"))} times stock')

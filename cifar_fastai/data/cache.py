@@ -22,7 +22,7 @@ from ..base.messages import BadInput, notice
 from ..base.files import checksum, json_digest, write_json
 from .archives import Files, refuse_unreadable
 from .formats import Unreadable, measure
-from .pictures import map_chunks, quiet_pillow, try_picture
+from .pictures import map_chunks, quiet_pillow, split_chunks, try_picture
 from .images import ImageData, image_data
 
 # %% ../../nbs/03_data/10_cache.ipynb #ac39b568
@@ -93,16 +93,17 @@ def folder_digest(
 )->str: # 64 hexadecimal digits
     "SHA-256 of a folder's names and bytes"
     digest = hashlib.sha256(repr(sorted((files.passed | dict.fromkeys(files.folders, '')).items())).encode('utf8', 'backslashreplace'))
-    def read(names):
-        try: [(name, data)] = files.read(names)
-        except BadInput: return names[0], b''  # who needs it says so
+    def read(name):
+        try: [(_, data)] = files.read([name])
+        except BadInput: return name, b''  # who needs it says so
         found = try_picture(name, data, measure)
         if not isinstance(found, Unreadable): files.seen[name] = found
         return name, data
     with quiet_pillow():
-        for name, data in map_chunks(read, sorted(files.sizes), 1, 2):
-            digest.update(repr((name, len(data))).encode('utf8', 'backslashreplace'))
-            digest.update(data)
+        for pairs in map_chunks(lambda chunks: list(map(read, chunks[0])), split_chunks(sorted(files.sizes), 2**22, files.sizes.get), 1, 2):
+            for name, data in pairs:
+                digest.update(repr((name, len(data))).encode('utf8', 'backslashreplace'))
+                digest.update(data)
     return digest.hexdigest()
 
 def source_digest(

@@ -63,14 +63,15 @@ def map_chunks(
 WINDOW = 8 # chunks under way
 
 def split_chunks(
-    pairs:Iterable[tuple[str,bytes]], # Names with bytes
+    pairs:Iterable, # Names with bytes, or whatever `size_of` knows
     most:int=2**24, # Bytes in a chunk, each file counted with 32 KiB on top
-)->Iterator[list[tuple[str,bytes]]]: # The same, in lists
+    size_of:Callable[[object],int]=lambda pair: len(pair[1]), # Bytes of one
+)->Iterator[list]: # The same, in lists
     "`pairs` in lists of about 16 MiB or 500 files"
     chunk, size = [], 0
     for pair in pairs:
         chunk.append(pair)
-        size += len(pair[1])+2**15
+        size += size_of(pair)+2**15
         if size > most:
             yield chunk
             chunk, size = [], 0
