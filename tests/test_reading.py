@@ -117,7 +117,7 @@ def test_links_are_followed_and_loops_are_not(tmp_path):
 
 
 @pytest.mark.parametrize('made', ['.DS_Store', '@eaDir/0.png/SYNOPHOTO_THUMB_M.jpg', 'Thumbs.db', 'desktop.ini', '._0.png', '.thumbnails/0.png', '$RECYCLE.BIN/0.png',
-                                  'lost+found/0.png', '.git/0.png', '.Trash/0.png', '.ipynb_checkpoints/0.png', '__MACOSX/0.png', 'thumbs/0.png', '@SynoEAStream/0.png', 'CVS/0.png', '~snapshot/0.png'])
+                                  'lost+found/0.png', '.git/0.png', '.Trash/0.png', '.ipynb_checkpoints/0.png', '__MACOSX/0.png', 'thumbs/0.png', '@SynoEAStream/0.png', 'CVS/0.png', '~snapshot/0.png', 'site-packages/0.png'])
 def test_what_systems_leave_is_counted_and_no_class(tmp_path, made):
     wanted = read(plain(tmp_path/'pets')).fingerprints
     places = ['', 'train', 'train/cat', 'test'] if made.split('/')[0].lower() not in MAYBE_MADE else ['', 'train/cat', 'test/dog']
@@ -411,10 +411,19 @@ def test_a_folder_called_like_a_split_beside_the_classes(tmp_path):
     for number in range(4): (tmp_path/'some'/'test').mkdir(exist_ok=True), picture(9, number).save(tmp_path/'some'/'test'/f'{number}.png')
     data = read(tmp_path/'some', test_share=0.3)
     assert data.classes == ('cat', 'dog') and data.read['left_out'][UNLABELLED]['files'] == 4 and 'called like a split, and no class: test/' in data.notes[0]
+    (tmp_path/'some'/'test').rename(tmp_path/'some'/'unlabeled')
+    assert read(tmp_path/'some', test_share=0.3).read['left_out'][UNLABELLED]['files'] == 4
+    (tmp_path/'some'/'unlabeled').rename(tmp_path/'some'/'test')
     shutil.rmtree(tmp_path/'some'/'dog')
     assert read(tmp_path/'some', test_share=0.3).classes == ('cat', 'test')
     plain(tmp_path/'none', splits=('valid', 'test'))
     for share in (0., 0.3): refused(tmp_path/'none', "has 'test', 'valid', and no train/", test_share=share)
+
+
+@pytest.mark.parametrize('splits', [('train', 'test'), ('.', '.')])
+def test_pictures_and_their_masks_are_no_classes(tmp_path, splits):
+    plain(tmp_path, ('images', 'masks'), splits=splits)
+    refused(tmp_path, "'images', 'masks' are no classes(.|\n)*--labels FILE", test_share=0.3 if splits[0] == '.' else 0.)
 
 
 def test_splits_in_the_folders_of_the_classes(tmp_path):

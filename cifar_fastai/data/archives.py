@@ -28,7 +28,7 @@ def safe_name(
                        "Do not unpack it either; get the archive from its publisher again.")
     return '/'.join(part for part in parts if part not in ('', '.'))
 
-MACHINE_MADE = {'__macosx', 'icon\r', 'network trash folder', 'temporary items', 'lost+found', 'lost.dir', 'found.000', '__pycache__', '_vti_cnf', # macOS, Linux, Android, Windows, Python, FrontPage
+MACHINE_MADE = {'__macosx', 'icon\r', 'network trash folder', 'temporary items', 'lost+found', 'lost.dir', 'found.000', '__pycache__', 'site-packages', '_vti_cnf', # macOS, Linux, Android, Windows, Python, FrontPage
     '@eadir', '@tmp', '@synoeastream', '@synoresource', '@recycle', '@recently-snapshot', '#recycle', '#snapshot', '~snapshot', # NAS of Synology, QNAP and NetApp
     '$recycle.bin', 'system volume information', 'thumbs.db', 'ehthumbs.db', 'ehthumbs_vista.db', 'desktop.ini', 'picasa.ini'}
 MAYBE_MADE = {'thumbs', 'thumbnails', 'cvs', 'node_modules', 'recycler'} # made by programs, or classes of things that are called so
