@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MACHINE_MADE', 'MAYBE_MADE', 'MOST_FILES', 'MOST_BYTES', 'MOST_BYTES_A_FILE', 'MADE', 'NOWHERE', 'BACK', 'NO_FILE',
            'TOO_LARGE', 'OURS', 'EXPECTED', 'MOST_KEPT', 'safe_name', 'is_hidden', 'folders_above', 'list_files',
-           'Files', 'NoArchive', 'refuse_unreadable', 'TarFiles', 'zip_name', 'ZipFiles', 'open_files']
+           'Files', 'NoArchive', 'NoFiles', 'refuse_unreadable', 'TarFiles', 'zip_name', 'ZipFiles', 'open_files']
 
 # %% ../../nbs/03_data/00_archives.ipynb #iac52e7e
 import errno, lzma, os, posixpath, re, stat, struct, tarfile, zipfile, zlib
@@ -103,7 +103,7 @@ class Files:
         self.folders:set[str] = set() # Visible folders, empty ones too
         with refuse_unreadable(self.path): self._list()
         self._pass_over_ours()
-        if not self.sizes: raise BadInput(f"{self.path} is empty: it holds no files\n{EXPECTED}")
+        if not self.sizes: raise NoFiles(f"{self.path} is empty: it holds no files\n{EXPECTED}")
 
     def _add(self, name, size):
         self.total += size
@@ -166,6 +166,9 @@ _DAMAGE = (OSError, EOFError, tarfile.TarError, zipfile.BadZipFile, zlib.error, 
 class NoArchive(BadInput):
     "A file is not of a kind that holds files"
 
+class NoFiles(BadInput):
+    "A folder or an archive holds nothing"
+
 @contextmanager
 def refuse_unreadable(
     path:Path, # What is being read, for the message
@@ -173,7 +176,7 @@ def refuse_unreadable(
     "Turn the errors of reading a file, a folder or an archive into one `BadInput`"
     try: yield
     except _DAMAGE as error:
-        reason = getattr(error, 'strerror', None) or str(error) or type(error).__name__
+        reason = re.sub('<ZipInfo filename=(.+?) .*>', r'\1', getattr(error, 'strerror', None) or str(error) or type(error).__name__)
         way_out = ('Make it readable for you, or take it away.' if isinstance(error, PermissionError) else
                    'Unpack it, and name the folder.' if isinstance(error, RuntimeError) else 'It may be cut short or damaged: get it again, or name another path.')
         raise BadInput(f"{getattr(error, 'filename', None) or path} cannot be read: {reason}\n{way_out}") from error
