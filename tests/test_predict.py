@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import sys
+import time
 import zipfile
 from pathlib import Path
 
@@ -18,10 +19,11 @@ from PIL import Image
 from cifar_fastai.base.commands import run_command
 from cifar_fastai.base.messages import BadInput
 from cifar_fastai.data.archives import open_files
+from cifar_fastai.data.pictures import map_chunks
 from cifar_fastai.data.sources import read_files
-from cifar_fastai.export import sources
+from cifar_fastai.export import pictures as opened, sources
 from cifar_fastai.export.classifier import Classifier
-from cifar_fastai.export.pictures import Fitting, read_item
+from cifar_fastai.export.pictures import QUICK, Fitting, make_reader, read_item
 from cifar_fastai.export.sources import Pictures
 from cifar_fastai.predict import main
 from cifar_fastai.recipes.recipe import Recipe
@@ -275,7 +277,7 @@ def test_files_that_no_run_wrote_are_refused_by_name(file, name, value, run, tmp
     (content[part] if part else content)[field] = value
     (copy/f'{file}.json').write_text(json.dumps(content))
     for load in (Classifier.load, lambda path: load_run(path, data=False)):
-        with pytest.raises(BadInput, match=f'{file}.json. is not what a run wrote: {name} is missing or of another kind'): load(copy)
+        with pytest.raises(BadInput, match=f'{file}.json. is not what a run wrote: {name} is missing or of another kind\nMend it, or take it'): load(copy)
 
 
 def test_weights_of_another_run_or_of_no_numbers_are_refused(run, tmp_path):
@@ -341,3 +343,18 @@ def test_memory_does_not_grow_with_the_number_of_pictures(run):
         done += len(items)
         most = max(most, taken - done)
     assert done == 4000 and most <= 256
+
+
+@pytest.mark.parametrize('seconds, at_once', [(0, 1), (2*QUICK, 2)])
+def test_small_pictures_are_read_in_turn_and_large_ones_side_by_side(seconds, at_once, monkeypatch):
+    reading, seen = [], []
+    def read(items, fitting):
+        reading.append(items)
+        seen.append(len(reading))
+        time.sleep(0.02)
+        start = time.thread_time()
+        while time.thread_time() - start < seconds*len(items): pass
+        reading.remove(items)
+    monkeypatch.setattr(opened, 'read_items', read)
+    list(map_chunks(make_reader(Fitting(8)), range(8), 1, 2))
+    assert max(seen) == at_once and len(seen) == 8

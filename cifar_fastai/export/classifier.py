@@ -52,7 +52,7 @@ class Answers:
         return '\n'.join(['| picture | likeliest classes |', '|---|---|', *lines]) + more
 
 # %% ../../nbs/12_export/02_classifier.ipynb #cexp0005
-CHUNK = 64 # pictures that a thread takes at a time: a processor's caches hold what the network makes of them
+CHUNK = 128 # pictures that a thread takes at a time: with fewer, threads wait for each other more often
 
 @dataclass(frozen=True, eq=False)
 class Classifier:
