@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MACHINE_MADE', 'MAYBE_MADE', 'MOST_FILES', 'MOST_BYTES', 'MOST_BYTES_A_FILE', 'MADE', 'NOWHERE', 'BACK', 'NO_FILE',
            'TOO_LARGE', 'OURS', 'CLOUD', 'EXPECTED', 'MOST_KEPT', 'safe_name', 'is_hidden', 'folders_above',
-           'why_hidden', 'list_files', 'Files', 'NoArchive', 'refuse_unreadable', 'TarFiles', 'zip_name', 'ZipFiles',
+           'list_files', 'Files', 'NoArchive', 'NoFiles', 'refuse_unreadable', 'TarFiles', 'zip_name', 'ZipFiles',
            'open_files']
 
 # %% ../../nbs/03_data/00_archives.ipynb #iac52e7e
@@ -51,7 +51,7 @@ def folders_above(
 MOST_FILES, MOST_BYTES, MOST_BYTES_A_FILE = 2_000_000, 2**36, 2**30
 MADE, NOWHERE, BACK, NO_FILE = 'hidden, or made by a system or a program', 'a link that leads nowhere', 'a link back to a folder above it', 'no file'
 TOO_LARGE, OURS, CLOUD = 'larger than 1 GiB', 'written by cifar_fastai', 'placeholders of iCloud, not the pictures: download these first'
-def why_hidden(name): return CLOUD if name.lower().endswith('.icloud') and not is_hidden(name.rpartition('/')[0]) else MADE
+def _why_hidden(name): return CLOUD if name.lower().endswith('.icloud') and not is_hidden(name.rpartition('/')[0]) else MADE
 
 def list_files(
     folder:Path, # Where to look
@@ -82,7 +82,7 @@ def _leads_up(link):
 
 def _look(entry, above, hidden):
     "What the system says of an entry of a folder, and why it is passed over"
-    if hidden and (entry.is_symlink() or not entry.is_dir(follow_symlinks=False)): return None, why_hidden(entry.name)
+    if hidden and (entry.is_symlink() or not entry.is_dir(follow_symlinks=False)): return None, _why_hidden(entry.name)
     try: about = os.stat(entry.path)
     except OSError as error:
         if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP): return None, NOWHERE
@@ -106,16 +106,14 @@ class Files:
         self.seen:dict[str,object] = {} # What a picture or another file is, where its bytes were read for a digest
         with refuse_unreadable(self.path): self._list()
         self._pass_over_ours()
-        if not self.sizes: raise BadInput(f"{self.path} is empty: it holds no files\n{EXPECTED}")
+        if not self.sizes: raise NoFiles(f"{self.path} is empty: it holds no files\n{EXPECTED}")
 
     def _add(self, name, size):
         self.total += size
         if len(self.sizes) >= self.most_files or self.kind == 'archive' and (self.total > self.most_bytes or size > MOST_BYTES_A_FILE):
             raise BadInput(f"{self.path} is refused at {name!r}: too many files or bytes\nThe bounds are "
                            f"{self.most_files:,} files, {self.most_bytes:,} bytes in all, {MOST_BYTES_A_FILE:,} a file.")
-        if is_hidden(name):
-            self.passed[name] = why_hidden(name)
-            return
+        if is_hidden(name): self.passed[name] = _why_hidden(name); return
         if name in self.sizes: raise BadInput(f"{self.path} is refused: it holds {name!r} twice\nPack it anew, with each file once.")
         self.sizes[name] = size
 
@@ -169,6 +167,9 @@ _DAMAGE = (OSError, EOFError, tarfile.TarError, zipfile.BadZipFile, zlib.error, 
 class NoArchive(BadInput):
     "A file is not of a kind that holds files"
 
+class NoFiles(BadInput):
+    "A folder or an archive holds nothing"
+
 @contextmanager
 def refuse_unreadable(
     path:Path, # What is being read, for the message
@@ -176,7 +177,7 @@ def refuse_unreadable(
     "Turn the errors of reading a file, a folder or an archive into one `BadInput`"
     try: yield
     except _DAMAGE as error:
-        reason = getattr(error, 'strerror', None) or str(error) or type(error).__name__
+        reason = re.sub('<ZipInfo filename=(.+?) .*>', r'\1', getattr(error, 'strerror', None) or str(error) or type(error).__name__)
         way_out = ('Make it readable for you, or take it away.' if isinstance(error, PermissionError) else
                    'Unpack it, and name the folder.' if isinstance(error, RuntimeError) else 'It may be cut short or damaged: get it again, or name another path.')
         raise BadInput(f"{getattr(error, 'filename', None) or path} cannot be read: {reason}\n{way_out}") from error

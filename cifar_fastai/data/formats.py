@@ -130,7 +130,7 @@ def to_rgb(
     changed = [DEEP_COLOUR] if mode in ('RGB', 'RGBA', 'LA') and ';16' in str(getattr(picture, 'tile', '')) else []  # gone once a PNG is asked for its EXIF
     held = orientation(picture)
     picture.load()
-    turn = TURNS.get(orientation(picture))  # asked again: Pillow turns a TIFF while it loads it
+    turn = TURNS.get(orientation(picture) if picture.format == 'TIFF' else held)  # Pillow turns a TIFF while it loads it
     if kind:
         found = (ranges or {}).get(kind) or choose_range(kind, *((about := measure(picture)).low, about.high))
         picture = to_eight_bits(picture, *found)
@@ -141,7 +141,7 @@ def to_rgb(
         if not clear: picture = Image.alpha_composite(Image.new('RGBA', picture.size, 'white'), picture)
         changed.append(CLEAR if clear else 'with transparency')
     elif mode != 'RGB': changed.append(MODE_NAMES.get(mode, mode))
-    if picture.mode != 'RGB': picture = picture.convert('RGB') # a copy, where it is
+    if picture.mode != 'RGB': picture = picture.convert('RGB')  # which would copy it
     if turn is not None: picture = picture.transpose(turn)
     if held in TURNS: changed.append(TURNED)
     return picture, tuple(changed)
@@ -216,6 +216,7 @@ def other_kind(
     if not data: return 'empty'
     if data[4:8] == b'ftyp' and data[8:12] in (b'heic', b'heix', b'hevc', b'heim', b'heis', b'mif1', b'msf1'): return 'HEIC pictures, which are not read: save them as JPEG'
     if data[4:8] == b'ftyp' and data[8:12] in (b'avif', b'avis'): return 'AVIF pictures, which this Pillow does not read'
+    if data.startswith((b'7z\xbc\xaf', b'Rar!', b'\x1f\x8b')): return 'packed files, of a kind that is not read: unpack them, and name the folder'
     if data.startswith(b'version https://git-lfs'): return 'pointers of Git LFS, not the pictures: git lfs pull fetches these'
     if data[:200].lstrip(b'\xef\xbb\xbf \r\n\t')[:5].lower() in (b'<!doc', b'<html'): return 'web pages, not pictures'
     ending = PurePosixPath(name).suffix.lower()
