@@ -99,11 +99,10 @@ class Files:
         most_files:int=MOST_FILES, # More files are refused
         most_bytes:int=MOST_BYTES, # More bytes in all, unpacked, are refused of an archive
     ):
-        self.path,self.most_files,self.most_bytes,self.total = Path(path),most_files,most_bytes,0
+        self.path,self.most_files,self.most_bytes,self.total,self.seen = Path(path),most_files,most_bytes,0,{} # seen: what a file is, where its bytes were read for a digest
         self.sizes:dict[str,int] = {}
         self.passed:dict[str,str] = {} # What is passed over, and why
         self.folders:set[str] = set() # Visible folders, empty ones too
-        self.seen:dict[str,object] = {} # What a picture or another file is, where its bytes were read for a digest
         with refuse_unreadable(self.path): self._list()
         self._pass_over_ours()
         if not self.sizes: raise NoFiles(f"{self.path} is empty: it holds no files\n{EXPECTED}")
