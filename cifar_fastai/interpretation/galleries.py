@@ -89,7 +89,8 @@ def evidence_text(kept, index, target, method):
     if method in CLASSLESS_METHODS: return 'no class'
     predicted, actual = kept.classes[kept.predicted[index]], kept.classes[kept.targets[index]]
     if target == 'contrast': return f'{predicted} minus {actual}'
-    name = dict(predicted=predicted, actual=actual).get(target) or kept.classes[gradcam.heat_class(target, [str(title) for title in kept.classes], len(kept.classes))]
+    names = dict(predicted=predicted, actual=actual)
+    name = names[target] if target in names else kept.classes[gradcam.heat_class(target, [str(title) for title in kept.classes], len(kept.classes))]
     return f"for {kept.sides[target == 'predicted']}: {name}" if target in ('predicted', 'actual') else f'for {name}'
 
 def grid_columns(layers, methods, targets):
