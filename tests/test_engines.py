@@ -4,8 +4,13 @@ import multiprocessing
 import os
 import signal
 import socket
+import subprocess
 import sys
+import tempfile
+import threading
+from contextlib import nullcontext
 from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -16,7 +21,7 @@ from cifar_fastai.base.commands import terminate
 from cifar_fastai.base.files import read_json
 from cifar_fastai.base.messages import BadInput
 from cifar_fastai.comparison.clusters import RayEngine, SlurmEngine, check_answer, choose_engine, train_far
-from cifar_fastai.comparison.engines import LocalEngine, pack_folder, tell_parent, unpack_folder
+from cifar_fastai.comparison.engines import LocalEngine, make_room, pack_folder, tell_parent, unpack_folder
 from cifar_fastai.comparison.grid import grid_arms, grid_data, grid_plan, train_missing
 from cifar_fastai.training.history import History
 
@@ -111,6 +116,28 @@ def test_what_an_engine_lacks_is_said(monkeypatch):
     with pytest.raises(BadInput, match='names no host and port'): check_answer('127.0.0.1:99999')
 
 
+@pytest.mark.parametrize('said, is_ray', [(b'', False), (b'HTTP/1.1 400 Bad Request\r\n\r\n', False), (bytes(3) + b'\4' + bytes(5), True)], ids=['silent', 'web', 'grpc'])
+def test_a_port_that_listens_and_is_not_ray_is_refused(monkeypatch, said, is_ray):
+    connect = socket.create_connection
+    monkeypatch.setattr(socket, 'create_connection', lambda place, timeout: connect(place, 0.5))
+    with socket.create_server(('127.0.0.1', 0)) as server:
+        def answer():
+            with server.accept()[0] as line:
+                line.recv(100)
+                if said: line.sendall(said)
+                else: line.recv(100)
+        threading.Thread(target=answer, daemon=True).start()
+        with nullcontext() if is_ray else pytest.raises(BadInput, match="answers at '127.0.0.1:.*what listens there is not Ray"): check_answer(f'127.0.0.1:{server.getsockname()[1]}')
+
+
+def test_what_a_killed_process_left_goes_with_the_next(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, 'tempdir', str(tmp_path))
+    gone = subprocess.Popen(['true'])
+    gone.wait()
+    for name in (f'{gone.pid}-abc/0', f'worker-{gone.pid}-abc', f'{os.getppid()}-abc'): (tmp_path/f'cifar_fastai-{name}').mkdir(parents=True)
+    with make_room() as room: assert sorted(path.name for path in tmp_path.iterdir()) == sorted([Path(room).name, f'cifar_fastai-worker-{gone.pid}-abc', f'cifar_fastai-{os.getppid()}-abc'])
+
+
 class Executor:
     "In the place of submitit's: a job is done when somebody asks how it ended"
     sent = []
@@ -167,6 +194,7 @@ def test_a_ray_cluster_gives_the_same_and_a_lost_worker_goes_on(cluster, grid, s
     engine = RayEngine(cpus=1, every=0, work=killed_once)
     plan, said = train_grid(grid, tmp_path, engine)
     assert results(plan) == serial, said
+    assert tempfile.gettempdir() not in said.replace(str(tmp_path), '')
     assert 'its worker was lost' in said and 'resume   1 of 3 epochs are done' in said
     assert len([*tmp_path.glob('*/recipe.json')]) == 2 and not [*tmp_path.glob('*/checkpoint')]
     assert all(read_json(run.path/'metrics.json')['status'] == 'complete' for run in plan.runs)
