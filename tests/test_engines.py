@@ -1,5 +1,6 @@
 "A grid by other engines, against the grid trained here one after another"
 import dataclasses
+import errno
 import multiprocessing
 import os
 import signal
@@ -19,10 +20,10 @@ from safetensors.torch import load_file
 
 from cifar_fastai.base.commands import terminate
 from cifar_fastai.base.files import read_json
-from cifar_fastai.base.messages import BadInput
+from cifar_fastai.base.messages import BadInput, BadWords
 from cifar_fastai.comparison.clusters import RayEngine, SlurmEngine, check_answer, choose_engine, train_far
-from cifar_fastai.comparison.engines import LocalEngine, make_room, pack_folder, tell_parent, unpack_folder
-from cifar_fastai.comparison.grid import grid_arms, grid_data, grid_plan, train_missing
+from cifar_fastai.comparison.engines import LocalEngine, describe_job, make_room, pack_folder, tell_parent, train_there, unpack_folder
+from cifar_fastai.comparison.grid import Planned, grid_arms, grid_data, grid_plan, train_missing
 from cifar_fastai.training.history import History
 
 
@@ -102,7 +103,8 @@ def test_a_folder_travels_whole(tmp_path):
 
 
 def test_what_an_engine_lacks_is_said(monkeypatch):
-    with pytest.raises(BadInput, match='--address x:1 is for --engine ray'): choose_engine('local', address='x:1')
+    with pytest.raises(BadWords, match='--address x:1 is for --engine ray'): choose_engine('local', address='x:1')
+    with pytest.raises(BadWords, match='--gpus 1 is for --engine ray or --engine slurm'): choose_engine('local', gpus=1)
     with pytest.raises(BadInput, match='a run asks for 5000 CPUs, and this machine has'): choose_engine('local', cpus=5000)
     with pytest.raises(BadInput, match='5000 runs at a time ask for 5000 CPUs, and this machine has(.|\n)*Take --jobs'): choose_engine('local', jobs=5000)
     with pytest.raises(BadInput, match="unknown engine 'dask'"): choose_engine('dask')
@@ -136,6 +138,24 @@ def test_what_a_killed_process_left_goes_with_the_next(tmp_path, monkeypatch):
     gone.wait()
     for name in (f'{gone.pid}-abc/0', f'worker-{gone.pid}-abc', f'{os.getppid()}-abc'): (tmp_path/f'cifar_fastai-{name}').mkdir(parents=True)
     with make_room() as room: assert sorted(path.name for path in tmp_path.iterdir()) == sorted([Path(room).name, f'cifar_fastai-worker-{gone.pid}-abc', f'cifar_fastai-{os.getppid()}-abc'])
+
+
+def no_room(*words, **more): raise OSError(errno.ENOSPC, 'No space left on device', 'model.safetensors')
+
+
+def test_a_full_disk_at_a_worker_is_a_loss(grid, monkeypatch):
+    job = describe_job(Planned(grid[0][0], grid[0][0].recipe, key='a'), torch.get_num_threads())
+    monkeypatch.setattr('cifar_fastai.comparison.engines.train_session', no_room)
+    for what, told in (train_there(job, 'runs', None, print), train_far(job, 1, None, object(), None, None, 0)):
+        assert what == 'lost' and told.startswith(socket.gethostname()) and "'model.safetensors'" in told
+    monkeypatch.setattr(tempfile, 'TemporaryDirectory', no_room)
+    assert train_far(job, 1, None, object(), None, None, 0)[0] == 'lost'
+
+
+def test_where_ray_writes_is_said_when_it_does_not_start(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, 'ray', SimpleNamespace(is_initialized=lambda: False, init=no_room))
+    monkeypatch.setenv('RAY_TMPDIR', str(tmp_path))
+    with pytest.raises(BadInput, match=rf"No space left(.|\n)*Its files go to '{tmp_path}', where [\d,]+ MiB are free: RAY_TMPDIR"): RayEngine().open()
 
 
 class Executor:

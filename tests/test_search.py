@@ -101,6 +101,7 @@ def killed_at(number, act):
     ('--vary augment=crop_flip', 'one value is nothing to search\nSay --augment crop_flip'), ('--vary whiten=yes,true', 'one value'), ('--vary lr', 'names no values'), ('--vary widht=8,16', "did you mean 'width'"),
     ('--vary', 'expected one argument'), ('', 'nothing to search'), ('--vary seed=0..9', 'seed is for repeating'), ('--vary limit=100,200', 'which images there are'), ('--vary set_aside=10,20', 'which images there are'),
     ('--vary epochs=2..9', '--pruner none'), ('--vary ema=0,0.9 --vary lookahead=0,5', 'both smooth the weights'), ('--vary lr=0.1..1 --vary lr=1..2', 'varied twice'), ('--lr 0.1 --vary lr=0.1..1', 'Leave one of them out'),
+    ('--vary lr=..', "'..' lacks an end"), ('--vary width=8..', 'Write LOW..HIGH'), ('--holdout 9 --set-aside 9 --vary lr=0.1..1', 'both say how many images judge'),
     ('--vary lr=0.1..1 --trials 0', '--trials 0 is not'), ('--vary lr=0.1..1 --method grid', "unknown method 'grid'"), ('--vary lr=0.1..1 --pruner best', "unknown pruner 'best'"), ('--vary lr=0.1..1 --repeats -1', 'at least 0')])
 def test_what_cannot_be_searched_is_refused_at_the_door(words, text, capfd):
     assert run_command(main, words.split()) == 2

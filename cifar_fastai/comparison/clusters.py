@@ -11,7 +11,7 @@ import dataclasses, os, shutil, signal, socket, tempfile, threading, time
 from contextlib import suppress
 from pathlib import Path
 import numpy as np
-from ..base.messages import BadInput, first_line, need_module, one_of
+from ..base.messages import BadInput, BadWords, first_line, need_module, one_of
 from ..base.commands import terminate
 from ..recipes.recipe import recipe_from_dict
 from ..data.loaders import load_recipe_images
@@ -63,25 +63,26 @@ def train_far(
     every:float, # Seconds between two checkpoints sent home
 )->tuple[str, bytes|str]: # `done` and the folder's bytes, or `failed` or `lost` and why
     "What a Ray worker does with a run"
-    with make_room() as room:
-        begun = None
-        if content:
-            begun = Path(room)/'run'
-            begun.mkdir()
-            unpack_folder(content, begun)
-        def send(packed): post.keep.remote(number, packed)
-        def tell(line):
-            kept = [part for part in line.splitlines() if room not in part]  # a path here is nothing at home
-            if kept: post.tell.remote(number, '\n'.join(kept))
-        try:
-            if images is None and fingerprints and (images := load_recipe_images(recipe_from_dict(job['recipe']))).fingerprints != fingerprints:
-                return 'failed', f"the images of '{job['recipe']['data']}' on {socket.gethostname()} are not those at home"
-            what, told = train_there(job, room, begun, tell, images=images, cbs=[SendHome(send, every)], checkpoint_every=every)
-            return (what, pack_folder(Path(told))) if what == 'done' else (what, told)
-        except OSError as error: return 'lost', f'{socket.gethostname()}: {error}'  # a full disk: another machine may have room
-        except KeyboardInterrupt:
-            for path in Path(room).glob('*/checkpoint'): send(pack_folder(path.parent))
-            raise
+    def send(packed): post.keep.remote(number, packed)
+    try:
+        with make_room() as room:
+            begun = None
+            if content:
+                begun = Path(room)/'run'
+                begun.mkdir()
+                unpack_folder(content, begun)
+            def tell(line):
+                kept = [part for part in line.splitlines() if room not in part]  # a path here is nothing at home
+                if kept: post.tell.remote(number, '\n'.join(kept))
+            try:
+                if images is None and fingerprints and (images := load_recipe_images(recipe_from_dict(job['recipe']))).fingerprints != fingerprints:
+                    return 'failed', f"the images of '{job['recipe']['data']}' on {socket.gethostname()} are not those at home"
+                what, told = train_there(job, room, begun, tell, images=images, cbs=[SendHome(send, every)], checkpoint_every=every)
+                return (what, pack_folder(Path(told))) if what == 'done' else (what, told)
+            except KeyboardInterrupt:
+                for path in Path(room).glob('*/checkpoint'): send(pack_folder(path.parent))
+                raise
+    except OSError as error: return 'lost', f'{socket.gethostname()}: {error}'  # a full disk: another machine may have room
 
 # %% ../../nbs/11_comparison/09_clusters.ipynb #e07e0707
 def no_cluster(address, reason):
@@ -126,9 +127,12 @@ class RayEngine(Workers):
         if self.own:
             before = signal.getsignal(signal.SIGTERM)  # which Ray replaces
             try: ray.init(address=self.address or 'local', log_to_driver=False, logging_level='error', **({} if self.address else {'include_dashboard': False}))
-            except (ConnectionError, RuntimeError, ValueError) as error:
+            except (OSError, RuntimeError, ValueError) as error:
                 reason = first_line(error, 200)
-                if not self.address: raise BadInput(f'Ray does not start here: {reason}\nTake --engine local, or no engine') from error
+                if not self.address:
+                    folder = os.environ.get('RAY_TMPDIR') or tempfile.gettempdir()
+                    free = shutil.disk_usage(folder).free >> 20 if Path(folder).is_dir() else 0
+                    raise BadInput(f"Ray does not start here: {reason}\nIts files go to '{folder}', where {free:,} MiB are free: RAY_TMPDIR names another folder\nOr take --engine local, or no engine") from error
                 raise no_cluster(self.address, reason) from error
             finally:
                 if threading.current_thread() is threading.main_thread(): signal.signal(signal.SIGTERM, before)
@@ -247,7 +251,7 @@ def choose_engine(
     "The engine of that name; raises `BadInput` where an option is not its own, or its library is not installed"
     if name: one_of(name, ENGINES, 'engine')
     for option, value, own in (('--jobs', jobs, ('local',)), ('--address', address, ('ray',)), ('--cpus', cpus, ENGINES), ('--gpus', gpus, ('ray', 'slurm'))):
-        if value and name not in own: raise BadInput(f"{option} {value} is for {' and '.join(f'--engine {one}' for one in own)}")
+        if value and name not in own: raise BadWords(f"{option} {value} is for {' or '.join(f'--engine {one}' for one in own)}")
     if name == 'local': return LocalEngine(jobs, cpus)
     if name == 'ray': return RayEngine(address, cpus, gpus)
     return SlurmEngine(cpus, gpus) if name else None

@@ -7,7 +7,7 @@ __all__ = ['ATTEMPTS', 'ROOM', 'make_room', 'describe_job', 'train_there', 'Work
            'tell_parent', 'train_in_child', 'LocalEngine', 'file_order', 'pack_folder', 'unpack_folder']
 
 # %% ../../nbs/11_comparison/08_engines.ipynb #e06e0602
-import dataclasses, gc, io, multiprocessing, os, pickle, shutil, signal, socket, sys, tarfile, tempfile, threading, time
+import dataclasses, errno, gc, io, multiprocessing, os, pickle, shutil, signal, socket, sys, tarfile, tempfile, threading, time
 from collections import Counter, deque
 from contextlib import suppress
 from multiprocessing.connection import wait
@@ -47,7 +47,7 @@ def train_there(
     begun:str|Path|None, # The run to go on with
     say, # Called with each line
     **more, # For `train_session`
-)->tuple[str, str]: # `done` and the run's path, or `failed` and why
+)->tuple[str, str]: # `done` and the run's path, or `failed` or `lost` and why
     "Train a run in this process"
     if job['version'] != cifar_fastai.__version__:
         return 'failed', f"cifar_fastai is {cifar_fastai.__version__} on {socket.gethostname()}, and {job['version']} where the grid is"
@@ -55,7 +55,9 @@ def train_there(
     recipe = recipe_from_dict(job['recipe'])
     keep_freed_memory(recipe.device)
     try: return 'done', str(train_session(recipe, runs, say=say, explained=False, resume=begun, **more).path)
-    except Exception as error: return 'failed', error_reason(error)
+    except Exception as error:
+        if getattr(error, 'errno', None) == errno.ENOSPC: return 'lost', f'{socket.gethostname()}: {error_reason(error)}'  # there may be room later, or on another machine
+        return 'failed', error_reason(error)
     finally: gc.collect()
 
 # %% ../../nbs/11_comparison/08_engines.ipynb #e06e0606
