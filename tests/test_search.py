@@ -236,6 +236,8 @@ def found(tiny_folder, tiny_recipe, tmp_path_factory):
 def test_trials_are_runs_that_compare_takes_and_the_test_set_is_read_once_for_the_one_that_is_named(found):
     assert not any(test for stage, test in found.seen if stage == 0) and any(test for stage, test in found.seen if stage)
     table, page = pd.read_csv(found.folder/'trials.csv'), (found.folder/'search.html').read_text()
+    before = '\n'.join(found.lines[:next(number for number, line in enumerate(found.lines) if line.startswith('\nnamed'))])
+    assert 'aside    ' in before and 'test     ' not in before
     complete = table[table.state == 'complete']
     assert len(table) == 4 and set(table[table.lr == 1e30].state) <= {'pruned'} and 'pruned, because' in page
     for row in complete.itertuples():
@@ -273,6 +275,7 @@ def test_the_page_fits_a_phone_in_a_browser_that_objects_to_nothing(found, brows
     axe = pytest.importorskip('axe_core_python.selenium')
     browser.get((found.folder/'search.html').as_uri())
     assert narrow(browser, 1280) <= 1280 and narrow(browser, 390) <= 390
+    assert max(browser.execute_script("return [...document.querySelectorAll('#trials tbody tr')].map(row => row.offsetHeight)")) < 80
     assert [one['id'] for one in axe.Axe().run(browser)['violations']] == [] and browser.get_log('browser') == []
 
 
