@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['ENDINGS', 'COLUMN', 'SHOULD', 'BOOKS', 'LABELS', 'PARTS', 'YES', 'NO', 'NOTHING', 'PICTURE', 'text_of', 'cell_of',
            'read_json_text', 'json_rows', 'spaced_rows', 'find_mark', 'read_table', 'FileIndex', 'loose_name',
-           'is_called', 'is_number', 'flag_of', 'says_splits', 'part_of', 'Table', 'names_pictures', 'find_files',
-           'choose_labels', 'check_titles']
+           'is_called', 'is_number', 'flag_of', 'says_splits', 'part_of', 'is_overlay', 'Table', 'names_pictures',
+           'find_files', 'choose_labels', 'check_titles']
 
 # %% ../../nbs/03_data/06_columns.ipynb #colmn003
 import csv, io, json, math, re, shlex
@@ -186,6 +186,12 @@ def part_of(
     flag = flag_of(column)
     if not flag: return split_of(cell)
     return flag if cell.lower() in YES else 'test' if flag == 'train' else 'train'
+
+def is_overlay(
+    columns:list[str], # Names of a table's columns
+)->bool:
+    "Whether a table is a `labels.csv`, which changes labels: it knows those that the images have"
+    return {'name', 'given'} <= {*columns}
 
 @dataclass
 class Table:

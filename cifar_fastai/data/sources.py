@@ -8,7 +8,7 @@ __all__ = ['CIFAR10', 'USUAL', 'NO_DATA', 'PUBLISHED', 'find_placement', 'find_l
            'load_images', 'check_cifar10', 'shapes_data']
 
 # %% ../../nbs/03_data/12_sources.ipynb #ic785215
-import csv, os, sys
+import os, sys
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
@@ -24,6 +24,7 @@ from .archives import EXPECTED, Files, open_files, refuse_unreadable
 from .names import safe_text, some
 from .layouts import TESTED, Placement, class_roots, pass_over_made, picture_names, place_by_folder, place_class_first, place_without_splits, settle_splits, shallowest, split_roots
 from .formats import is_image
+from .columns import is_overlay, read_table
 from .tables import label_by_tables, lying_tables, named_table, place_by_name, place_by_table, table_split, tables_beside
 from .folders import read_placed
 from .images import ImageData, image_data
@@ -177,10 +178,10 @@ def has_classes(
 def is_label_file(
     path:Path, # A table
 )->bool:
-    "Whether a table is a `labels.csv`, which knows the labels that the images had"
+    "Whether a table is a `labels.csv`, however a spreadsheet saved it"
     try:
-        with open(path, encoding='utf-8-sig', newline='') as file: return 'given' in next(csv.reader(file), [])
-    except (OSError, UnicodeDecodeError, csv.Error): return False
+        with open(path, 'rb') as file: return is_overlay(read_table(file.read(2**16), path.name)[0])
+    except (OSError, BadInput): return False
 
 def divide_labels(
     path:Path, # A folder or an archive
@@ -199,11 +200,14 @@ def divide_labels(
 def split_files(
     labels:str, # What was typed
 )->list[str]: # Names of files, or `names` before them
-    "Several files of labels have a + between them"
-    if Path(labels).expanduser().is_file(): return [str(Path(labels).expanduser())]
-    parts = labels.split('+')
-    if not all(part.strip() for part in parts) and labels: raise BadInput(f'--labels {labels}: a name of a file is missing beside a +')
-    return [str(Path(part).expanduser()) for part in parts if part]
+    "Several files of labels have a + between them, which may be in their names too"
+    parts, files = labels.split('+') if labels else [], []
+    while parts:
+        names = [os.path.expanduser('+'.join(parts[:count])) for count in range(1, len(parts) + 1)]
+        count, name = next(((count, name) for count, name in reversed([*enumerate(names, 1)]) if os.path.isfile(name)), (1, names[0]))
+        if not name.strip(): raise BadInput(f'--labels {labels!r}: the name of a file is missing')
+        files, parts = [*files, name], parts[count:]
+    return files
 
 # %% ../../nbs/03_data/12_sources.ipynb #ade5e66f
 def load_images(

@@ -17,7 +17,7 @@ from .archives import Files
 from .formats import is_image
 from .names import class_key, match_class, some, split_of
 from .layouts import LOOSE, OUTSIDE, Placement, in_split, picture_names, place_without_splits
-from .columns import ENDINGS, LABELS, FileIndex, Table, choose_labels, find_files, is_called, is_number, part_of, read_table
+from .columns import ENDINGS, LABELS, FileIndex, Table, choose_labels, find_files, is_called, is_number, is_overlay, part_of, read_table
 
 # %% ../../nbs/03_data/06_tables.ipynb #cb361925
 def folder_split(name, root=''):
@@ -203,6 +203,7 @@ def lying_tables(
                 strict = strict or len({placed[name][1] for name in pictures if name in placed and not split_of(placed[name][1])}) > 1
             try: table, _ = find_table(files, name, data, index)
             except BadInput: continue
+            if is_overlay(table.columns): continue
             try: choose_labels(table, strict=strict)
             except BadInput as error: wrong = wrong or error
             else:

@@ -91,7 +91,7 @@ def evidence_text(kept, index, target, method):
     if target == 'contrast': return f'{predicted} minus {actual}'
     names = dict(predicted=predicted, actual=actual)
     name = names[target] if target in names else kept.classes[gradcam.heat_class(target, [str(title) for title in kept.classes], len(kept.classes))]
-    return f'for {target}: {name}' if target in ('predicted', 'actual') else f'for {name}'
+    return f"for {kept.sides[target == 'predicted']}: {name}" if target in ('predicted', 'actual') else f'for {name}'
 
 def grid_columns(layers, methods, targets):
     "Each column of a grid as (layer, method, target); a method that has no class gets one column for all targets"

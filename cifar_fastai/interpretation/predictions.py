@@ -73,6 +73,7 @@ class ClassifiedImages:
         "How many there are, in words"
         return f"{count:,} {dict(misclassified='wrong ', correct='right ', all='')[kind]}image{'s'*(count != 1)}"
 
+    sides = 'actual', 'predicted' # what the classes are called, that of the label first
     def place_words(self, index): return f'index {index}'
     def loss_words(self, index): return f'loss {self.losses[index]:.3f}'
 
