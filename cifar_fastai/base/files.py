@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['ONCE_MORE', 'MANIFEST', 'KEPT', 'NEEDS_TRAINING', 'MADE_AGAIN', 'whole_file', 'flush_folder', 'clear_partial',
-           'write_text', 'json_values', 'write_json', 'read_json', 'check_free', 'check_new_file', 'whole_folder',
-           'way_to_run', 'checksum', 'json_digest', 'write_manifest', 'read_manifest', 'fault', 'faults', 'check_file',
-           'take_lock', 'lock_folder', 'rewrite_files']
+           'write_text', 'json_values', 'write_json', 'plain_size', 'read_json', 'check_free', 'check_new_file',
+           'whole_folder', 'way_to_run', 'checksum', 'json_digest', 'write_manifest', 'read_manifest', 'fault',
+           'faults', 'check_file', 'take_lock', 'lock_folder', 'rewrite_files']
 
 # %% ../../nbs/00_base/04_files.ipynb #i979bf5b
-import errno, hashlib, json, math, os, shutil
+import errno, hashlib, json, math, os, shutil, stat
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -68,10 +68,18 @@ def write_json(path:str|Path, content:dict|list)->None:
 
 ONCE_MORE = '\nMend it, or take it once more from where it came'
 
+def plain_size(
+    path:str|Path, # A file that is to be read whole
+)->int: # Bytes
+    "The size of a file; raises `OSError` for a pipe or a device, which may have no end"
+    about = os.stat(path)
+    if not stat.S_ISREG(about.st_mode) and not stat.S_ISDIR(about.st_mode): raise OSError(errno.EINVAL, 'it is no plain file', str(path))
+    return about.st_size
+
 def read_json(path:str|Path)->dict:
     "A JSON object from a file of at most 64 MiB"
     try:
-        if Path(path).stat().st_size > 2**26: raise BadInput(f"'{path}' is larger than a run's file can be{ONCE_MORE}")
+        if plain_size(path) > 2**26: raise BadInput(f"'{path}' is larger than a run's file can be{ONCE_MORE}")
         content = json.loads(Path(path).read_text(encoding='utf-8'))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise BadInput(f"'{path}' cannot be read: {getattr(error, 'strerror', None) or error}{ONCE_MORE}") from error

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['BITS', 'TURNS', 'MODE_NAMES', 'TURNED', 'DEEP_COLOUR', 'CLEAR', 'LARGE', 'FORMATS', 'START', 'Measured', 'deep_kind',
-           'measure', 'choose_range', 'name_range', 'find_orientation', 'orientation', 'to_eight_bits', 'to_rgb',
-           'image_formats', 'image_endings', 'is_image', 'is_picture', 'split_notes', 'other_kind', 'Unreadable',
-           'open_picture']
+           'deep_values', 'measure', 'choose_range', 'name_range', 'find_orientation', 'orientation', 'to_eight_bits',
+           'to_rgb', 'image_formats', 'image_endings', 'is_image', 'is_picture', 'split_notes', 'other_kind',
+           'Unreadable', 'open_picture']
 
 # %% ../../nbs/03_data/02_formats.ipynb #33550a7e
 import io, os, re, struct, threading
@@ -38,6 +38,11 @@ def deep_kind(
     "What kind of deep grey a mode is, or ''"
     return 'real' if mode == 'F' else 'integer' if mode.startswith('I') else ''
 
+def deep_values(picture):
+    "The values of deep grey: Pillow takes the 32 bits of a TIFF for numbers with a sign"
+    values, notes = np.asarray(picture), getattr(picture, 'tag_v2', None)
+    return values if picture.mode != 'I' or notes is None or notes.get(258) != (32,) or notes.get(339, (1,)) != (1,) else values.view(np.uint32) # TIFF 6.0: BitsPerSample, SampleFormat
+
 def measure(
     picture:Image.Image, # As Pillow opened it
 )->Measured:
@@ -48,7 +53,7 @@ def measure(
     if not kind: return Measured(size, pages)
     if hasattr(picture, 'tag_v2'):
         with suppress(Exception): says = float(picture.tag_v2.get(281) or 0) # TIFF 6.0: MaxSampleValue
-    values = np.asarray(picture)
+    values = deep_values(picture)
     if not np.isfinite(values).all(): raise ValueError('some of its pixels are not numbers')
     return Measured(size, pages, kind, float(values.min()), max(float(values.max()), says))
 
@@ -110,7 +115,7 @@ def to_eight_bits(
     high:float, # What becomes white
 )->Image.Image: # In mode L
     "Deep grey in 8 bits; of whole bits the upper eight"
-    values = np.asarray(picture)
+    values = deep_values(picture)
     if low == 0 and high + 1 in (2**bits for bits in BITS): values = values.clip(0, high).astype(np.int64) >> (int(high + 1).bit_length() - 9)
     else: values = ((values.astype(np.float64).clip(low, high) - low)*255/(high - low)).round()
     if hasattr(picture, 'tag_v2') and picture.tag_v2.get(262) == 0: values = 255 - values # TIFF 6.0: white is zero

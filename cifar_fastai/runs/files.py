@@ -41,7 +41,7 @@ def check_place(
     try:
         out.mkdir(parents=True, exist_ok=True)
         with whole_file(out/'.write_test') as beside: beside.touch()
-        (out/'.write_test').unlink()
+        (out/'.write_test').unlink(missing_ok=True) # another process may just have tried the same
     except OSError as error:
         raise BadInput(f"the folder '{out}' cannot be written: {error.strerror}\nTake another with --out") from error
 
@@ -240,9 +240,11 @@ LABEL_FILES = ('labels', 'soft_labels', 'test_labels') # fields of a recipe that
 
 def recipe_with_kept(record):
     "A run's recipe, to read its data again by the label files that it kept"
-    def kept(field, number, name): return str(file) if (file := record.path/f'used_{field}_{number}.csv').is_file() else name
-    fields = {field: '+'.join(kept(field, *pair) for pair in enumerate(getattr(record.recipe, field).split('+'), 1)) for field in LABEL_FILES}
-    return dataclasses.replace(record.recipe, **fields)
+    def kept(field, name):
+        files = sorted(record.path.glob(f'used_{field}_*.csv'), key=lambda file: (len(file.name), file.name))
+        table = [name.partition('+')[0]] if files and not files[0].stem.endswith('_1') else [] # which gives the classes, and is no file of labels
+        return '+'.join([*table, *map(str, files)]) or name
+    return dataclasses.replace(record.recipe, **{field: kept(field, getattr(record.recipe, field)) for field in LABEL_FILES})
 
 def run_loaders(
     record:RunRecord,
