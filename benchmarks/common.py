@@ -70,3 +70,11 @@ def in_turn(arms, rounds, measure, show=lambda result: f"{result['rate']:,.0f}")
 def ratios(results, above, below, key='rate'):
     "`key` of the arm `above` over that of the arm `below`, in each round"
     return [done[above][key]/done[below][key] for done in results]
+
+
+def write_line(out, **values):
+    "Keep a result, whatever comes next"
+    with (out/'results.jsonl').open('a') as file:
+        file.write(json.dumps(values) + '\n')
+        file.flush()
+        os.fsync(file.fileno())

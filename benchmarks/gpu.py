@@ -18,6 +18,8 @@ import time
 import traceback
 from pathlib import Path
 
+from common import write_line
+
 from cifar_fastai.base.commands import run_command
 from cifar_fastai.base.messages import BadInput, one_of
 
@@ -33,14 +35,6 @@ STEPS = {  # seconds of the eight minutes, and what is asked
     'published': (55, 'the published recipes, as many as the time allows'),
     'default': (40, '`default`, up to five seeds'),
     'look': (30, 'predictions, heatmaps and the page, against those of the CPU')}
-
-
-def write_line(out, **values):
-    "Keep a result, whatever comes next"
-    with (out/'results.jsonl').open('a') as file:
-        file.write(json.dumps(values) + '\n')
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def read_lines(out):

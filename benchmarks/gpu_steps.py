@@ -17,8 +17,7 @@ from fastai.callback.core import CancelFitException
 from torch.profiler import ProfilerActivity, profile, record_function
 
 import training_speed
-from common import wait
-from gpu import write_line
+from common import wait, write_line
 
 from cifar_fastai.base.devices import choose_device, choose_precision, environment
 from cifar_fastai.data.loaders import cifar_dataloaders, load_recipe_images

@@ -40,10 +40,12 @@ def pass_over(loader):
 
 
 def measure_ours(options):
+    from cifar_fastai.base.devices import keep_freed_memory
     from cifar_fastai.data.loaders import cifar_dataloaders
     from cifar_fastai.recipes.recipe import Recipe
     import warnings
     warnings.simplefilter('ignore')
+    keep_freed_memory() # as the command `train` does
     started = time.perf_counter()
     recipe = Recipe(data=options.folder, image_size=options.size, batch_size=64, augment='none', progressive=0, device='cpu')
     return pass_over(cifar_dataloaders(recipe).train), started
@@ -64,7 +66,7 @@ def main():
     parser.add_argument('--size', type=int, default=224, help='side that they are brought to [%(default)s]')
     parser.add_argument('--rounds', type=int, default=3, help='[%(default)s]')
     parser.add_argument('--arm', help=argparse.SUPPRESS)
-    parser.add_argument('--folder', help=argparse.SUPPRESS)
+    parser.add_argument('--folder', help='where the photographs lie, or are drawn and stay [a folder that goes afterwards]')
     options = parser.parse_args()
     if options.arm:
         count, started = (measure_stock if options.arm == 'stock' else measure_ours)(options)
@@ -72,11 +74,12 @@ def main():
         return say({'rate': count/(time.perf_counter() - started), 'worker_memory': workers})
     print(machine('cpu'))
     with tempfile.TemporaryDirectory() as place:
-        draw_photos(Path(place)/'photos', options.count, options.distinct)
+        folder = Path(options.folder or f'{place}/photos')
+        if not folder.exists(): draw_photos(folder, options.count, options.distinct)
         def measure(arm):
             if arm == 'first': shutil.rmtree(f'{place}/home', ignore_errors=True)
             os.environ['FASTAI_HOME'] = f'{place}/home'
-            return fresh(__file__, ['--arm', arm, '--folder', f'{place}/photos', '--size', options.size])
+            return fresh(__file__, ['--arm', arm, '--folder', folder, '--size', options.size])
         results = in_turn(['stock', 'first', 'cached'], options.rounds, measure)
     for arm in ('first', 'cached'):
         print(f'ours, {arm}: {spread(ratios(results, arm, "stock"))} times stock')

@@ -231,3 +231,11 @@ def test_a_folder_may_link_into_itself(tmp_path):
     (tmp_path/'data'/'set'/'round').symlink_to(tmp_path/'data')
     os.mkfifo(tmp_path/'data'/'set'/'pipe.png')
     assert open_files(tmp_path/'data').sizes == {name: len(content) for name, content in CONTENT.items()}
+
+
+def test_a_locked_zip_is_named_by_its_member(tmp_path):
+    with zipfile.ZipFile(tmp_path/'a.zip', 'w') as archive: archive.writestr('set/a.png', b'x')
+    content = bytearray((tmp_path/'a.zip').read_bytes())
+    for place in (6, content.find(b'PK\1\2') + 8): content[place] |= 1
+    (tmp_path/'a.zip').write_bytes(content)
+    with pytest.raises(BadInput, match="File 'set/a.png' is encrypted"): list(open_files(tmp_path/'a.zip').read(['set/a.png']))

@@ -54,6 +54,7 @@ def test_a_good_finished_run_deserves_none(): assert titles() == []
     ('The loss was still falling', dict(course=COURSE.assign(lr=0.1), schedule='constant'), dict()),
     ('Underconfident', dict(kept=answers(0.95, 0.7), label_smoothing=0.2), dict(kept=answers(0.95, 0.93), label_smoothing=0.2)),
     ('Overconfident', dict(kept=answers(0.7, 0.95)), dict(kept=answers(0.9, 0.92))),
+    ('Overconfident', dict(kept=answers(0.5, 0.95)), dict(kept=answers(0.25, 0.95))),
     ('Few images', dict(kept=answers(count=120)), dict(kept=answers(count=2000))),
     ('Small classes', dict(kept=ClassifiedImages(5*np.eye(3, dtype=np.float32)[np.arange(2003) % 2*(np.arange(2003) < 2000) + 2*(np.arange(2003) >= 2000)],
         np.arange(2003) % 2*(np.arange(2003) < 2000) + 2*(np.arange(2003) >= 2000), np.arange(2003).astype(str), tuple('abc'))), dict()),

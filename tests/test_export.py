@@ -261,6 +261,7 @@ def test_words_and_places_that_cannot_be(run, out, tmp_path, capfd, monkeypatch)
     assert '--push is for --to hub' in refused([run, '--to', 'onnx', '--push', 'a/b'], capfd, 2)
     assert 'is no name of a model' in refused([run, '--to', 'hub', '--push', 'a b', '--out', tmp_path], capfd)
     assert 'is not there' in refused([run, '--to', 'web', '--runtime', tmp_path/'lost.tgz', '--out', tmp_path], capfd)
+    assert 'is not a package' in refused([run, '--to', 'web', '--runtime', run/'recipe.json', '--out', tmp_path], capfd)
     monkeypatch.setenv('PATH', str(tmp_path))
     assert '--runtime FILE' in refused([run, '--to', 'web', '--out', tmp_path], capfd)
     assert sorted(path.name for path in out.iterdir()) == before and list(tmp_path.iterdir()) == []

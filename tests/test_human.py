@@ -73,15 +73,23 @@ def test_rows_find_their_images_by_name_by_label_and_by_the_number_of_the_file(k
     (lambda counts: counts[:-1], '59 rows, and there are 60 test images'), (lambda counts: counts[:, :2], r'shape \(60, 2\)'), (lambda counts: counts*0, 'count no people'),
     (lambda counts: -counts.astype(float), 'count no people'), (lambda counts: counts*np.nan, 'count no people'), (lambda counts: counts[::-1], 'in another order'),
     (lambda counts: counts.astype(str), 'no array of numbers'), (lambda counts: np.array([{}], object), 'no array of numbers')])
-def test_an_array_that_does_not_fit_is_refused(kept, counts, tmp_path, content, says):
-    np.save(tmp_path/'bad.npy', content(counts), allow_pickle=True)
-    with pytest.raises(BadInput, match=says): read_answers(tmp_path/'bad.npy', kept)
+@pytest.mark.parametrize('name', ['bad.npy', 'BAD.NPY'])
+def test_an_array_that_does_not_fit_is_refused(kept, counts, tmp_path, content, says, name):
+    with open(tmp_path/name, 'wb') as file: np.save(file, content(counts), allow_pickle=True)
+    with pytest.raises(BadInput, match=says): read_answers(tmp_path/name, kept)
+
+
+@pytest.mark.parametrize('shape', ['(300000000000, 3)', '(60, 3)'])
+def test_an_array_that_is_not_all_there_is_refused(kept, tmp_path, shape):
+    header = f"{{'descr': '<f8', 'fortran_order': False, 'shape': {shape}, }}\n".encode()
+    (tmp_path/'cut.npy').write_bytes(b'\x93NUMPY\x01\x00' + len(header).to_bytes(2, 'little') + header + bytes(80))
+    with pytest.raises(BadInput, match='no array of numbers'): read_answers(tmp_path/'cut.npy', kept)
 
 
 @pytest.mark.parametrize('text, says', [
     ('name,cat,dog\n', "line 1: 0 columns are called 'ship'"), ('name,cat,dog,ship,cow\n', "line 1: unknown column: none of ours, and no class 'cow'"),
     ('name,cat,dog,ship\nx,1,2\n', 'line 2: 3 cells, not 4'), ('name,cat,dog,ship\nx,1,-2,0\n', "line 2: '-2' of 'dog'"), ('name,cat,dog,ship\nx,1,2,0\nx,1,2,0\n', "'x' is there twice"),
-    ('name,cat,dog,ship\nx,1,2,0\n', 'no row for 60 of 60 images'), ('cat,dog,ship\n1,2,0\n', '1 rows, and there are 60'), ('index,cat,dog,ship\n0,1,2,0\n', "unknown column: none of ours, and no class 'index'")])
+    ('name,cat,dog,ship\nx,1,2,0\n', 'no row for 60 of 60 images'), ('cat,dog,ship\n1,2,0\n', '1 rows, and there are 60'), ('index,cat,dog,ship\n0,1,2,0\n', "unknown column: none of ours, and no class 'index'"), (',cat,dog,ship\n0,1,2,0\n', 'line 1: column 1 has no name')])
 def test_a_table_that_does_not_fit_is_refused_by_its_line(kept, tmp_path, text, says):
     (tmp_path/'bad.csv').write_text(text)
     with pytest.raises(BadInput, match=says): read_answers(tmp_path/'bad.csv', kept)

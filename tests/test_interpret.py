@@ -446,6 +446,54 @@ def test_grey_images(folder):
 
 # Any fastai Learner
 
+def pairs_of(images, classes):
+    from torch.utils.data import TensorDataset
+    return TensorDataset(images, classes)
+
+
+def torch_loader(data, names=None):
+    from torch.utils.data import DataLoader
+    if names: data.classes = names
+    return DataLoader(data, 4)
+
+
+def answers(*parts): return lambda images: {name: torch.ones(len(images), width) for name, width in parts} if isinstance(parts[0], tuple) else tuple(torch.ones(len(images), width) for width in parts)
+
+
+class Says(nn.Module):
+    def __init__(self, answer):
+        super().__init__()
+        self.answer = answer
+
+    def forward(self, images): return self.answer(images)
+
+
+IMAGES, NUMBERS = torch.zeros(4, 3, 8, 8), torch.tensor([0, 1, 2, 1])
+
+
+@pytest.mark.parametrize('given, said', [
+    (dict(learner=nn.Linear(1, 1)), 'a Linear is no fastai Learner'), (dict(ds_idx=7), '2 loaders, counted from 0, and none of number 7'),
+    (dict(dl=pairs_of(IMAGES, NUMBERS + 1)), '1 of 4 images have a class that the network has no output for, such as 3'), (dict(dl=pairs_of(IMAGES, NUMBERS*-100)), '3 of 4 images .* such as -100'),
+    (dict(dl=(IMAGES, NUMBERS)), 'an item of the tuple is a Tensor'), (dict(dl=[(Image.new('RGB', (8, 8)), 0)]), 'a tuple of Image, int'), (dict(dl=[{'image': IMAGES[0], 'label': 0}]), 'is a dict'),
+    (dict(dl=torch_loader([{'image': image, 'label': 0} for image in IMAGES])), 'the loader gives a dict an image'), (dict(dl=torch_loader(pairs_of(IMAGES, NUMBERS), ('blue', 'red', 'green'))), 'classes are blue, red, green, those of the Learner blue, green, red'),
+    (dict(model=Says(answers(1)), names=None), 'one output an image'), (dict(model=Says(answers(5, 3))), '2 rows of numbers an image, of 5, 3'), (dict(model=Says(answers(('features', 3), ('said', 3)))), "by the name 'logits'")])
+def test_what_is_no_classifier_of_these_classes_is_refused(loaders, given, said):
+    learner = given.pop('learner', None) or learner_of(torch_loaders() if 'names' in given else loaders, given.pop('model', None) or Counted())
+    given.pop('names', None)
+    with pytest.raises(BadInput, match=said): CifarInterpretation.from_learner(learner, **given)
+
+
+def torch_loaders():
+    from fastai.data.core import DataLoaders
+    return DataLoaders(*[torch_loader(pairs_of(IMAGES, NUMBERS))]*2)
+
+
+def test_classes_that_are_numbers(loaders):
+    found = CifarInterpretation.from_learner(learner_of(torch_loaders(), nn.Sequential(nn.Conv2d(3, 3, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())))
+    assert found.kept.classes == (0, 1, 2) and 'for predicted: ' in ' '.join(titles_of(found.plot_gradcam(2, kind='all')))
+    assert CifarInterpretation.from_learner(learner_of(loaders, Says(answers(('features', 7), ('logits', 3))))).kept.logits.shape == (21, 3)
+
+
 def test_a_vision_learner_over_photos_of_224(tmp_path):
     write_images(tmp_path / 'train', 2, side=240)
     write_images(tmp_path / 'valid', 1, side=240)

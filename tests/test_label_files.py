@@ -1,12 +1,17 @@
 "Label files: what is written comes back, the csv module sees the same, and what does not fit is refused by its line"
 import csv
 import io
+import os
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies
 
 from cifar_fastai.base.label_files import DECISIONS, DROP, ISSUES, LABEL_COLUMNS, LabelRow, accept_suggestions, read_label_rows, read_labels, write_labels, write_shares
+from cifar_fastai.base.files import read_json
 from cifar_fastai.base.messages import BadInput
+from cifar_fastai.interpretation.human import load_array
+from cifar_fastai.recipes.named import read_recipe
 
 CLASSES = ('cat', '<b>dog</b>, "big"', 'ship 🚢')
 NAMES = ('a.png', 'say "b", c.png', 'two\nlines.png')
@@ -41,7 +46,7 @@ def test_what_is_written_comes_back_and_the_csv_module_sees_the_same(tmp_path, n
     (f'{HEADER}\n0,,cat,,1,,\n', 2, 'the name is empty'),
     (f'{HEADER},cow\n', 1, "no class 'cow'"),
     ('name,label,name\n', 1, "the column 'name' is there twice"),
-    ('', 1, "the column 'name' is missing"),
+    ('', 1, "the column 'name' is missing"), (',name,label\n0,a.png,cat\n', 1, 'column 1 has no name'),
     ('name,cat,ship 🚢\na.png,0.5,0.2\n', 2, 'add up to 0.7'),
     ('name,label\n"a.png,cat\n', 2, 'not CSV')])
 def test_one_bad_line_refuses_the_file_and_is_named(tmp_path, content, line, says):
@@ -82,6 +87,15 @@ def test_no_file_and_no_text_are_refused(tmp_path):
     with pytest.raises(BadInput, match='cannot be read'): read_labels(tmp_path/'none.csv')
     (tmp_path/'bytes.csv').write_bytes(b'name,label\n\xff\xfe,cat\n')
     with pytest.raises(BadInput, match='not UTF-8'): read_labels(tmp_path/'bytes.csv')
+
+
+@pytest.mark.skipif(not hasattr(os, 'mkfifo'), reason='no pipes here')
+@pytest.mark.parametrize('read', [read_labels, read_recipe, read_json, lambda path: load_array(path, 'the answers')])
+def test_what_has_no_end_is_not_read(tmp_path, read):
+    "A pipe would be waited for, and a device fills the memory"
+    os.mkfifo(tmp_path/'pipe')
+    for path in (tmp_path/'pipe', Path('/dev/zero')):
+        with pytest.raises(BadInput, match='cannot be read: it is no plain file'): read(path)
 
 
 def test_suggestions_are_taken_only_below_the_limit_and_where_nobody_decided():

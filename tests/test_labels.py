@@ -174,7 +174,7 @@ def test_one_run_says_so_by_its_dynamics_and_of_its_test_images(flipped, capsys,
     (['shapes', '--accept', 'quality>0.2'], "'quality>0.2' is no condition"), (['shapes', '--accept', 'quality<7'], 'no condition'), (['shapes', '--folds', '1'], 'at least 2'),
     (['shapes', '--test'], 'holds no run'), ([str(OLD), '--test', '--shares'], '--shares is for training images'), (['shapes', '--method', 'dynamics', '--folds', '3'], 'is for --method folds'), (['shapes', '--method', 'fold'], "did you mean 'folds'"),
     ([str(OLD), '--method', 'dynamics', '--epochs', '3'], '--epochs: the run is judged as it was trained'), ([str(OLD), '--test', '--recipe', 'quick', '--width', '8'], '--recipe, --width: the run'),
-    (['shapes', '--data', 'cifar10'], 'named first'), (['shapes', '--score', 'margins'], "did you mean 'margin'"), (['shapes', '--mixup', '0.4', '--track-images'], 'mixup and cutmix mix them'),
+    (['shapes', '--data', 'cifar10'], 'named first'), (['shapes', '--fold', '1/3'], '--fold: labels'), (['shapes', '--set-aside', '9', '--folds', '3'], '--set-aside: labels'), (['shapes', '--score', 'margins'], "did you mean 'margin'"), (['shapes', '--mixup', '0.4', '--track-images'], 'mixup and cutmix mix them'),
     ([], 'RUN|DATA')])
 def test_wrong_words_are_refused_before_anything_is_trained(words, says, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -3,6 +3,7 @@ import dataclasses
 import json
 import shutil
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -125,8 +126,29 @@ def test_files_of_labels_follow_each_other(sources, tmp_path):
     with pytest.raises(BadInput, match='second.csv, line 2: .*other data'): load_images(sources['folder'], labels=second)
     late = written(tmp_path/'late.csv', 'name,label', f'{two},cat')
     with pytest.raises(BadInput, match='late.csv, line 2: .*left out by a file before'): load_images(sources['folder'], labels=f'{first}+{late}')
-    for words in ('+', f'{first}+', f'+{first}'):
-        with pytest.raises(BadInput, match=r'missing beside a \+'): load_images(sources['folder'], labels=words)
+    for words in ('+', f'{first}+', f'+{first}', ' '):
+        with pytest.raises(BadInput, match='name of a file is missing'): load_images(sources['folder'], labels=words)
+
+
+@pytest.mark.parametrize('saved', ['', 'semicolons', 'utf-16'])
+def test_a_label_file_among_the_pictures_is_no_table_of_their_classes(sources, tmp_path, saved):
+    "Also as a spreadsheet saves it, and where the folders alone are the classes"
+    whole, flat = (Path(shutil.copytree(source, tmp_path/name)) for source, name in ((sources['folder'], 'whole'), (f"{sources['folder']}/train", 'flat')))
+    for folder, share in ((whole, 0.), (flat, 0.2)):
+        plain = load_images(folder, test_share=share)
+        text = '\n'.join([GIVEN, *(f'{place},{name},{plain.classes[label]},bee,0.1,wrong,{"bee"*(place < 5)}' for place, (name, label) in enumerate(zip(plain.names[:plain.train_count], plain.labels)))])
+        (folder/'labels.csv').write_bytes(text.replace(',', ';' if saved == 'semicolons' else ',').encode('utf-16' if saved == 'utf-16' else 'utf-8'))
+        assert class_of(load_images(folder, test_share=share)) == class_of(plain)
+        found = load_images(folder, test_share=share, labels=str(folder/'labels.csv'))
+        assert found.changes['labels']['relabelled'] == (plain.labels[:5] != plain.classes.index('bee')).sum() > 0 and found.train_count == plain.train_count
+
+
+def test_a_plus_may_be_in_the_name_of_a_file(sources, tmp_path):
+    plain = load_images(sources['folder'])
+    (tmp_path/'a+b').mkdir()
+    files = [written(tmp_path/'a+b'/f'{title}+1.csv', 'name,label', f'{plain.names[place]},{title}') for place, title in enumerate(('bee', 'cat'))]
+    found = load_images(sources['folder'], labels='+'.join(files))
+    assert class_of(found) == {**class_of(plain), plain.names[0]: 'bee', plain.names[1]: 'cat'}
 
 
 def test_a_decision_for_the_likeliest_class_ends_the_soft_labels_of_an_earlier_file(sources, tmp_path):
@@ -191,18 +213,18 @@ def test_what_is_left_out_is_in_no_set_and_no_class_goes(tiny_data, tmp_path):
 def test_a_run_says_which_labels_it_had_and_goes_on_only_with_them(sources, tiny_recipe, tmp_path, capsys):
     plain = load_images(sources['folder'])
     at = plain.test_positions[0]
-    file = tmp_path/'labels.csv'
+    file = tmp_path/'my+labels.csv'
     write_labels(file, [LabelRow(0, plain.names[0], 'ant', 'cat', 0.1, 'wrong', 'cat'), LabelRow(5, plain.names[5], plain.classes[plain.labels[5]], label=DROP)])
     tests = written(tmp_path/'tests.csv', 'name,label', f'{plain.names[at]},{plain.classes[(plain.labels[at] + 1) % 3]}')
     recipe = dataclasses.replace(tiny_recipe, data=sources['folder'], epochs=1, labels=str(file), test_labels=tests)
     run = train_session(recipe, tmp_path/'runs', explained=False, keep_checkpoint=True)
     said, about, metrics = capsys.readouterr().out, json.loads((run.path/'recipe.json').read_text()), json.loads((run.path/'metrics.json').read_text())
-    assert '1 of 60 training images have another label, 1 are left out (labels.csv)' in said and '1 of 15 test images have another label (tests.csv)' in said
+    assert '1 of 60 training images have another label, 1 are left out (my+labels.csv)' in said and '1 of 15 test images have another label (tests.csv)' in said
     assert about['recipe']['labels'] == str(file) and about['data']['labels'] == json.loads((run.path/'data.json').read_text())['labels']
     assert metrics['test_labels']['relabelled'] == 1 and about['data']['counts']['train'] == 59
     assert said.index('test images have another label') < said.index('data     ')
     page = write_run_report(run.path).read_text()
-    assert page.index('<p class="first">') < page.index('<h1>') and 'Test labels were changed' in page and '1 are left out (labels.csv)' in page
+    assert page.index('<p class="first">') < page.index('<h1>') and 'Test labels were changed' in page and '1 are left out (my+labels.csv)' in page
     (run.path/'manifest.json').unlink()
     write_labels(file, [LabelRow(0, plain.names[0], 'ant', 'bee', 0.1, 'wrong', 'bee')])
     assert run_loaders(read_run(run.path)).data.fingerprints == about['data']['fingerprints']  # by the files as the run had them

@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import sys
+import time
 import zipfile
 from pathlib import Path
 
@@ -18,9 +19,11 @@ from PIL import Image
 from cifar_fastai.base.commands import run_command
 from cifar_fastai.base.messages import BadInput
 from cifar_fastai.data.archives import open_files
+from cifar_fastai.data.pictures import map_chunks
 from cifar_fastai.data.sources import read_files
-from cifar_fastai.export import sources
+from cifar_fastai.export import pictures as opened, sources
 from cifar_fastai.export.classifier import Classifier
+from cifar_fastai.export.pictures import QUICK, Fitting, make_reader, read_item
 from cifar_fastai.export.sources import Pictures
 from cifar_fastai.predict import main
 from cifar_fastai.recipes.recipe import Recipe
@@ -207,9 +210,18 @@ def test_lists_as_programs_write_them(run, pictures, tmp_path, monkeypatch, caps
     one, two = sorted((pictures/'test').rglob('*.png'))[:2]
     odd = os.fsencode(tmp_path) + b'/b\xe4r.png'
     shutil.copy(os.fsencode(one), odd)
-    for content, count in ((f'\ufeff{one}\r\n\r\n  \r\n# mine\r\n{two}  \r\n'.encode(), 2), (f'{one}\0{two}\0'.encode(), 2), (odd + b'\n' + os.fsencode(two), 2)):
-        monkeypatch.setattr(sys, 'stdin', io.TextIOWrapper(io.BytesIO(content), encoding='utf-8'))
+    for content, count in ((f'\ufeff{one}\r\n\r\n  \r\n# mine\r\n{two}  \r\n'.encode(), 2), (f'{one}\0{two}\0'.encode(), 2), (odd + b'\n' + os.fsencode(two), 2),
+                           (f'{one}\r\n{two}\r\n'.encode('utf-16'), 2)):
+        monkeypatch.setattr(sys, 'stdin', io.TextIOWrapper(io.BufferedReader(io.BytesIO(content)), encoding='utf-8'))
         assert predict(run, '-') == 0 and f'pictures  {count} in' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('content, text', [
+    (b'', "no pictures in '-'"), (b'# mine\n', "no pictures in '-'"), (b'\xff\xd8\xff\xe0\0\x10JFIF', 'standard input is a picture'), (None, 'there is no standard input'), (b'~nobody/a.png\n', '~nobody/a.png cannot be read'), (b'x'*9999, 'File name too long')])
+def test_lists_that_name_no_picture(content, text, monkeypatch, capsys):
+    monkeypatch.setattr(sys, 'stdin', None if content is None else io.TextIOWrapper(io.BufferedReader(io.BytesIO(content)), encoding='utf-8'))
+    with pytest.raises(BadInput, match=text):
+        for item in Pictures(['-']): read_item(item, Fitting(8))
 
 
 def test_heat_and_page(run, pictures, tmp_path, capsys):
@@ -265,7 +277,7 @@ def test_files_that_no_run_wrote_are_refused_by_name(file, name, value, run, tmp
     (content[part] if part else content)[field] = value
     (copy/f'{file}.json').write_text(json.dumps(content))
     for load in (Classifier.load, lambda path: load_run(path, data=False)):
-        with pytest.raises(BadInput, match=f'{file}.json. is not what a run wrote: {name} is missing or of another kind'): load(copy)
+        with pytest.raises(BadInput, match=f'{file}.json. is not what a run wrote: {name} is missing or of another kind\nMend it, or take it'): load(copy)
 
 
 def test_weights_of_another_run_or_of_no_numbers_are_refused(run, tmp_path):
@@ -285,7 +297,7 @@ def test_weights_of_another_run_or_of_no_numbers_are_refused(run, tmp_path):
 
 @pytest.mark.parametrize('words, status, text', [
     (['lost.png'], 1, "'lost.png': there is no such file"), (['*.gif'], 1, 'no file of that pattern'), (['empty'], 1, "no pictures in 'empty'"),
-    (['texts'], 1, 'none of which is a picture'), (['texts/a.txt'], 1, 'standard input: predict RUN - < texts/a.txt'), (['texts/a'], 1, 'none of 1 pictures can be read'),
+    (['texts'], 1, '2 files, but no picture'), (['~nobody/a.png'], 1, "'~nobody/a.png': there is no such file"), (['x'*999], 1, 'there is no such file'), (['https://a.org/b.png'], 1, 'Nothing is fetched'), (['none.zip'], 1, "no pictures in 'none.zip'"), (['a.7z'], 1, 'unpack them'), (['a.pdf'], 1, 'not an image'), (['texts/a.txt'], 1, 'standard input: predict RUN - < texts/a.txt'), (['texts/a'], 1, 'none of 1 pictures can be read'),
     (['a.png', '--out', 'a.txt'], 2, 'ends in none of .csv'), (['a.png', '--out', 'no/a.csv'], 1, "no folder 'no'"),
     (['a.png', '--report', 'page.pdf'], 2, 'does not end in .html'), (['a.png', '--report', 'no/page.html'], 1, "no folder 'no'"), (['a.png', '--heat', 'a.png/heat'], 1, "'a.png/heat' cannot be written"), ([''], 1, 'names no picture'), (['a.png', '--heat', 'texts'], 1, "'texts' exists"), (['a.png', '--heat', 'x.csv', '--out', './x.csv'], 2, "--heat and --out are both './x.csv'"),
     (['a.png', '--part', 'tets'], 2, "did you mean 'test'"), (['a.png', '--report', 'page.html'], 1, 'whose class is not known'), ([], 2, 'PICTURES')])
@@ -294,6 +306,9 @@ def test_bad_words(words, status, text, run, tmp_path, monkeypatch, capsys):
     for name in ('empty', 'texts'): (tmp_path/name).mkdir()
     (tmp_path/'texts'/'a.txt').write_text('no picture')
     (tmp_path/'texts'/'a').write_bytes(b'\1\2')
+    zipfile.ZipFile(tmp_path/'none.zip', 'w').close()
+    (tmp_path/'a.7z').write_bytes(b'7z\xbc\xaf\x27\x1c')
+    (tmp_path/'a.pdf').write_bytes(b'%PDF-1.7\n')
     Image.new('RGB', (9, 9)).save(tmp_path/'a.png')
     assert predict(run, *words) == status
     said = capsys.readouterr().err
@@ -328,3 +343,18 @@ def test_memory_does_not_grow_with_the_number_of_pictures(run):
         done += len(items)
         most = max(most, taken - done)
     assert done == 4000 and most <= 256
+
+
+@pytest.mark.parametrize('seconds, at_once', [(0, 1), (2*QUICK, 2)])
+def test_small_pictures_are_read_in_turn_and_large_ones_side_by_side(seconds, at_once, monkeypatch):
+    reading, seen = [], []
+    def read(items, fitting):
+        reading.append(items)
+        seen.append(len(reading))
+        time.sleep(0.02)
+        start = time.thread_time()
+        while time.thread_time() - start < seconds*len(items): pass
+        reading.remove(items)
+    monkeypatch.setattr(opened, 'read_items', read)
+    list(map_chunks(make_reader(Fitting(8)), range(8), 1, 2))
+    assert max(seen) == at_once and len(seen) == 8

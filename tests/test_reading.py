@@ -18,7 +18,7 @@ from PIL import Image
 from cifar_fastai.base.messages import BadInput
 from cifar_fastai.data.archives import MAYBE_MADE, open_files
 from cifar_fastai.data.images import split
-from cifar_fastai.data.layouts import pass_over_made
+from cifar_fastai.data.layouts import UNLABELLED, pass_over_made
 from cifar_fastai.data.sources import load_images, read_files
 
 
@@ -117,7 +117,7 @@ def test_links_are_followed_and_loops_are_not(tmp_path):
 
 
 @pytest.mark.parametrize('made', ['.DS_Store', '@eaDir/0.png/SYNOPHOTO_THUMB_M.jpg', 'Thumbs.db', 'desktop.ini', '._0.png', '.thumbnails/0.png', '$RECYCLE.BIN/0.png',
-                                  'lost+found/0.png', '.git/0.png', '.Trash/0.png', '.ipynb_checkpoints/0.png', '__MACOSX/0.png', 'thumbs/0.png', '@SynoEAStream/0.png', 'CVS/0.png', '~snapshot/0.png'])
+                                  'lost+found/0.png', '.git/0.png', '.Trash/0.png', '.ipynb_checkpoints/0.png', '__MACOSX/0.png', 'thumbs/0.png', '@SynoEAStream/0.png', 'CVS/0.png', '~snapshot/0.png', 'site-packages/0.png'])
 def test_what_systems_leave_is_counted_and_no_class(tmp_path, made):
     wanted = read(plain(tmp_path/'pets')).fingerprints
     places = ['', 'train', 'train/cat', 'test'] if made.split('/')[0].lower() not in MAYBE_MADE else ['', 'train/cat', 'test/dog']
@@ -163,7 +163,7 @@ def test_a_folder_called_like_one_of_a_program_may_hold_the_whole_data_set(tmp_p
 def heic(path): path.write_bytes(b'\0\0\0\x18ftypheic\0\0\0\0mif1heic' + bytes(200))
 
 
-@pytest.mark.parametrize('inside', ['nothing', 'heic', 'text', 'dangling files', 'dangling folder', 'hidden'])
+@pytest.mark.parametrize('inside', ['nothing', 'heic', 'text', 'dangling files', 'dangling folder', 'hidden', 'icloud'])
 def test_a_class_of_which_nothing_is_left_is_refused(tmp_path, inside):
     plain(tmp_path)
     for part in ('train', 'test'):
@@ -175,7 +175,8 @@ def test_a_class_of_which_nothing_is_left_is_refused(tmp_path, inside):
             if inside == 'text': (bird/f'{number}.txt').write_text('words')
             if inside == 'dangling files': (bird/f'{number}.png').symlink_to(tmp_path/'nowhere.png')
             if inside == 'hidden': picture(number).save(bird/f'._{number}.png')
-    assert 'train/bird' in str(refused(tmp_path, 'nothing is left'))
+            if inside == 'icloud': (bird/f'.{number}.png.icloud').write_bytes(b'bplist00')
+    assert ('train/bird/ has 4 files, of which 4 are placeholders of iCloud' if inside == 'icloud' else 'train/bird') in str(refused(tmp_path, 'nothing is left'))
 
 
 def test_a_class_that_is_halved_is_named_with_its_counts(tmp_path):
@@ -251,10 +252,17 @@ def test_all_damaged_files_are_named_at_once(tmp_path):
 def grey(*seed): return np.random.default_rng(seed).integers(0, 256, (8, 8))
 
 
+def without_sign(values):
+    "A TIFF of 32 bits, which Pillow does not write: TIFF 6.0"
+    entries = [(256, 3, values.shape[1]), (257, 3, len(values)), (258, 3, 32), (259, 3, 1), (262, 3, 1), (273, 4, 200), (277, 3, 1), (278, 4, len(values)), (279, 4, values.nbytes), (339, 3, 1)]
+    head = b'II*\0' + struct.pack('<IH', 8, len(entries)) + b''.join(struct.pack('<HHII', tag, kind, 1, value) for tag, kind, value in entries)
+    return head.ljust(200, b'\0') + values.astype('<u4').tobytes()
+
+
 @pytest.mark.parametrize('kind, make', [
     ('8 bits in 32', lambda values: values.astype(np.int32)), ('8 bits in 16', lambda values: values.astype(np.uint16)), ('12 bits in 16', lambda values: (values*16 + 9).astype(np.uint16)),
     ('16 bits', lambda values: (values*256 + 9).astype(np.uint16)), ('real numbers to 1', lambda values: (values/255).astype(np.float32)), ('real numbers to 255', lambda values: values.astype(np.float32)),
-    ('below nothing', lambda values: (values*10 - 1000).astype(np.int32))])
+    ('below nothing', lambda values: (values*10 - 1000).astype(np.int32)), ('32 bits without a sign', lambda values: values.astype(np.uint32)*16843009)])
 def test_a_range_is_what_the_files_hold(tmp_path, kind, make):
     for which, part in enumerate(('train', 'test')):
         for label, title in enumerate(('cat', 'dog')):
@@ -262,7 +270,9 @@ def test_a_range_is_what_the_files_hold(tmp_path, kind, make):
             for number in range(3):
                 values = grey(which, label, number)
                 values[0, :2] = 0, 255
-                Image.fromarray(make(values)).save(tmp_path/part/title/f'{number}.tif')
+                made = make(values)
+                if made.dtype == np.uint32: (tmp_path/part/title/f'{number}.tif').write_bytes(without_sign(made))
+                else: Image.fromarray(made).save(tmp_path/part/title/f'{number}.tif')
     data = read(tmp_path)
     found = {name: image[..., 0] for name, image in zip(data.names, data.images)}
     values = grey(0, 1, 2)
@@ -396,6 +406,26 @@ def test_a_file_that_may_not_be_read_stops_nothing_that_does_not_need_it(tmp_pat
     with pytest.raises(BadInput, match='train/cat/2.png cannot be read: Permission denied\nMake it readable'): load_images(tmp_path/'pets', 16)
 
 
+def test_a_folder_called_like_a_split_beside_the_classes(tmp_path):
+    plain(tmp_path/'some', splits=('.', '.'), train=4)
+    for number in range(4): (tmp_path/'some'/'test').mkdir(exist_ok=True), picture(9, number).save(tmp_path/'some'/'test'/f'{number}.png')
+    data = read(tmp_path/'some', test_share=0.3)
+    assert data.classes == ('cat', 'dog') and data.read['left_out'][UNLABELLED]['files'] == 4 and 'called like a split, and no class: test/' in data.notes[0]
+    (tmp_path/'some'/'test').rename(tmp_path/'some'/'unlabeled')
+    assert read(tmp_path/'some', test_share=0.3).read['left_out'][UNLABELLED]['files'] == 4
+    (tmp_path/'some'/'unlabeled').rename(tmp_path/'some'/'test')
+    shutil.rmtree(tmp_path/'some'/'dog')
+    assert read(tmp_path/'some', test_share=0.3).classes == ('cat', 'test')
+    plain(tmp_path/'none', splits=('valid', 'test'))
+    for share in (0., 0.3): refused(tmp_path/'none', "has 'test', 'valid', and no train/", test_share=share)
+
+
+@pytest.mark.parametrize('splits', [('train', 'test'), ('.', '.')])
+def test_pictures_and_their_masks_are_no_classes(tmp_path, splits):
+    plain(tmp_path, ('images', 'masks'), splits=splits)
+    refused(tmp_path, "'images', 'masks' are no classes(.|\n)*--labels FILE", test_share=0.3 if splits[0] == '.' else 0.)
+
+
 def test_splits_in_the_folders_of_the_classes(tmp_path):
     for title in ('cat', 'dog'): plain(tmp_path/title, ('',))
     (tmp_path/'README').write_text('x')
@@ -521,6 +551,8 @@ def lines_of(*titles, form='{name},{title}'): return '\n'.join(form.format(name=
     ('image,finding\n' + lines_of(*['"tench, Tinca"', 'missile']*2, *['"projectile, missile"']*2), ['tench, Tinca', 'missile']*2 + ['projectile, missile']*2),
     ('image, finding\n' + lines_of(*['"crane, bird"', '"crane, machine"']*3, form='{name}, {title}'), ['crane, bird', 'crane, machine']*3),
     (lines_of(*'ababab').replace('.png', ''), 'ababab'), # no head, and no endings
+    ('Labels of May,,\nfile,label,\n' + lines_of(*'ababab', form='{name},{title},'), 'ababab'), # a title above
+    ('url,label\n' + lines_of(*'ababab', form='https://example.com/my%20set/{name}?w=200&s=1#top,{title}'), 'ababab'),
     (lines_of('great dane', 'poodle', *['great dane']*3, 'poodle', form='{name} {title}'), ['great dane', 'poodle', *['great dane']*3, 'poodle']),
     (lines_of(*'ababab', form='{name} {title} 5'), 'ababab'), # three columns
     ('image;x, y, z;label\n' + lines_of(*'ababab', form='{name};1,5;{title}'), 'ababab'), # commas in the numbers of another country
@@ -537,6 +569,9 @@ def test_tables_as_people_write_them(tmp_path, text, wanted):
 
 
 @pytest.mark.parametrize('name, content', [('t.json', json.dumps({f'{number}.png': 'ab'[number % 2] for number in range(6)})), ('t.json', json.dumps({'labels': [[f'x/{number}.png', number % 2] for number in range(6)]})),
+                                           ('t.json', '\n'.join(json.dumps({'file_name': f'{number}.png', 'label': number % 2}) for number in range(6))),
+                                           ('t.json', json.dumps({f'{number}.png': {'label': number % 2, 'by': 'ann'} for number in range(6)})),
+                                           ('t.json', json.dumps({'file': {str(number): f'{number}.png' for number in range(6)}, 'label': {str(number): number % 2 for number in range(6)}})), # pandas
                                            ('t.jsonl', '\n'.join(json.dumps({'file_name': f'{number}.png', 'label': ['ab'[number % 2]]}) for number in range(6)))])
 def test_tables_in_json(tmp_path, name, content):
     for number in range(6): picture(number).save(tmp_path/f'{number}.png')
@@ -590,6 +625,8 @@ def test_a_column_may_say_which_images_are_for_training(tmp_path):
     for number in range(6): picture(number).save(tmp_path/f'{number}.png')
     (tmp_path/'t.csv').write_text('file,label,is_training_image\n' + lines_of(*['a,1', 'b,1', 'a,1', 'b,1', 'a,0', 'b,0']))
     assert read(tmp_path).train_count == 4
+    (tmp_path/'t.csv').write_text('file,label,Data Split\n' + lines_of(*['a,TRAIN', 'b,Training', 'a,VAL', 'b,val', 'a,Test', 'b,test']))
+    assert (lambda data: (data.train_count, data.valid_count))(read(tmp_path)) == (2, 2)
 
 
 def test_masks_beside_the_pictures_are_no_pictures_of_the_class(tmp_path):
@@ -618,6 +655,27 @@ def test_what_is_no_class_is_refused(tmp_path, text, said):
     for number in range(12): picture(number).save(tmp_path/f'{number}.png')
     (tmp_path/'t.csv').write_text(text)
     refused(tmp_path, said, labels='t.csv', test_share=0.3)
+
+
+def test_a_table_for_each_split_means_the_pictures_of_that_split(tmp_path):
+    for part in ('train', 'test'):
+        (tmp_path/part).mkdir()
+        for number in range(4): picture(part == 'train', number).save(tmp_path/part/f'{number}.png')
+        (tmp_path/f'{part}.csv').write_text('file,label\n' + lines_of(*('abab' if part == 'train' else 'bbaa')))
+    data = read(tmp_path)
+    assert {name: data.classes[label] for name, label in zip(data.names, data.labels)} == {f'{part}/{number}.png': title for part, titles in (('train', 'abab'), ('test', 'bbaa')) for number, title in enumerate(titles)}
+
+
+def test_a_table_beside_the_folders_of_classes(tmp_path):
+    "It numbers these, or has other classes in folders that are parts of one set"
+    plain(tmp_path/'numbered', splits=('.', '.'), train=4)
+    (tmp_path/'numbered'/'default.txt').write_text(''.join(f'{title}/{number}.png {label}\n' for label, title in enumerate(('cat', 'dog')) for number in range(4)))
+    assert read(tmp_path/'numbered', test_share=0.3).classes == ('cat', 'dog')
+    plain(tmp_path/'parts', ('images_part_1', 'images_part_2'), splits=('.', '.'), train=4)
+    names = [f'images_part_{part}/{number}.png' for part in (1, 2) for number in range(4)]
+    (tmp_path/'parts'/'about.csv').write_text('file,dx,sex\n' + ''.join(f'{name},{("nv", "mel")[at % 2]},{("m", "f")[at//2 % 2]}\n' for at, name in enumerate(names)))
+    refused(tmp_path/'parts', '--label-column dx', test_share=0.3)
+    assert read(tmp_path/'parts', labels='about.csv', label_column='dx', test_share=0.3).classes == ('mel', 'nv')
 
 
 @pytest.mark.parametrize('names', [('train.csv', 'test.csv'), ('train_labels.txt', 'test_labels.txt'), ('train/_classes.csv', 'test/_classes.csv')])
@@ -669,6 +727,8 @@ def test_what_is_to_be_done_is_said(tmp_path):
     (tmp_path/'packed').mkdir()
     (tmp_path/'packed'/'train.zip').write_bytes(b'PK')
     refused(tmp_path/'packed', 'train.zip.: unpack')
+    (tmp_path/'train'/'metadata.parquet').write_bytes(b'PAR1')
+    refused(tmp_path, 'If train/metadata.parquet says the classes: save it as .csv')
 
 
 def test_hugging_face_and_labels_in_names(tmp_path):

@@ -96,10 +96,13 @@ def test_a_notebook_decides_into_the_same_file(run):
     for name in ('accept', 'keep', 'unsure'): explorer.decide[name].click()
     explorer.tiles[3].mark.value = ('label looks wrong', '')
     assert explorer.current == 3
+    first, second = (explorer.kept.rows[place] for place in (0, 1))
+    for tile, words in zip(explorer.tiles, (f'→ {first.suggested}', 'kept', 'unsure', 'left out')):
+        assert f'>{words}<' in tile.picture.value and dict((pair[1], pair[0]) for pair in tile.mark.options)[tile.mark.value] == words
+    assert [explorer.filters[name].description for name in ('actual', 'predicted')] == ['given', 'suggested'] and '(given)' in explorer.about.value
     explorer.file['save'].click()
     assert 'saved' in explorer.message.value
     rows = {row.name: row for row in read_labels(file)}
-    first, second = (explorer.kept.rows[place] for place in (0, 1))
     assert [rows[name].label for name in names[:4]] == [first.suggested, second.given, UNSURE, DROP] and len(rows) == 120
     assert sum(bool(row.label) for row in rows.values()) == 4 and rows[names[0]].quality == first.quality
     again = explore(run.path, labels=file)

@@ -77,8 +77,10 @@ def test_keys_decide_and_the_file_is_what_a_training_takes(page, run):
     mended = load_images(run.learner.recipe.data, labels=str(file))
     assert [mended.classes[mended.labels[rows[place].index]] for place in (0, 1, 3)] == [wanted[0], wanted[1], third]
     assert mended.dropped.tolist() == [rows[4].index] and mended.changes['labels']['undecided'] == 2
+    file.write_bytes(('sep=;\r\n' + file.read_bytes().decode().replace(',', ';').replace('\r\n', ';\r\n') + ';'*8 + '\r\n').encode('utf-16'))  # as a spreadsheet saves it
     page.execute_script("localStorage.clear()")
     page.refresh()
+    assert find(page, '.count').text == '9 images'
     find(page, '.explorer input[type=file]').send_keys(str(file))
     wait(page, lambda: '6 marks read' in find(page, '.said').text)
     assert len(page.find_elements(By.CSS_SELECTOR, '.badge')) == 6

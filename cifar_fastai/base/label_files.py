@@ -5,16 +5,16 @@
 # %% auto #0
 __all__ = ['ISSUES', 'SCORES', 'JUDGED', 'DROP', 'UNSURE', 'DECISIONS', 'LABEL_COLUMNS', 'LARGEST_FILE', 'CONDITIONS', 'LabelRow',
            'file_text', 'doubt_order', 'labels_text', 'write_labels', 'check_share_columns', 'write_shares', 'quote',
-           'check_known', 'separator', 'numbered_rows', 'read_text', 'parse_share', 'parse_label_row', 'parse_shares',
-           'label_columns', 'label_rows', 'check_label_rows', 'read_label_rows', 'read_labels', 'parse_condition',
-           'accept_suggestions', 'changes_text', 'changes_lines']
+           'check_known', 'separator', 'numbered_rows', 'check_titled', 'read_text', 'parse_share', 'parse_label_row',
+           'parse_shares', 'label_columns', 'label_rows', 'check_label_rows', 'read_label_rows', 'read_labels',
+           'parse_condition', 'accept_suggestions', 'changes_text', 'changes_lines']
 
 # %% ../../nbs/00_base/10_label_files.ipynb #ilabfile
 import csv, io, math, re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from .files import whole_file
+from .files import plain_size, whole_file
 from .messages import BadInput, one_of
 
 # %% ../../nbs/00_base/10_label_files.ipynb #clabrows
@@ -125,6 +125,10 @@ def numbered_rows(text):
             line = before + rows.line_num
     except csv.Error as error: raise BadInput(f'line {line}: not CSV ({error})') from error
 
+def check_titled(header):
+    "Refuse a first line with an empty cell"
+    if '' in header: raise BadInput(f"column {header.index('') + 1} has no name\nWhere pandas wrote the file: to_csv(…, index=False)")
+
 def read_text(
     path:str|Path, # A text file
     largest:int, # Bytes that it can have
@@ -133,7 +137,7 @@ def read_text(
     "The text of a file in UTF-8, or in UTF-16 with its mark"
     path = Path(path)
     try:
-        if path.stat().st_size > largest: raise BadInput(f"{what} '{path}' are larger than such a file can be ({largest >> 20} MiB)")
+        if plain_size(path) > largest: raise BadInput(f"{what} '{path}' are larger than such a file can be ({largest >> 20} MiB)")
         content = path.read_bytes()
         return content.decode('utf-16' if content[:2] in (b'\xff\xfe', b'\xfe\xff') else 'utf-8-sig')
     except OSError as error: raise BadInput(f"{what} '{path}' cannot be read: {error.strerror}") from error
@@ -175,6 +179,7 @@ def label_columns(
     "Refuse a first line that is not that of a label file"
     twice = next((name for name in header if header.count(name) > 1), None)
     if twice is not None: raise BadInput(f'the column {quote(twice)} is there twice')
+    check_titled(header)
     missing = [name for name in ('name', 'label') if name not in header]
     shares = [name for name in header if name not in LABEL_COLUMNS]
     if 'name' in missing or missing and not shares: raise BadInput(f"the column '{missing[0]}' is missing: the first line is {quote(','.join(header))}\nA label file has these: {','.join(LABEL_COLUMNS)}; name and label are enough")

@@ -10,7 +10,7 @@ __all__ = ['HISTORY_COLUMNS', 'STEP_COLUMNS', 'MOST_STEPS', 'spread_places', 'st
 from pathlib import Path
 import numpy as np, pandas as pd
 from .messages import BadInput
-from .files import check_file
+from .files import ONCE_MORE, check_file
 
 # %% ../../nbs/00_base/09_steps.ipynb #fbasestp
 HISTORY_COLUMNS = ['epoch', 'train_loss', 'train_accuracy', 'valid_loss', 'valid_accuracy', 'lr', 'seconds']
@@ -45,7 +45,7 @@ def read_numbers(path, columns, what):
     check_file(path)
     if not Path(path).is_file(): return pd.DataFrame(columns=columns, dtype=float)
     try: table = pd.read_csv(path)
-    except (ValueError, OSError) as error: raise BadInput(f"'{path}' cannot be read: {error}") from error
+    except (ValueError, OSError) as error: raise BadInput(f"'{path}' cannot be read: {error}{ONCE_MORE}") from error
     if list(table.columns) != columns or not all(kind.kind in 'if' for kind in table.dtypes):
         raise BadInput(f"'{path}' is no {what}: its columns are not numbers called {', '.join(columns)}")
     return table

@@ -86,7 +86,8 @@ def verdict(comparison:Comparison)->str:
     if round(100*(ours - theirs), 1) == 0: return f'{best.name} and {second.name} are equally good ({percentage(ours, 1)}); {seeds}.'
     beats = f"{best.name} {'beats' if test is not None and test.shown else 'lies above'} {second.name} by {100*(ours - theirs):.1f} points ({percentage(ours, 1)} against {percentage(theirs, 1)})"
     others = len(comparison.pairs)
-    rest = f" Of all {others} differences {sum(pair.differences[0].shown for pair in comparison.pairs) or 'none'} {'is' if others == 1 else 'are'} beyond the noise." if others > 1 else ''
+    shown = sum(pair.differences[0].shown for pair in comparison.pairs)
+    rest = f" {shown or 'None'} of the {others} differences {'are' if shown > 1 else 'is'} beyond the noise." if others > 1 else ''
     return f'{beats}; {real}; {seeds}.{rest}'
 
 def explain_tests(comparison:Comparison)->list[tuple]: # (name, line)

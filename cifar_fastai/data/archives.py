@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['MACHINE_MADE', 'MAYBE_MADE', 'MOST_FILES', 'MOST_BYTES', 'MOST_BYTES_A_FILE', 'MADE', 'NOWHERE', 'BACK', 'NO_FILE',
-           'TOO_LARGE', 'OURS', 'EXPECTED', 'MOST_KEPT', 'safe_name', 'is_hidden', 'folders_above', 'list_files',
-           'Files', 'NoArchive', 'refuse_unreadable', 'TarFiles', 'zip_name', 'ZipFiles', 'open_files']
+           'TOO_LARGE', 'OURS', 'CLOUD', 'EXPECTED', 'MOST_KEPT', 'safe_name', 'is_hidden', 'folders_above',
+           'list_files', 'Files', 'NoArchive', 'NoFiles', 'refuse_unreadable', 'TarFiles', 'zip_name', 'ZipFiles',
+           'open_files']
 
 # %% ../../nbs/03_data/00_archives.ipynb #iac52e7e
 import errno, lzma, os, posixpath, re, stat, struct, tarfile, zipfile, zlib
@@ -27,7 +28,7 @@ def safe_name(
                        "Do not unpack it either; get the archive from its publisher again.")
     return '/'.join(part for part in parts if part not in ('', '.'))
 
-MACHINE_MADE = {'__macosx', 'icon\r', 'network trash folder', 'temporary items', 'lost+found', 'lost.dir', 'found.000', '__pycache__', '_vti_cnf', # macOS, Linux, Android, Windows, Python, FrontPage
+MACHINE_MADE = {'__macosx', 'icon\r', 'network trash folder', 'temporary items', 'lost+found', 'lost.dir', 'found.000', '__pycache__', 'site-packages', '_vti_cnf', # macOS, Linux, Android, Windows, Python, FrontPage
     '@eadir', '@tmp', '@synoeastream', '@synoresource', '@recycle', '@recently-snapshot', '#recycle', '#snapshot', '~snapshot', # NAS of Synology, QNAP and NetApp
     '$recycle.bin', 'system volume information', 'thumbs.db', 'ehthumbs.db', 'ehthumbs_vista.db', 'desktop.ini', 'picasa.ini'}
 MAYBE_MADE = {'thumbs', 'thumbnails', 'cvs', 'node_modules', 'recycler'} # made by programs, or classes of things that are called so
@@ -49,7 +50,8 @@ def folders_above(
 # %% ../../nbs/03_data/00_archives.ipynb #6af40e3b
 MOST_FILES, MOST_BYTES, MOST_BYTES_A_FILE = 2_000_000, 2**36, 2**30
 MADE, NOWHERE, BACK, NO_FILE = 'hidden, or made by a system or a program', 'a link that leads nowhere', 'a link back to a folder above it', 'no file'
-TOO_LARGE, OURS = 'larger than 1 GiB', 'written by cifar_fastai'
+TOO_LARGE, OURS, CLOUD = 'larger than 1 GiB', 'written by cifar_fastai', 'placeholders of iCloud, not the pictures: download these first'
+def _why_hidden(name): return CLOUD if name.lower().endswith('.icloud') and not is_hidden(name.rpartition('/')[0]) else MADE
 
 def list_files(
     folder:Path, # Where to look
@@ -80,7 +82,7 @@ def _leads_up(link):
 
 def _look(entry, above, hidden):
     "What the system says of an entry of a folder, and why it is passed over"
-    if hidden and (entry.is_symlink() or not entry.is_dir(follow_symlinks=False)): return None, MADE
+    if hidden and (entry.is_symlink() or not entry.is_dir(follow_symlinks=False)): return None, _why_hidden(entry.name)
     try: about = os.stat(entry.path)
     except OSError as error:
         if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP): return None, NOWHERE
@@ -97,22 +99,20 @@ class Files:
         most_files:int=MOST_FILES, # More files are refused
         most_bytes:int=MOST_BYTES, # More bytes in all, unpacked, are refused of an archive
     ):
-        self.path,self.most_files,self.most_bytes,self.total = Path(path),most_files,most_bytes,0
+        self.path,self.most_files,self.most_bytes,self.total,self.seen = Path(path),most_files,most_bytes,0,{} # seen: what a file is, where its bytes were read for a digest
         self.sizes:dict[str,int] = {}
         self.passed:dict[str,str] = {} # What is passed over, and why
         self.folders:set[str] = set() # Visible folders, empty ones too
         with refuse_unreadable(self.path): self._list()
         self._pass_over_ours()
-        if not self.sizes: raise BadInput(f"{self.path} is empty: it holds no files\n{EXPECTED}")
+        if not self.sizes: raise NoFiles(f"{self.path} is empty: it holds no files\n{EXPECTED}")
 
     def _add(self, name, size):
         self.total += size
         if len(self.sizes) >= self.most_files or self.kind == 'archive' and (self.total > self.most_bytes or size > MOST_BYTES_A_FILE):
             raise BadInput(f"{self.path} is refused at {name!r}: too many files or bytes\nThe bounds are "
                            f"{self.most_files:,} files, {self.most_bytes:,} bytes in all, {MOST_BYTES_A_FILE:,} a file.")
-        if is_hidden(name):
-            self.passed[name] = MADE
-            return
+        if is_hidden(name): self.passed[name] = _why_hidden(name); return
         if name in self.sizes: raise BadInput(f"{self.path} is refused: it holds {name!r} twice\nPack it anew, with each file once.")
         self.sizes[name] = size
 
@@ -152,7 +152,7 @@ class Files:
     )->Iterator[tuple[str,bytes]]: # Each name with its bytes, in the order that costs least
         "The bytes of the files called `names`"
         for name in names:
-            with refuse_unreadable(self.path/name), (self.path/name).open('rb') as file: data = file.read(most)
+            with refuse_unreadable(path := self.path/name), path.open('rb') as file: data = file.read(most)
             yield name, data
 
 # %% ../../nbs/03_data/00_archives.ipynb #bd467119
@@ -166,6 +166,9 @@ _DAMAGE = (OSError, EOFError, tarfile.TarError, zipfile.BadZipFile, zlib.error, 
 class NoArchive(BadInput):
     "A file is not of a kind that holds files"
 
+class NoFiles(BadInput):
+    "A folder or an archive holds nothing"
+
 @contextmanager
 def refuse_unreadable(
     path:Path, # What is being read, for the message
@@ -173,7 +176,7 @@ def refuse_unreadable(
     "Turn the errors of reading a file, a folder or an archive into one `BadInput`"
     try: yield
     except _DAMAGE as error:
-        reason = getattr(error, 'strerror', None) or str(error) or type(error).__name__
+        reason = re.sub('<ZipInfo filename=(.+?) .*>', r'\1', getattr(error, 'strerror', None) or str(error) or type(error).__name__)
         way_out = ('Make it readable for you, or take it away.' if isinstance(error, PermissionError) else
                    'Unpack it, and name the folder.' if isinstance(error, RuntimeError) else 'It may be cut short or damaged: get it again, or name another path.')
         raise BadInput(f"{getattr(error, 'filename', None) or path} cannot be read: {reason}\n{way_out}") from error

@@ -13,6 +13,7 @@ import errno, hashlib, json, os, shutil, tempfile, time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from functools import cache as once
+from itertools import chain, repeat
 from dataclasses import replace
 from pathlib import Path
 import numpy as np
@@ -20,7 +21,8 @@ from fastcore.xtras import Config
 from ..base.messages import BadInput, notice
 from ..base.files import checksum, json_digest, write_json
 from .archives import Files, refuse_unreadable
-from .pictures import map_chunks
+from .formats import Unreadable, measure
+from .pictures import map_chunks, quiet_pillow, split_chunks, try_picture
 from .images import ImageData, image_data
 
 # %% ../../nbs/03_data/10_cache.ipynb #ac39b568
@@ -87,26 +89,33 @@ def folder_stamp(
     return digest.hexdigest(), max((max(stamp[1:3]) for stamp in files.stamps.values()), default=0)
 
 def folder_digest(
-    files:Files, # A folder
+    files:Files, # A folder; gains what its files are
 )->str: # 64 hexadecimal digits
     "SHA-256 of a folder's names and bytes"
     digest = hashlib.sha256(repr(sorted((files.passed | dict.fromkeys(files.folders, '')).items())).encode('utf8', 'backslashreplace'))
-    def read(names):
-        try: return list(files.read(names))
-        except BadInput: return [(name, b'') for name in names]  # who needs it says so
-    for [(name, data)] in map_chunks(read, sorted(files.sizes), 1, 2):
-        digest.update(repr((name, len(data))).encode('utf8', 'backslashreplace'))
-        digest.update(data)
+    def read(name):
+        try: [(_, data)] = files.read([name])
+        except BadInput: return name, b''  # who needs it says so
+        found = try_picture(name, data, measure)
+        if not isinstance(found, Unreadable): files.seen[name] = found
+        return name, data
+    with quiet_pillow():
+        for pairs in map_chunks(lambda chunks: list(map(read, chunks[0])), split_chunks(sorted(files.sizes), 2**22, files.sizes.get), 1, 2):
+            for name, data in pairs:
+                digest.update(repr((name, len(data))).encode('utf8', 'backslashreplace'))
+                digest.update(data)
     return digest.hexdigest()
 
 def source_digest(
     path:Path, # A folder or an archive
+    files:Files|None=None, # The folder, where it is listed already
 )->str: # 64 hexadecimal digits
     "SHA-256 of what is there, computed when it has changed"
     with refuse_unreadable(path):
         if not path.is_dir(): return remember_digest(path, 'sha256')
-        files = Files(path)
-        return remember(path, 'folder', lambda: folder_stamp(Files(path)), lambda: folder_digest(files))
+        files = files or Files(path)
+        listed = chain([files], map(Files, repeat(path)))  # anew when the digest is there
+        return remember(path, 'folder', lambda: folder_stamp(next(listed)), lambda: folder_digest(files))
 
 def source_key(
     source:str, # Its digest
@@ -218,20 +227,21 @@ def fetch_data(
 def read_once(
     path:Path, # A folder or an archive
     image_size:str|int, # As it was asked for
-    read:Callable[...,ImageData], # Reads it; `room` is where the images go, a function of their number and size
+    read:Callable[...,ImageData], # Reads it; `room` is where the images go, a function of their number and size; `files` are those of a folder
     cache:bool=True, # False: read into memory, keep nothing
 )->ImageData: # From the cache, or read and then kept
     "`read()`, or what an earlier `read()` of the same source gave"
     if not cache: return read()
     data, source = None, ''
     try:
-        source = source_digest(path)
+        files = Files(path) if path.is_dir() else None
+        source = source_digest(path, files)
         folder = cache_folder()/source_key(source, image_size)
         kept = fetch_data(folder)
         if kept is not None: return replace(kept, source=source)
         with ExitStack() as ending:
             whole = once(lambda: ending.enter_context(new_folder(folder)))  # none for what cannot be read
-            data = read(room=lambda count, size: mapped_room(whole(), count, size))
+            data = read(room=lambda count, size: mapped_room(whole(), count, size), files=files)
             write_folder(data, whole())
             data = None  # Windows renames no folder with a file in it that is mapped
     except OSError as error:

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['ENDINGS', 'COLUMN', 'SHOULD', 'BOOKS', 'LABELS', 'PARTS', 'YES', 'NO', 'NOTHING', 'PICTURE', 'text_of', 'cell_of',
-           'json_rows', 'spaced_rows', 'find_mark', 'read_table', 'FileIndex', 'loose_name', 'is_called', 'is_number',
-           'flag_of', 'says_splits', 'part_of', 'Table', 'names_pictures', 'find_files', 'choose_labels',
-           'check_titles']
+           'read_json_text', 'json_rows', 'spaced_rows', 'find_mark', 'read_table', 'FileIndex', 'loose_name',
+           'is_called', 'is_number', 'flag_of', 'says_splits', 'part_of', 'is_overlay', 'Table', 'names_pictures',
+           'find_files', 'choose_labels', 'check_titles']
 
 # %% ../../nbs/03_data/06_columns.ipynb #colmn003
 import csv, io, json, math, re, shlex
@@ -15,9 +15,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import PurePosixPath
+from urllib.parse import unquote
 from ..base.messages import BadInput, one_of
 from .formats import is_image
-from .names import class_key, some, split_of
+from .names import SPLITS, class_key, some, split_of
 
 # %% ../../nbs/03_data/06_columns.ipynb #e459ce02
 ENDINGS = ('.csv', '.tsv', '.txt', '.jsonl')
@@ -38,11 +39,19 @@ def cell_of(value):
     if isinstance(value, list) and len(value) == 1: return cell_of(value[0])
     return '' if value is None else json.dumps(value) if isinstance(value, (list, dict)) else str(value)
 
+def read_json_text(text):
+    "What a file in JSON holds; a list of values, where it has one in each line"
+    try: return json.loads(text)
+    except json.JSONDecodeError: return [json.loads(line) for line in text.splitlines() if line.strip()]
+
 def json_rows(
-    found:object, # What the file holds: objects, pairs, or one object of names and classes
+    found:object, # What the file holds: objects, pairs, one object of names and classes or of names and objects, or pandas' columns
 )->list[list[str]]: # The names of the columns first, where it has some
     "The rows of a table in JSON"
     if isinstance(found, dict) and len(found) == 1 and isinstance(pairs := next(iter(found.values())), list): found = pairs
+    if isinstance(found, dict) and all(isinstance(value, dict) for value in found.values()):
+        if any(map(is_image, found)): found = [{'file': name, **about} for name, about in found.items()]
+        elif len({tuple(column) for column in found.values()}) == 1: found = [dict(zip(found, row)) for row in zip(*(column.values() for column in found.values()))]
     if isinstance(found, dict): found = list(found.items())
     if not isinstance(found[0], dict): return [[cell_of(value) for value in row] for row in found]
     columns = list(dict.fromkeys(column for row in found for column in row))
@@ -75,13 +84,14 @@ def read_table(
     if data[:4] in BOOKS: raise BadInput(f'{name} is {BOOKS[data[:4]]}: save it as .csv, and name that')
     try:
         text, ending = text_of(data), name.lower().rpartition('.')[2]
-        if ending in ('json', 'jsonl'): rows = json_rows(json.loads(text) if ending == 'json' else [json.loads(line) for line in text.splitlines() if line.strip()])
+        if ending in ('json', 'jsonl'): rows = json_rows(read_json_text(text) if ending == 'json' else [json.loads(line) for line in text.splitlines() if line.strip()])
         else:
             text = re.sub(r'^sep=.\r?\n', '', text)  # Excel's own line
             if '\0' in text: raise ValueError('it is no text')
             mark = find_mark(text)
             rows = csv.reader(io.StringIO(text, newline=''), delimiter=mark, skipinitialspace=True) if mark else spaced_rows([line for line in text.splitlines() if line.strip()])
         rows = [[cell.strip() for cell in row] for row in rows if any(cell.strip() for cell in row)]
+        while len(rows) > 2 and sum(map(bool, rows[0])) < 2 <= sum(map(bool, rows[1])): del rows[0] # a title above the names of the columns
     except (ValueError, AttributeError, TypeError, IndexError, csv.Error) as error: raise BadInput(f'{name} is no table: {str(error)[:200]}\n{SHOULD}') from error
     if len(rows) < 2 or len(rows[0]) < 2: raise BadInput(f'{name} is no table of labels: it has no two lines of two columns\n{SHOULD}')
     width = len(rows[0])
@@ -116,6 +126,7 @@ class FileIndex:
         "Files that a cell may mean"
         value = re.sub(r'^(\./)+', '', class_key(value).replace('\\', '/'))
         if found := self.search(self.found, value, place): return found
+        if '://' in value and (found := self.search(self.found, value := unquote(re.split('[?#]', value)[0]), place)): return found
         found = self.search(self.loose, loose_name(value), place.casefold()) if is_image(value) else []
         if found: self.loosely.add(value)
         return found
@@ -164,6 +175,7 @@ def says_splits(
     cells = {cell.lower() for cell in cells} - {''}
     if not cells: return False
     if flag_of(column): return cells <= {*YES, *NO}
+    if cells <= {word for words in SPLITS.values() for word in words} and len({*map(split_of, cells)}) > 1: return not is_called(column, LABELS)
     return is_called(column, PARTS) or is_called(column, ('fold', 'data_set', 'dataset')) and all(map(split_of, cells))
 
 def part_of(
@@ -174,6 +186,12 @@ def part_of(
     flag = flag_of(column)
     if not flag: return split_of(cell)
     return flag if cell.lower() in YES else 'test' if flag == 'train' else 'train'
+
+def is_overlay(
+    columns:list[str], # Names of a table's columns
+)->bool:
+    "Whether a table is a `labels.csv`, which changes labels: it knows those that the images have"
+    return {'name', 'given'} <= {*columns}
 
 @dataclass
 class Table:

@@ -14,7 +14,7 @@ from ..base.wording import name_on_a_line
 from .archives import EXPECTED, Files
 from .images import ImageData, image_data
 from .names import SPLITS, safe_text, some, split_of
-from .layouts import Placement, name_masks
+from .layouts import NO_TITLES, Placement, name_masks
 from .pictures import FLAT, empty_images, look_at, read_pictures
 from .reading import COPIED, describe, find_copies, lines_of
 
@@ -48,6 +48,8 @@ def check_classes(read, where, trained='train'):
     train = found[trained]
     if not train and not trained: refuse(f"{where}: no folders of classes, for all pictures lie side by side\nPut the pictures of each class into a folder of its own; or say their classes in a table, with --labels FILE, or by their names, with --labels names", read)
     if not train: refuse(f"{where} has no images under train/<class>/\n{EXPECTED}", read)
+    if all(title.lower() in NO_TITLES for title in train) and any(row['folder'] for row in read['rows']):
+        refuse(f"{where}: {some(sorted(train))} are no classes, but what belongs to each picture\nPut the pictures of each class into a folder of its own; or say their classes in a table, with --labels FILE", read)
     if len(train) < 2: refuse(f"{where} has one class, {min(train)!r}\nTo learn to tell apart takes at least two.", read)
     for split in ('valid', 'test'):
         unknown = sorted(found[split] - train)

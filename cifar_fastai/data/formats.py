@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['BITS', 'TURNS', 'MODE_NAMES', 'TURNED', 'DEEP_COLOUR', 'CLEAR', 'LARGE', 'FORMATS', 'START', 'Measured', 'deep_kind',
-           'measure', 'choose_range', 'name_range', 'find_orientation', 'orientation', 'to_eight_bits', 'to_rgb',
-           'image_formats', 'image_endings', 'is_image', 'is_picture', 'split_notes', 'other_kind', 'Unreadable',
-           'open_picture']
+           'deep_values', 'measure', 'choose_range', 'name_range', 'find_orientation', 'orientation', 'to_eight_bits',
+           'to_rgb', 'image_formats', 'image_endings', 'is_image', 'is_picture', 'split_notes', 'other_kind',
+           'Unreadable', 'open_picture']
 
 # %% ../../nbs/03_data/02_formats.ipynb #33550a7e
 import io, os, re, struct, threading
@@ -38,6 +38,11 @@ def deep_kind(
     "What kind of deep grey a mode is, or ''"
     return 'real' if mode == 'F' else 'integer' if mode.startswith('I') else ''
 
+def deep_values(picture):
+    "The values of deep grey: Pillow takes the 32 bits of a TIFF for numbers with a sign"
+    values, notes = np.asarray(picture), getattr(picture, 'tag_v2', None)
+    return values if picture.mode != 'I' or notes is None or notes.get(258) != (32,) or notes.get(339, (1,)) != (1,) else values.view(np.uint32) # TIFF 6.0: BitsPerSample, SampleFormat
+
 def measure(
     picture:Image.Image, # As Pillow opened it
 )->Measured:
@@ -48,7 +53,7 @@ def measure(
     if not kind: return Measured(size, pages)
     if hasattr(picture, 'tag_v2'):
         with suppress(Exception): says = float(picture.tag_v2.get(281) or 0) # TIFF 6.0: MaxSampleValue
-    values = np.asarray(picture)
+    values = deep_values(picture)
     if not np.isfinite(values).all(): raise ValueError('some of its pixels are not numbers')
     return Measured(size, pages, kind, float(values.min()), max(float(values.max()), says))
 
@@ -110,7 +115,7 @@ def to_eight_bits(
     high:float, # What becomes white
 )->Image.Image: # In mode L
     "Deep grey in 8 bits; of whole bits the upper eight"
-    values = np.asarray(picture)
+    values = deep_values(picture)
     if low == 0 and high + 1 in (2**bits for bits in BITS): values = values.clip(0, high).astype(np.int64) >> (int(high + 1).bit_length() - 9)
     else: values = ((values.astype(np.float64).clip(low, high) - low)*255/(high - low)).round()
     if hasattr(picture, 'tag_v2') and picture.tag_v2.get(262) == 0: values = 255 - values # TIFF 6.0: white is zero
@@ -125,7 +130,7 @@ def to_rgb(
     changed = [DEEP_COLOUR] if mode in ('RGB', 'RGBA', 'LA') and ';16' in str(getattr(picture, 'tile', '')) else []  # gone once a PNG is asked for its EXIF
     held = orientation(picture)
     picture.load()
-    turn = TURNS.get(orientation(picture))  # asked again: Pillow turns a TIFF while it loads it
+    turn = TURNS.get(orientation(picture) if picture.format == 'TIFF' else held)  # Pillow turns a TIFF while it loads it
     if kind:
         found = (ranges or {}).get(kind) or choose_range(kind, *((about := measure(picture)).low, about.high))
         picture = to_eight_bits(picture, *found)
@@ -136,7 +141,7 @@ def to_rgb(
         if not clear: picture = Image.alpha_composite(Image.new('RGBA', picture.size, 'white'), picture)
         changed.append(CLEAR if clear else 'with transparency')
     elif mode != 'RGB': changed.append(MODE_NAMES.get(mode, mode))
-    picture = picture.convert('RGB')
+    if picture.mode != 'RGB': picture = picture.convert('RGB')  # which would copy it
     if turn is not None: picture = picture.transpose(turn)
     if held in TURNS: changed.append(TURNED)
     return picture, tuple(changed)
@@ -211,6 +216,7 @@ def other_kind(
     if not data: return 'empty'
     if data[4:8] == b'ftyp' and data[8:12] in (b'heic', b'heix', b'hevc', b'heim', b'heis', b'mif1', b'msf1'): return 'HEIC pictures, which are not read: save them as JPEG'
     if data[4:8] == b'ftyp' and data[8:12] in (b'avif', b'avis'): return 'AVIF pictures, which this Pillow does not read'
+    if data.startswith((b'7z\xbc\xaf', b'Rar!', b'\x1f\x8b')): return 'packed files, of a kind that is not read: unpack them, and name the folder'
     if data.startswith(b'version https://git-lfs'): return 'pointers of Git LFS, not the pictures: git lfs pull fetches these'
     if data[:200].lstrip(b'\xef\xbb\xbf \r\n\t')[:5].lower() in (b'<!doc', b'<html'): return 'web pages, not pictures'
     ending = PurePosixPath(name).suffix.lower()

@@ -4,17 +4,19 @@
 
 # %% auto #0
 __all__ = ['WINDOW', 'SMALLEST', 'LARGEST_SIDE', 'SIZES', 'RESIZED', 'FLAT', 'DARK', 'PAGES', 'NEARLY_BLACK', 'to_square',
-           'resize', 'map_chunks', 'split_chunks', 'decode_pictures', 'auto_size', 'empty_images', 'Look', 'look_at',
-           'quiet_pillow', 'Fact', 'digest_of', 'look_of', 'write_images', 'read_pictures']
+           'resize', 'map_chunks', 'split_chunks', 'try_picture', 'decode_pictures', 'auto_size', 'empty_images',
+           'Look', 'measure_files', 'look_at', 'quiet_pillow', 'Fact', 'digest_of', 'look_of', 'write_images',
+           'flush_file', 'read_pictures']
 
 # %% ../../nbs/03_data/04_pictures.ipynb #i5f5a7c4
 import errno, hashlib, logging, os, sys, time, warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import chain, islice
+from threading import Thread
 import numpy as np
 from PIL import Image
 from ..base.messages import BadInput
@@ -61,31 +63,38 @@ def map_chunks(
 WINDOW = 8 # chunks under way
 
 def split_chunks(
-    pairs:Iterable[tuple[str,bytes]], # Names with bytes
+    pairs:Iterable, # Names with bytes, or whatever `size_of` knows
     most:int=2**24, # Bytes in a chunk, each file counted with 32 KiB on top
-)->Iterator[list[tuple[str,bytes]]]: # The same, in lists
+    size_of:Callable[[object],int]=lambda pair: len(pair[1]), # Bytes of one
+)->Iterator[list]: # The same, in lists
     "`pairs` in lists of about 16 MiB or 500 files"
     chunk, size = [], 0
     for pair in pairs:
         chunk.append(pair)
-        size += len(pair[1])+2**15
+        size += size_of(pair)+2**15
         if size > most:
             yield chunk
             chunk, size = [], 0
     if chunk: yield chunk
 
 # %% ../../nbs/03_data/04_pictures.ipynb #4774b99a
+def try_picture(name, data, use):
+    "What `use` returned of a picture; `Unreadable`; or what a file is that is no picture"
+    if not is_picture(name, data): return other_kind(data, name)
+    try: return open_picture(data, name, use)
+    except Unreadable as error: return error
+
 def decode_pictures(
     files:Files, # Where the files are
     names:list[str], # Which of them
     use:Callable[[Image.Image],object], # What to do with each picture
     doing:str='reading', # How that is called while it goes on
-)->Iterator[tuple[str,object]]: # Each name with what `use` returned, with `Unreadable`, or with what a file is that is no picture
+    keep:Callable[[str,object],object]=lambda name, found: found, # Called in the same thread with each name and what `use` returned
+)->Iterator[tuple[str,object]]: # Each name with what `keep` returned, with `Unreadable`, or with what a file is that is no picture
     "`use` of every picture, by one thread a processor"
     def attempt(name, data):
-        if not is_picture(name, data): return other_kind(data, name)
-        try: return open_picture(data, name, use)
-        except Unreadable as error: return error
+        found = try_picture(name, data, use)
+        return found if isinstance(found, (Unreadable, str)) else keep(name, found)
     def work(chunk): return [(name, attempt(name, data)) for name, data in chunk]
     waiting, done, said = deque(), 0, time.monotonic()
     with ThreadPoolExecutor() as pool:
@@ -135,6 +144,14 @@ class Look:
         return {kind: choose_range(kind, min(about.low for about in deep if about.kind == kind), max(about.high for about in deep if about.kind == kind))
                 for kind in sorted({about.kind for about in deep})}
 
+def measure_files(files, names):
+    "What `measure` says of each file, in the order of `names`; of an archive in its own"
+    pairs = decode_pictures(files, [name for name in names if name not in files.seen], measure, 'measuring')
+    if files.seen:
+        known = files.seen | dict(pairs)
+        pairs = ((name, known[name]) for name in names)
+    yield from pairs
+
 def look_at(
     files:Files, # Where the files are
     names:list[str], # Which of them
@@ -142,7 +159,7 @@ def look_at(
     "Which of the files are pictures, and of which size"
     found = Look()
     with quiet_pillow():
-        for name, about in decode_pictures(files, names, measure, 'measuring'):
+        for name, about in measure_files(files, names):
             if isinstance(about, Measured): found.pictures[name] = about
             elif isinstance(about, str): found.left[name] = about
             elif about.unknown and not is_image(name): found.left[name] = about.kind
@@ -180,7 +197,7 @@ def look_of(
     image:np.ndarray, # uint8, shape (H, W, 3)
 )->tuple[str,...]:
     "Whether an image is of one colour, or nearly black"
-    if (image == image[:1, :1]).all(): return (FLAT,)
+    if (image[:1] == image[0, 0]).all() and (image == image[0, 0]).all(): return (FLAT,) # most are told by their first row
     return (DARK,) if image.max() < NEARLY_BLACK else ()
 
 @contextmanager
@@ -195,6 +212,10 @@ def write_images(
         def write(place, image):
             if os.pwrite(file.fileno(), np.ascontiguousarray(image), images.offset + place*image.nbytes) < image.nbytes: raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), images.filename)
         yield write
+    Thread(target=flush_file, args=(images.filename,), daemon=True).start() # the system writes while the images are hashed; who needs them flushed waits for it
+
+def flush_file(path):
+    with suppress(OSError), open(path, 'rb') as file: os.fsync(file.fileno())
 
 def read_pictures(
     files:Files, # Where the files are
@@ -213,11 +234,11 @@ def read_pictures(
         return image, Fact((*changed, *look_of(image)), digest_of(image))
     positions = {name: position for position, name in enumerate(names)}
     with quiet_pillow(), write_images(images) as write:
-        for name, found in decode_pictures(files, names, convert):
+        def keep(name, found):
+            about, (image, fact) = look.pictures[name], found
+            write(positions[name], image)
+            more = (*((RESIZED,) if about.size != (size, size) else ()), *((PAGES,) if about.pages > 1 else ()))
+            facts[positions[name]] = Fact(fact.found + more, fact.digest)
+        for name, found in decode_pictures(files, names, convert, keep=keep):
             if isinstance(found, Unreadable): damaged[name] = found.reason
-            else:
-                about, (image, fact) = look.pictures[name], found
-                write(positions[name], image)
-                more = (*((RESIZED,) if about.size != (size, size) else ()), *((PAGES,) if about.pages > 1 else ()))
-                facts[positions[name]] = Fact(fact.found + more, fact.digest)
     return images, facts, damaged

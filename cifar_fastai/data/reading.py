@@ -13,7 +13,7 @@ from itertools import groupby
 from pathlib import PurePosixPath
 import numpy as np
 from ..base.wording import name_on_a_line
-from .archives import NOWHERE, NO_FILE, TOO_LARGE
+from .archives import CLOUD, NOWHERE, NO_FILE, TOO_LARGE
 from .names import SPLITS, class_form, safe_text, some
 from .layouts import Placement
 from .pictures import DARK, FLAT, PAGES, digest_of
@@ -65,7 +65,7 @@ def describe(
         row['found'].update(facts.get(name, ()))
     places = {folder: place for place, folder in placement.folders.items()}
     for name, why in left.items():  # what is not there was to be of the class in whose folder it lies
-        if why not in (NOWHERE, NO_FILE, TOO_LARGE) or name in placement.placed: continue
+        if why not in (CLOUD, NOWHERE, NO_FILE, TOO_LARGE) or name in placement.placed: continue
         place = next((places[head] for head in map(str, PurePosixPath(name).parents) if head in places), None)
         if place in rows: rows[place]['files'] += 1; rows[place]['left_out'][why] += 1
     reasons = {}

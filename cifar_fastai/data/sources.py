@@ -8,7 +8,7 @@ __all__ = ['CIFAR10', 'USUAL', 'NO_DATA', 'PUBLISHED', 'find_placement', 'find_l
            'load_images', 'check_cifar10', 'shapes_data']
 
 # %% ../../nbs/03_data/12_sources.ipynb #ic785215
-import csv, os, sys
+import os, sys
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
@@ -22,8 +22,9 @@ from ..base.wording import data_name
 from ..recipes.recipe import IN_NAMES
 from .archives import EXPECTED, Files, open_files, refuse_unreadable
 from .names import safe_text, some
-from .layouts import Placement, class_roots, pass_over_made, picture_names, place_by_folder, place_class_first, place_without_splits, settle_splits, shallowest, split_roots
+from .layouts import TESTED, Placement, class_roots, pass_over_made, picture_names, place_by_folder, place_class_first, place_without_splits, settle_splits, shallowest, split_roots
 from .formats import is_image
+from .columns import is_overlay, read_table
 from .tables import label_by_tables, lying_tables, named_table, place_by_name, place_by_table, table_split, tables_beside
 from .folders import read_placed
 from .images import ImageData, image_data
@@ -62,17 +63,18 @@ def find_layout(files, labels, label_column, test_share):
     if tables: return place_by_table(files, tables, label_column)
     flat = shallowest(split_roots(names, deep=False))
     if titles := class_roots(files, flat): return place_class_first(files, titles)
-    if test_share: return place_without_splits(files)
+    found = place_without_splits(files)
+    classes = list(dict.fromkeys(found.placed[name][1] for name in picture_names(files) if name in found.placed))
+    if classes and all(title.lower() in TESTED for title in classes): raise BadInput(f"{files.path} has {some(classes)}, and no train/\nCall the folder of the images to train on train/")
+    if test_share: return found
     count = sum(map(is_image, names))
     named = {title for _, title in place_by_name(files).placed.values()} if count else set()
     hint = f"If their names say the classes ({some(sorted(named), 3)}): --labels names\n" if 1 < len(named) < count/2 else ''
-    if flat: raise BadInput(f"{files.path} has no images under train/<class>/\n{hint}{EXPECTED}")
-    placed = place_without_splits(files).placed
-    classes = list(dict.fromkeys(placed[name][1] for name in picture_names(files) if name in placed))
-    packed = [name for name in names if name.lower().endswith(('.zip', '.tar', '.tgz', '.gz', '.7z', '.rar', '.parquet'))]
-    book = next((name for name in names if name.lower().endswith(('.xlsx', '.xls', '.ods'))), '')
-    draw = f'It holds packed files, {some(packed, 2)}: unpack them first\n' if packed and not count else f'If {safe_text(book)} says the classes: save it as .csv\n' if book and len(classes) < 2 else hint if len(classes) < 2 else (f"If its {len(classes):,} folders of images ({', '.join(map(safe_text, classes[:3]))}{' …' if len(classes) > 3 else ''}) are the classes: "
+    packed, few = [name for name in names if name.lower().endswith(('.zip', '.tar', '.tgz', '.gz', '.7z', '.rar', '.arrow', '.parquet'))], flat or len(classes) < 2
+    book = next((name for name in names if name.lower().endswith(('.xlsx', '.xls', '.ods', '.parquet'))), '')
+    draw = f'It holds packed files, {some(packed, 2)}: unpack them first\n' if packed and not count else f'If {safe_text(book)} says the classes: save it as .csv\n' if book and few else hint if few else (f"If its {len(classes):,} folders of images ({', '.join(map(safe_text, classes[:3]))}{' …' if len(classes) > 3 else ''}) are the classes: "
             "--test-share 0.2 draws a fifth of each for testing\n")
+    if flat: raise BadInput(f"{files.path} has no images under train/<class>/\n{draw}{EXPECTED}")
     raise BadInput(f"--data {files.path}: no train/ in this {files.kind} of {len(names):,} files, {count:,} of them images, "
                    f"such as {safe_text(names[0])!r}\n{draw}{EXPECTED}")
 
@@ -153,10 +155,11 @@ def read_whole(
     path:Path, # A folder or an archive
     image_size:str|int, # As it was asked for
     room:Callable[[int,int],np.ndarray]=empty_images, # Where the images go, for so many of that size
+    files:Files|None=None, # The folder, where it is listed already
     **asked, # As for `read_files`
 )->ImageData:
     "The images at `path`; a refusal of a file that differs from the published one says so"
-    try: return read_files(open_files(path), image_size, room, **asked)
+    try: return read_files(files or open_files(path), image_size, room, **asked)
     except BadInput as error:
         other = differs_from_published(path)
         if other: error.text += f'\n{other}'
@@ -175,10 +178,10 @@ def has_classes(
 def is_label_file(
     path:Path, # A table
 )->bool:
-    "Whether a table is a `labels.csv`, which knows the labels that the images had"
+    "Whether a table is a `labels.csv`, however a spreadsheet saved it"
     try:
-        with open(path, encoding='utf-8-sig', newline='') as file: return 'given' in next(csv.reader(file), [])
-    except (OSError, UnicodeDecodeError, csv.Error): return False
+        with open(path, 'rb') as file: return is_overlay(read_table(file.read(2**16), path.name)[0])
+    except (OSError, BadInput): return False
 
 def divide_labels(
     path:Path, # A folder or an archive
@@ -197,11 +200,14 @@ def divide_labels(
 def split_files(
     labels:str, # What was typed
 )->list[str]: # Names of files, or `names` before them
-    "Several files of labels have a + between them"
-    if Path(labels).expanduser().is_file(): return [str(Path(labels).expanduser())]
-    parts = labels.split('+')
-    if not all(part.strip() for part in parts) and labels: raise BadInput(f'--labels {labels}: a name of a file is missing beside a +')
-    return [str(Path(part).expanduser()) for part in parts if part]
+    "Several files of labels have a + between them, which may be in their names too"
+    parts, files = labels.split('+') if labels else [], []
+    while parts:
+        names = [os.path.expanduser('+'.join(parts[:count])) for count in range(1, len(parts) + 1)]
+        count, name = next(((count, name) for count, name in reversed([*enumerate(names, 1)]) if os.path.isfile(name)), (1, names[0]))
+        if not name.strip(): raise BadInput(f'--labels {labels!r}: the name of a file is missing')
+        files, parts = [*files, name], parts[count:]
+    return files
 
 # %% ../../nbs/03_data/12_sources.ipynb #ade5e66f
 def load_images(

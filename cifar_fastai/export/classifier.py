@@ -20,7 +20,7 @@ from ..recipes.recipe import recipe_from_dict
 from ..models.libraries import recipe_network
 from ..runs.facts import check_facts
 from ..runs.files import load_run_weights, read_run, read_weights, run_image_size, weights_fingerprint
-from .pictures import Fitting, Item, name_items, read_items
+from .pictures import Fitting, Item, make_reader, name_items
 from .sources import Pictures, open_word
 
 # %% ../../nbs/12_export/02_classifier.ipynb #cexp0004
@@ -52,7 +52,7 @@ class Answers:
         return '\n'.join(['| picture | likeliest classes |', '|---|---|', *lines]) + more
 
 # %% ../../nbs/12_export/02_classifier.ipynb #cexp0005
-CHUNK = 64 # pictures that a thread takes at a time: a processor's caches hold what the network makes of them
+CHUNK = 128 # pictures that a thread takes at a time: with fewer, threads wait for each other more often
 
 @dataclass(frozen=True, eq=False)
 class Classifier:
@@ -135,16 +135,16 @@ class Classifier:
         tta:str='none', # Mean over views of each picture: none, mirror or shift
     )->Iterator[tuple[list[Item], np.ndarray, np.ndarray, list]]: # Pictures, their pixels, logits (n, C), and those that cannot be read, with the reason
         "Batches of pictures with what the network says of them"
-        fitting, threads = Fitting(self.image_size, self.fit, self.ranges), torch.get_num_threads()
+        read, threads = make_reader(Fitting(self.image_size, self.fit, self.ranges)), torch.get_num_threads()
         if self.device.type != 'cpu':
             for chunk in map_chunks(list, self.look(items), batch_size, 1):
-                found, pixels, wrong = zip(*map_chunks(lambda few: read_items(few, fitting), chunk, CHUNK, threads))
+                found, pixels, wrong = zip(*map_chunks(read, chunk, CHUNK, threads))
                 pixels = np.concatenate(pixels)
                 yield sum(found, []), pixels, self.logits(pixels, tta), sum(wrong, [])
             return
         def compute_alone(): torch.set_num_threads(1)  # of this thread: two that wait for each other at every layer take longer than two that don't
         def answer(few):
-            found, pixels, wrong = read_items(few, fitting)
+            found, pixels, wrong = read(few)
             return found, pixels, self.logits(pixels, tta), wrong
         compute_alone()  # this one too: what waits for it would keep a processor busy
         try: yield from map_chunks(answer, self.look(items), min(batch_size, CHUNK), threads, compute_alone)

@@ -4,17 +4,18 @@
 
 # %% auto #0
 __all__ = ['class_of', 'label_by_folder', 'OneFile', 'is_leftover', 'begins_like_a_picture', 'Tree', 'Archive', 'is_official',
-           'Official', 'PathList', 'open_path', 'official_sources', 'is_text', 'open_word', 'Pictures']
+           'Official', 'PathList', 'open_list', 'find_path', 'open_path', 'official_sources', 'is_text', 'open_word',
+           'Pictures']
 
 # %% ../../nbs/12_export/01_sources.ipynb #iexp0003
-import glob, os, re, shlex, sys
+import codecs, glob, os, re, shlex, sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path, PurePosixPath
 from ..base.messages import BadInput
-from ..data.archives import MAYBE_MADE, Files, NoArchive, list_files, open_files, refuse_unreadable
+from ..data.archives import MAYBE_MADE, Files, NoArchive, NoFiles, list_files, open_files, refuse_unreadable
 from ..data.formats import START, is_image, is_picture
 from ..data.names import match_class, safe_text, split_of
 from ..data.readers import VERSIONS, official_roots, planes_to_pixels
@@ -150,12 +151,25 @@ class PathList:
     def __iter__(self):
         for name in (part for line in self.lines for part in line.rstrip('\r\n').removeprefix('\ufeff').split('\0')):  # `find -print0` ends a name with \0
             if not os.path.lexists(os.path.expanduser(name)): name = name.strip()
-            path = Path(name).expanduser()
-            if not name or name[0] == '#' and not path.exists(): continue
-            sources = open_path(path, name, self.classes) if path.exists() else [OneFile(path, name, self.classes)]
+            path, there = find_path(name)
+            if not name or name[0] == '#' and not there: continue
+            sources = open_path(path, name, self.classes) if there else [OneFile(path, name, self.classes)]
             for source in sources:
                 yield from source
                 self.others += source.others
+
+def open_list():
+    "The lines of standard input, in UTF-16 too; a file's name need not be text"
+    stream = sys.stdin
+    if stream is None or stream.closed: raise BadInput('there is no standard input, and - reads a list of paths from it\nName the pictures instead')
+    if hasattr(stream, 'reconfigure'):
+        start = stream.buffer.peek(START) if hasattr(stream.buffer, 'peek') else b''
+        if is_picture('', start): raise BadInput('standard input is a picture, and - reads a list of paths from it\nName the file of the picture instead')
+        wide = start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))  # as PowerShell writes it
+        stream.reconfigure(**({'encoding': 'utf-16', 'errors': 'replace'} if wide else {'errors': 'surrogateescape'}))
+    return stream
+
+def find_path(word): return Path(path := os.path.expanduser(word)), os.path.exists(path)  # Path's own raise where nobody is called so, or a name is too long
 
 def open_path(path, name, classes):
     "The sources at a path that is there"
@@ -168,6 +182,7 @@ def open_path(path, name, classes):
         if version: return [Official(beside, '', version, path.name)]
     try: files = open_files(path)
     except NoArchive: return [OneFile(path, name, classes)]  # to be named among the pictures that cannot be read
+    except NoFiles: return []
     return official_sources(Archive(files, classes), lambda: files)
 
 def official_sources(source, files):
@@ -182,7 +197,7 @@ def is_text(
     "Whether a file is text, such as a list of paths"
     if is_image(path.name) or begins_like_a_picture(path, path.name): return False
     with refuse_unreadable(path), open(path, 'rb') as file: start = file.read(2**12)
-    return start != b'' and not re.search(rb'[\x01-\x08\x0e-\x1f\x7f]', start)
+    return start != b'' and not re.search(rb'[\x01-\x08\x0e-\x1f\x7f]|\0\0|\A%PDF', start)
 
 def open_word(
     word:str, # A path, a pattern, or `-`
@@ -192,13 +207,14 @@ def open_word(
     "What one word of the command names; raises `BadInput`"
     if not word.strip(): raise BadInput(f'{word!r} names no picture\nIs a variable of the shell empty? . is the folder that you are in')
     if word == '-': return [PathList(lines, classes)]
-    path = Path(word).expanduser()
-    if path.exists():
+    path, there = find_path(word)
+    if there:
         sources = open_path(path, word, classes)
-        if not (isinstance(sources[0], OneFile) and is_text(path)): return sources
+        if not (sources and isinstance(sources[0], OneFile) and is_text(path)): return sources
         raise BadInput(f"'{word}' is text, and no picture is\nA list of paths goes by standard input: predict RUN - < {shlex.quote(word)}")
     names = sorted(glob.glob(os.path.expanduser(word), recursive=True)) if glob.has_magic(word) else []
-    if not names: raise BadInput(f"'{word}': there is no such file or folder" + (', and no file of that pattern' if glob.has_magic(word) else ''))
+    if not names: raise BadInput(f"'{word[:300]}': there is no such file or folder" + (', and no file of that pattern' if glob.has_magic(word) else '') +
+                                 ('\nNothing is fetched from the web: name a file' if '://' in word else ''))
     return [source for name in names for source in open_path(Path(name), name, classes)]
 
 class Pictures:
@@ -210,8 +226,8 @@ class Pictures:
         lines:Iterable[str]|None=None, # What `-` reads; standard input if left out
     ):
         self.words, self.part, self.again = list(words), part, 0
-        if lines is None and '-' in self.words and hasattr(sys.stdin, 'reconfigure'): sys.stdin.reconfigure(errors='surrogateescape')  # a file's name need not be text
-        self.sources = [source for word in words for source in open_word(word, classes, sys.stdin if lines is None else lines)]
+        if lines is None and '-' in self.words: lines = open_list()
+        self.sources = [source for word in words for source in open_word(word, classes, lines)]
         if self.count == 0: self.refuse()
 
     @cached_property
@@ -238,5 +254,5 @@ class Pictures:
         "Raise `BadInput`: there is nothing to look at"
         what = ', '.join(map(repr, self.words[:5])) + ('…' if len(self.words) > 5 else '')
         part = f'of the part {self.part} ' if self.part != 'all' else ''
-        raise BadInput(f'no pictures {part}in {what}' + (f': {self.others:,} files, none of which is a picture' if self.others else '') +
+        raise BadInput(f'no pictures {part}in {what}' + (f": {self.others:,} file{'s' if self.others > 1 else ''}, but no picture" if self.others else '') +
                        '\nName pictures, folders, archives, patterns, or - for a list of paths on standard input')

@@ -8,7 +8,7 @@ __all__ = ['RUNTIME_VERSION', 'RUNTIME_FILES', 'GET_IT', 'read_package', 'read_r
 # %% ../../nbs/12_export/11_web_runtime.ipynb #9ec52800
 import hashlib, shutil, subprocess, tarfile, tempfile
 from pathlib import Path
-from ..base.messages import BadInput, notice
+from ..base.messages import BadInput, first_line, notice
 
 # %% ../../nbs/12_export/11_web_runtime.ipynb #17eadf35
 RUNTIME_VERSION = '1.30.0'
@@ -22,7 +22,7 @@ def read_package(path):
     try:
         with tarfile.open(path) as archive: return {name: archive.extractfile(f'package/dist/{name}').read(2**26) for name in RUNTIME_FILES}
     except (tarfile.TarError, OSError, KeyError, EOFError, AttributeError) as error:
-        raise BadInput(f"--runtime '{path}' is not a package of onnxruntime-web: {error}\n{GET_IT}") from error
+        raise BadInput(f"--runtime '{path}' is not a package of onnxruntime-web: {first_line(error).rstrip(':')}\n{GET_IT}") from error
 
 def read_runtime(
     path:str|Path, # A package (.tgz), or a folder that one was unpacked into, such as node_modules/onnxruntime-web

@@ -22,11 +22,15 @@ from ..base.randomness import keep_random_states
 
 # %% ../../nbs/02_heatmaps/00_prepared.ipynb #6c8847dc
 def find_logits(said):
-    "The logits in what a network gives: a tensor, or the first of two dimensions in a tuple, a list or a dict (there by the name `logits`)"
+    "The logits in what a network gives: a tensor; in a dict by the name `logits`, or the only one of two dimensions; in a tuple or a list the first of those that are alike"
     if isinstance(said, torch.Tensor): return said
-    if hasattr(said, 'items'): said = [said['logits']] if 'logits' in said else list(said.values())
-    if not isinstance(said, (list, tuple)): return said
-    return next((part for part in said if isinstance(part, torch.Tensor) and part.ndim == 2), said)
+    named = hasattr(said, 'items')
+    if named and 'logits' in said: return said['logits']
+    if not named and not isinstance(said, (list, tuple)): return said
+    tables = [part for part in (said.values() if named else said) if isinstance(part, torch.Tensor) and part.ndim == 2]
+    if len(tables) > 1 and (named or len({part.shape for part in tables}) > 1):
+        raise BadInput(f"the network gives {len(tables)} rows of numbers an image, of {', '.join(str(part.shape[1]) for part in tables)}: which are the logits is not plain\nHave it give them alone, or in a dict by the name 'logits'")
+    return tables[0] if tables else said
 
 class Prepared(nn.Module):
     "A network that computes with fp32 stand-ins for its parameters and buffers, and never touches its own"

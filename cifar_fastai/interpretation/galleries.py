@@ -89,8 +89,9 @@ def evidence_text(kept, index, target, method):
     if method in CLASSLESS_METHODS: return 'no class'
     predicted, actual = kept.classes[kept.predicted[index]], kept.classes[kept.targets[index]]
     if target == 'contrast': return f'{predicted} minus {actual}'
-    name = dict(predicted=predicted, actual=actual).get(target) or kept.classes[gradcam.heat_class(target, [str(title) for title in kept.classes], len(kept.classes))]
-    return f'for {target}: {name}' if target in ('predicted', 'actual') else f'for {name}'
+    names = dict(predicted=predicted, actual=actual)
+    name = names[target] if target in names else kept.classes[gradcam.heat_class(target, [str(title) for title in kept.classes], len(kept.classes))]
+    return f"for {kept.sides[target == 'predicted']}: {name}" if target in ('predicted', 'actual') else f'for {name}'
 
 def grid_columns(layers, methods, targets):
     "Each column of a grid as (layer, method, target); a method that has no class gets one column for all targets"

@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np, pandas as pd
 from scipy.special import log_softmax, ndtri
 from scipy.stats import entropy, spearmanr
-from ..base.files import whole_file
+from ..base.files import plain_size, whole_file
 from ..base.intervals import mean_interval, share_interval
-from ..base.label_files import LARGEST_FILE, check_known, file_text, numbered_rows, quote, read_text
+from ..base.label_files import LARGEST_FILE, check_known, check_titled, file_text, numbered_rows, quote, read_text
 from ..base.messages import BadInput
 from ..base.wording import percent
 from .predictions import ClassifiedImages
@@ -28,11 +28,11 @@ def load_array(
 )->np.ndarray:
     "The numbers of an array file; nothing is unpickled"
     try:
-        if Path(path).stat().st_size > LARGEST_FILE: raise BadInput(f"{what} '{path}' are larger than such a file can be ({LARGEST_FILE >> 20} MiB)")
+        if plain_size(path) > LARGEST_FILE: raise BadInput(f"{what} '{path}' are larger than such a file can be ({LARGEST_FILE >> 20} MiB)")
         found = np.load(path, allow_pickle=False)
     except OSError as error: raise BadInput(f"{what} '{path}' cannot be read: {error.strerror or error}") from error
-    except (ValueError, EOFError) as error: raise BadInput(f"{what} '{path}' are no array of numbers: {error}") from error
-    if not isinstance(found, np.ndarray) or found.dtype.kind not in 'uif': raise BadInput(f"{what} '{path}' are no array of numbers")
+    except (ValueError, EOFError, MemoryError): found = None
+    if not isinstance(found, np.ndarray) or found.dtype.kind not in 'uif': raise BadInput(f"{what} '{path}' are no array of numbers, as numpy.save writes one, or not all of it")
     return found
 
 def read_answer_table(
@@ -43,6 +43,7 @@ def read_answer_table(
     rows = numbered_rows(read_text(path, LARGEST_FILE, 'the answers'))
     line, header = next(rows, (1, []))
     try:
+        check_titled(header)
         for name in header: check_known(name, [*classes, 'name', *(['index'] if 'name' in header else [])], 'column: none of ours, and no class')
         missing = next((name for name in classes if header.count(name) != 1), None)
         if missing is not None: raise BadInput(f'{header.count(missing)} columns are called {quote(missing)}: there must be one for each class')
@@ -90,7 +91,7 @@ def read_answers(
 )->np.ndarray: # Share of people that chose each class, float64 (N, C), in the order of the images
     "What people said of each image; raises `BadInput` where it does not fit"
     classes = [file_text(name) for name in kept.classes]
-    values, names = (load_array(path, 'the answers'), None) if Path(path).suffix == '.npy' else read_answer_table(path, classes)
+    values, names = (load_array(path, 'the answers'), None) if Path(path).suffix.lower() in ('.npy', '.npz') else read_answer_table(path, classes)
     if names is not None and row_labels is not None: raise BadInput(f'{path} has a column called name, which says what each row is of\nLeave --human-labels out')
     if values.ndim != 2 or values.shape[1] != len(classes): raise BadInput(f'{path} holds numbers of shape {values.shape}: a row for each image and a column for each of {len(classes)} classes are needed')
     if names is None and len(values) != len(kept): raise BadInput(f'{path} has {len(values):,} rows, and there are {len(kept):,} test images\nA column called name says which image a row is of')

@@ -15,7 +15,6 @@ from fastai.interpret import ClassificationInterpretation
 from fastai.learner import Learner
 from fastai.torch_core import TensorBase, TensorCategory
 from fastcore.basics import patch
-from fastcore.xtras import is_listy
 from matplotlib import pyplot
 from torch.utils.data import DataLoader as TorchLoader
 from . import charts, inference, predictions
@@ -25,7 +24,7 @@ from ..base.files import whole_file
 from ..base.figures import Picture
 from ..heatmaps.prepared import prepare
 from .predictions import ClassifiedImages, calibration_bins, class_table, confusion, loss_table, report_text
-from .inference import run_inference, image_names, steady_loader, true_colours
+from .inference import class_names, run_inference, image_names, steady_loader, true_colours
 from .charts import plot_matrix
 from .galleries import Galleries
 
@@ -57,14 +56,19 @@ def from_learner(cls:CifarInterpretation,
     act=None, # Overrides softmax where fastai's methods return predictions
 ):
     "One pass over a set, kept"
+    if not isinstance(learn, Learner): raise BadInput(f'a {type(learn).__name__} is no fastai Learner\nGive the Learner that has the network and its loaders')
     if dl is None:
         test = getattr(learn.dls, 'test', None)
-        dl = learn.dls[ds_idx] if ds_idx is not None else test if isinstance(test, (DataLoader, TorchLoader)) else learn.dls.valid
+        number = 1 if ds_idx is None else ds_idx
+        if ds_idx is None and isinstance(test, (DataLoader, TorchLoader)): dl = test
+        elif -len(learn.dls.loaders) <= number < len(learn.dls.loaders): dl = learn.dls[number]
+        else: raise BadInput(f'the Learner has {len(learn.dls.loaders)} loaders, counted from 0, and none of number {number}\nGive one with images and classes: dl=')
     dl = steady_loader(dl)
+    own, trained = class_names(dl), class_names(learn.dls[0])
+    if own and trained and list(map(str, own)) != list(map(str, trained)):
+        raise BadInput(f"the loader's classes are {', '.join(map(str, own[:5]))}, those of the Learner {', '.join(map(str, trained[:5]))}\nGive a loader with the same classes in the same order")
     logits, targets = run_inference(learn.model, dl)
-    vocab = list(getattr(dl, 'vocab', None) or getattr(learn.dls, 'vocab', None) or getattr(dl.dataset, 'classes', None) or range(logits.shape[1] if logits.ndim == 2 else 0))
-    if vocab and is_listy(vocab[-1]) and not isinstance(vocab[-1], str): vocab = list(vocab[-1])
-    kept = ClassifiedImages(logits, targets, image_names(dl, learn.dls), tuple(vocab))
+    kept = ClassifiedImages(logits, targets, image_names(dl, learn.dls), tuple(own or trained or range(logits.shape[1] if logits.ndim == 2 else 0)))
     return cls(kept, lambda: learn, lambda: dl, act)
 
 # %% ../../nbs/05_interpretation/05_interpretation.ipynb #bc4bf928

@@ -27,6 +27,9 @@ def check_logits(logits, targets, names, classes):
         raise BadInput(f'outputs of shape {logits.shape} and targets of shape {targets.shape} do not fit {len(classes)} classes\n'
                        'A classifier of one class an image is needed: logits (N, C), targets (N,)')
     if not len(logits): raise BadInput('there are no images to look at: the data set that was named is empty')
+    if len(classes) == 1: raise BadInput('the network has one output an image, as for yes and no: a classifier with an output for each class is needed')
+    strange = targets[(targets < 0) | (targets >= len(classes))]
+    if len(strange): raise BadInput(f'{len(strange):,} of {len(targets):,} images have a class that the network has no output for, such as {strange[0]}: its {len(classes)} classes are counted from 0\nLeave images without a class out, or count the classes from 0')
     broken = (~np.isfinite(logits)).any(1).sum()
     if broken: raise Diverged(f"the model's outputs are not finite (NaN or infinite) for {broken} of {len(logits)} images\n"
                               'Its training diverged: train again with a lower learning rate')
@@ -70,6 +73,7 @@ class ClassifiedImages:
         "How many there are, in words"
         return f"{count:,} {dict(misclassified='wrong ', correct='right ', all='')[kind]}image{'s'*(count != 1)}"
 
+    sides = 'actual', 'predicted' # what the classes are called, that of the label first
     def place_words(self, index): return f'index {index}'
     def loss_words(self, index): return f'loss {self.losses[index]:.3f}'
 

@@ -44,7 +44,8 @@ class Suspects(ClassifiedImages):
     @property
     def set_size(self): return self.total
 
-    def count_words(self, kind, count): return f"{count:,} label{'s'*(count != 1)} to look at"
+    sides = 'given', 'suggested'
+    def count_words(self, kind, count): return f"{count:,} {f'of {self.found:,} ' if self.found > len(self) else ''}label{'s'*(count != 1 or self.found > len(self))} to look at"
     def loss_words(self, index): return f"quality {'unknown' if np.isnan(self.rows[index].quality) else f'{self.rows[index].quality:.3f}'}"
     place_words = loss_words
 

@@ -49,7 +49,9 @@ class LabelIssues:
         pairs, times = np.unique(np.stack([self.labels, self.suggested])[:, self.kinds == 'wrong'], axis=1, return_counts=True)
         most = [f'{self.classes[pairs[0, at]]} → {self.classes[pairs[1, at]]} {times[at]}' for at in np.argsort(-times, kind='stable')[:3]]
         worst = [f'{file_text(self.names[at])}: {self.classes[self.labels[at]]}, looks like {self.classes[self.suggested[at]]} ({self.quality[at]:.3f})' for at in self.order()[:3]]
+        agreed = (self.probabilities.argmax(1) == self.labels).mean()
         return (f'{self.wrong.line()}\n'
+                f'judged   by a network that says the label of {agreed:.1%} of the images: its own errors count as wrong labels too\n'
                 f"found    {', '.join(f'{count:,} {kind}' for kind, count in counts.items())} of {len(self.labels):,} images\n"
                 f"most     {', '.join(most) or 'none'}\n"
                 f"first    {'; '.join(worst)}")

@@ -10,6 +10,7 @@ __all__ = ['SPEED', 'PHOTOS', 'RECIPES', 'ONE_CYCLE', 'SOFTMAX', 'GRIDS', 'Named
 import dataclasses, json
 from dataclasses import dataclass
 from pathlib import Path
+from ..base.files import plain_size
 from ..base.messages import BadInput, one_of
 from .choices import NETWORKS
 from .recipe import Recipe, recipe_from_dict
@@ -112,7 +113,7 @@ def read_recipe(
     "The recipe that a file holds"
     path = Path(path)
     try:
-        if path.stat().st_size > 2**20: raise BadInput(f'{path} is larger than a recipe can be (1 MiB)')
+        if plain_size(path) > 2**20: raise BadInput(f'{path} is larger than a recipe can be (1 MiB)')
         content = json.loads(path.read_text(encoding='utf-8'))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise BadInput(f"the recipe '{path}' cannot be read: {getattr(error, 'strerror', None) or error}\n"

@@ -28,10 +28,11 @@ def metavar(
 def add_recipe_options(
     parser:argparse.ArgumentParser, # Gains `--recipe` and an option for each field
     several:bool=False, # Each may take values with commas between them
+    base:str='default', # The named recipe that is taken where none is typed
 )->None:
     "Options for everything that decides a run"
     parser.add_argument('--recipe', metavar='NAME|FILE',
-        help=f"a named recipe ({', '.join(RECIPES)}) or a recipe.json; the options below override its fields [default]")
+        help=f"a named recipe ({', '.join(RECIPES)}) or a recipe.json; the options below override its fields [{base}]")
     fields = {field.name: field for field in recipe_fields()}
     for title, names in FIELD_GROUPS.items():
         group = parser.add_argument_group(title)
@@ -39,7 +40,7 @@ def add_recipe_options(
             field = fields[name]
             names_line = f": {', '.join(field.rule.table)}" if isinstance(field.rule, Name) else ''
             add_option(group, f"--{name.replace('_', '-')}", field.rule, metavar(field.rule),
-                       f'{field.help}{names_line} [{value_text(field.default)}]', argparse.SUPPRESS, several)
+                       f'{field.help}{names_line} [{value_text(getattr(RECIPES[base].recipe, name))}]', argparse.SUPPRESS, several)
 
 def typed_options(
     options:argparse.Namespace, # From a parser with the recipe's options

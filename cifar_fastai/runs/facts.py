@@ -9,6 +9,7 @@ __all__ = ['FACTS', 'is_real_number', 'are_numbers', 'are_texts', 'check_facts']
 import math
 from collections.abc import Iterable
 from pathlib import Path
+from ..base.files import ONCE_MORE
 from ..base.messages import BadInput
 
 # %% ../../nbs/09_runs/00_facts.ipynb #fac70005
@@ -44,4 +45,4 @@ def check_facts(
 )->None:
     "Refuse values that no run wrote, by their name; raises `BadInput`"
     lacks = next((name for name in needed if name not in values), None) or next((name for name, is_good in FACTS.items() if name in values and not is_good(values[name])), None)
-    if lacks: raise BadInput(f"'{path}' is not what a run wrote: {where}{lacks} is missing or of another kind")
+    if lacks: raise BadInput(f"'{path}' is not what a run wrote: {where}{lacks} is missing or of another kind{ONCE_MORE}")

@@ -17,7 +17,7 @@ import numpy as np, pandas as pd, torch
 from safetensors.torch import save
 from torch import nn
 from ..base.messages import BadInput, notice
-from ..base.files import MANIFEST, check_file, read_json, way_to_run, whole_file, write_json
+from ..base.files import MANIFEST, ONCE_MORE, check_file, read_json, way_to_run, whole_file, write_json
 from ..base.steps import read_history, read_steps
 from ..recipes.recipe import Recipe, recipe_from_dict
 from ..recipes.options import run_name
@@ -41,7 +41,7 @@ def check_place(
     try:
         out.mkdir(parents=True, exist_ok=True)
         with whole_file(out/'.write_test') as beside: beside.touch()
-        (out/'.write_test').unlink()
+        (out/'.write_test').unlink(missing_ok=True) # another process may just have tried the same
     except OSError as error:
         raise BadInput(f"the folder '{out}' cannot be written: {error.strerror}\nTake another with --out") from error
 
@@ -96,10 +96,10 @@ def read_weights(
     state, texts = read_state(path)
     try: about = json.loads(texts.get('about', '{}'))
     except (ValueError, RecursionError): about = None
-    if not isinstance(about, dict): raise BadInput(f"the weights '{path}' say nothing about themselves")
+    if not isinstance(about, dict): raise BadInput(f"the weights '{path}' say nothing about themselves{ONCE_MORE}")
     try: model.load_state_dict(state)
     except RuntimeError as error:
-        raise BadInput(f"the weights '{path}' are of another network: {str(error).splitlines()[-1].strip()}") from error
+        raise BadInput(f"the weights '{path}' are of another network: {str(error).splitlines()[-1].strip()}{ONCE_MORE}") from error
     return about
 
 # %% ../../nbs/09_runs/00_files.ipynb #785e2896
@@ -146,7 +146,7 @@ def read_arrays(path, kind, what):
             if sum(member.file_size for member in archive.infolist()) > MOST_FILE_BYTES: raise ValueError('it unpacks to more than 4 GiB')
         with np.load(path, allow_pickle=False) as arrays: return kind(**arrays)
     except (OSError, ValueError, TypeError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
-        raise BadInput(f"the {what} '{path}' cannot be read: {error}") from error
+        raise BadInput(f"the {what} '{path}' cannot be read: {error}{ONCE_MORE}") from error
 
 def read_predictions(
     path:str|Path, # predictions.npz
@@ -240,9 +240,11 @@ LABEL_FILES = ('labels', 'soft_labels', 'test_labels') # fields of a recipe that
 
 def recipe_with_kept(record):
     "A run's recipe, to read its data again by the label files that it kept"
-    def kept(field, number, name): return str(file) if (file := record.path/f'used_{field}_{number}.csv').is_file() else name
-    fields = {field: '+'.join(kept(field, *pair) for pair in enumerate(getattr(record.recipe, field).split('+'), 1)) for field in LABEL_FILES}
-    return dataclasses.replace(record.recipe, **fields)
+    def kept(field, name):
+        files = sorted(record.path.glob(f'used_{field}_*.csv'), key=lambda file: (len(file.name), file.name))
+        table = [name.partition('+')[0]] if files and not files[0].stem.endswith('_1') else [] # which gives the classes, and is no file of labels
+        return '+'.join([*table, *map(str, files)]) or name
+    return dataclasses.replace(record.recipe, **{field: kept(field, getattr(record.recipe, field)) for field in LABEL_FILES})
 
 def run_loaders(
     record:RunRecord,

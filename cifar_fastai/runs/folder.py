@@ -23,6 +23,7 @@ from ..recipes.recipe import recipe_to_dict
 from ..data.images import ImageData
 from ..data.positions import Positions
 from ..data.overlay import reading_of
+from ..data.sources import split_files
 from ..models.networks import parameter_count
 from ..interpretation.inference import SeveralViews, run_inference, steady_loader
 from ..interpretation.predictions import fit_temperature
@@ -82,9 +83,8 @@ def keep_labels(
     "Keep the label files of a run beside it: a person goes on with theirs"
     known = {about['sha256'] for about in (learner.dls.data.changes or {}).values()}
     for field in LABEL_FILES:
-        for number, name in enumerate(getattr(learner.recipe, field).split('+'), 1):
-            file = Path(name).expanduser()
-            if name and file.is_file() and checksum(file) in known: shutil.copyfile(file, path/f'used_{field}_{number}.csv')
+        for number, file in enumerate(split_files(getattr(learner.recipe, field)), 1):
+            if Path(file).is_file() and checksum(file) in known: shutil.copyfile(file, path/f'used_{field}_{number}.csv')
 
 def write_reading(learner, path): # data.json, where the images came from files, or labels did
     "What was read, class by class, and which labels were changed"

@@ -33,7 +33,7 @@ def filter_controls(kept):
     suspects = isinstance(kept, Suspects)  # all of them are to be looked at, and none has a loss
     return dict(
         kind=ToggleButtons(options=kinds, value='misclassified', style=dict(button_width='116px'), tooltip='Which images', layout=Layout(display='none' if suspects else None)),
-        actual=menu('actual', classes, 'Only images of this class'), predicted=menu('predicted', classes, 'Only images taken for this class'),
+        actual=menu(kept.sides[0], classes, 'Only images of this class'), predicted=menu(kept.sides[1], classes, 'Only images taken for this class'),
         sort=menu('order', [(words, order) for order, words in order_words(kept).items()], 'The order of the images', '245px'),
         marked=menu('marks', [(words, name) for name, words in MARKED.items()], 'Only images with or without a mark'),
         confidence=slider('confidence', 1., 0.01, '.0%', 'Probability of the predicted class'),
@@ -43,10 +43,11 @@ def filter_controls(kept):
 def heat_controls(kept):
     "The widgets that decide what is laid over the images, by name"
     targets = [*TARGETS, *(str(name) for name in kept.classes)]
+    words = {name: f'for {side}' for name, side in zip(('actual', 'predicted'), kept.sides)}
     return dict(
         method=menu('heatmap', [('none', ''), *((name, name) for name in METHODS)], 'How the heatmap is made'),
         layer=menu('layer', [("the network's own", '')], 'Where in the network the heatmap is taken from', '260px', disabled=True),
-        target=menu('evidence', [(f'for {name}' if name in TARGETS[:2] else name, name) for name in targets],
+        target=menu('evidence', [(words.get(name, name), name) for name in targets],
                     'Which class the heatmap shows evidence for', disabled=True))
 
 def page_controls():

@@ -256,6 +256,6 @@ def run_numbers(
     "What a run measured beside its accuracy"
     known = [('test loss', 'test_loss', lambda value: f'{value:.4f}'), ('wrong', 'misclassified', thousands),
              ('calibration error', 'ece', percentage), ('epochs', 'epochs', str), ('parameters', 'parameters', thousands),
-             ('trained for', 'train_seconds', duration), ('training images a second', 'train_images_per_second', thousands), ('seed', 'seed', str)]
+             ('trained for', 'train_seconds', duration), ('training images a second', 'train_images_per_second', lambda rate: thousands(rate) if rate else 'not measured, of so few steps'), ('seed', 'seed', str)]
     people = [(title, line.partition(' ')[0]) for title, line in people_facts(metrics) if title.startswith('errors')]
     return [*[(label, text(metrics[name])) for label, name, text in known if metrics.get(name) is not None], *people]

@@ -235,8 +235,9 @@ def run_values(record, interpretation):
     recipe, data = record.recipe, record.about.get('data') or {}
     count = data.get('counts', {}).get('train')
     trained = f'{thousands(count)} training images, ' if count else ''
+    epochs = record.about['resolved'].get('epochs', recipe.epochs)
     known = {} if interpretation is None else dict(misclassified=interpretation.misclassified, ece=interpretation.expected_calibration_error())
-    return dict(first=changes_notice(record.metrics.get('test_labels')), reviews=reviews_of(record.path), heading=file_text(record.path.resolve().name), lead=f"{recipe.arch} on {data.get('name') or recipe.data}, {trained}{record.about['resolved'].get('epochs', recipe.epochs)} epochs, {recipe.schedule.replace('_', '-')}",
+    return dict(first=changes_notice(record.metrics.get('test_labels')), reviews=reviews_of(record.path), heading=file_text(record.path.resolve().name), lead=f"{recipe.arch} on {data.get('name') or recipe.data}, {trained}{epochs} {'epoch' if epochs == 1 else 'epochs'}, {recipe.schedule.replace('_', '-')}",
                 numbers=run_numbers({**record.metrics, **known}), groups=recipe_groups(record), command=command_again(recipe, (record.about.get('resolved') or {}).get('processes') or 1), by_hand=record.about.get('by_hand'), facts=run_facts(record))
 
 def write_run_report(

@@ -55,8 +55,8 @@ def review_lead(kept):
     kinds = {kind: sum(row.kind == kind for row in kept.rows) for kind in ISSUES}
     said = ', '.join(f'{thousands(count)} {kind}' for kind, count in kinds.items() if count)
     decided = sum(bool(row.label) for row in kept.rows)
-    first = f'the first {thousands(len(kept))} of ' if kept.found > len(kept) else ''
-    return f"{first}{thousands(kept.found)} labels to look at{f' ({said})' if said else ''}; {thousands(decided)} are decided"
+    first = f'The first {thousands(len(kept))} of ' if kept.found > len(kept) else ''
+    return f"{first}{thousands(kept.found)} labels to look at{f' ({said})' if said else ''}; {thousands(decided) if decided else 'none'} decided so far"
 
 def write_review(
     run:str|Path, # A run folder, whose network judges and whose data hold the images

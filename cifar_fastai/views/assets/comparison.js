@@ -10,7 +10,7 @@ class Pairs {
     this.arms = data.arms.map(arm => new Side(arm));
     this.pictures = new Pictures(data.pictures);
     this.form = root.querySelector('.filters');
-    this.found = root.querySelector('.found');
+    [this.found, this.under] = ['.found', '.under'].map(name => root.querySelector(name));
     this.gallery = new Gallery(root, { pictures: this.pictures, caption: row => this.caption(row), open: row => this.open(row) });
     this.form.addEventListener('input', () => this.show());
     this.form.addEventListener('submit', event => event.preventDefault());
@@ -30,7 +30,7 @@ class Pairs {
 
   caption(row) {
     const said = side => `${this.classes[side.usual[row]]} ${side.right[row]}/${side.n}`;
-    return [[this.classes[this.actual[row]], `${said(this.a)} · ${this.a.name}`, `${said(this.b)} · ${this.b.name}`], `image ${this.index[row]}`,
+    return [[this.classes[this.actual[row]], said(this.a), said(this.b)], `image ${this.index[row]}`,
       `Image ${this.index[row]}, ${this.classes[this.actual[row]]}: ${this.a.name} takes it for ${said(this.a)} runs right, ${this.b.name} for ${said(this.b)} runs right`];
   }
 
@@ -44,6 +44,7 @@ class Pairs {
     pictured.sort((one, two) => clear.get(two) - clear.get(one) || one - two);
     const count = rows.length.toLocaleString('en');
     this.found.textContent = `${count} ${rows.length === 1 ? 'image' : 'images'}${pictured.length < rows.length ? `, ${pictured.length.toLocaleString('en')} with a picture in this page` : ''}`;
+    this.under.textContent = `Under each picture: its class, what ${this.a.name} takes it for and how many of its runs are right, and the same for ${this.b.name}.`;
     this.gallery.show(pictured);
     this.byClass();
   }

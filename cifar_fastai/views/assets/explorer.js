@@ -203,7 +203,7 @@ class Explorer {
       const { name, size } = file.files[0];
       try {
         if (size > 2 ** 28) throw new Error('larger than a marks file can be (256 MiB)');
-        const [count, other] = this.marks.read(new TextDecoder('utf-8', { fatal: true }).decode(await file.files[0].arrayBuffer()));
+        const [count, other] = this.marks.read(textOf(await file.files[0].arrayBuffer()));
         this.marked(`${count} marks read from ${name}.${other ? ` ${other} of these images ${other === 1 ? 'is' : 'are'} marked otherwise here: those marks stay as they are here.` : ''}`);
       } catch (error) {
         this.marked(`${name}, ${error instanceof TypeError ? 'not UTF-8 text' : error.message}. No mark was taken from the file.`);

@@ -11,13 +11,24 @@ const verdictOf = (label, given) => label === UNSURE ? [VERDICTS[1], ''] : label
 const quoted = text => /[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
 const shown = text => `'${text.length > 80 ? text.slice(0, 79) + '…' : text}'`;
 
-// The rows of a CSV file, each with the line that it begins on; blank lines are left out
+// The text of a file in UTF-8, or in UTF-16 with its mark
+const textOf = bytes => {
+  const [first, second] = new Uint8Array(bytes);
+  const encoding = first === 255 && second === 254 ? 'utf-16le' : first === 254 && second === 255 ? 'utf-16be' : 'utf-8';
+  return new TextDecoder(encoding, { fatal: true }).decode(bytes);
+};
+
+// The rows of a CSV file as a spreadsheet saves it, each with the line that it begins on; what is empty, or beside the table, is left out
 const csvRows = text => {
-  const rows = [];
-  let cells = [], cell = '', inside = false, was = false, line = 1, begun = 1;
+  const rows = [], own = /^sep=([^\r\n]?)\r?(\n|$)/.exec(text);  // a line of Excel's
+  if (own) text = text.slice(own[0].length);
+  const titles = text.slice(0, 2 ** 16).split(/[\r\n]/, 1)[0].replaceAll('"', '');
+  const mark = own?.[1] || [',', ';', '\t'].find(mark => titles.split(mark).includes('name')) || ',';
+  let cells = [], cell = '', inside = false, was = false, line = own ? 2 : 1, begun = line;
   const end = () => {
     cells.push(cell);
-    if (cells.length > 1 || cell || was) rows.push([begun, cells]);
+    while (cells.length && !cells.at(-1) && (!rows.length || cells.length > rows[0][1].length)) cells.pop();
+    if (cells.some(Boolean)) rows.push([begun, cells]);
     [cells, cell, was, begun] = [[], '', false, line];
   };
   for (let i = 0; i < text.length; i++) {
@@ -28,10 +39,10 @@ const csvRows = text => {
       else if (text[i + 1] === '"') { cell += '"'; i++; }
       else {
         inside = false;
-        if (i + 1 < text.length && !',\r\n'.includes(text[i + 1])) throw new Error(`line ${begun}: not CSV (a quote in the middle of a cell)`);
+        if (i + 1 < text.length && !`${mark}\r\n`.includes(text[i + 1])) throw new Error(`line ${begun}: not CSV (a quote in the middle of a cell)`);
       }
     } else if (letter === '"' && !cell && !was) inside = was = true;
-    else if (letter === ',') { cells.push(cell); [cell, was] = ['', false]; }
+    else if (letter === mark) { cells.push(cell); [cell, was] = ['', false]; }
     else if (letter === '\n' || letter === '\r') {
       if (letter === '\r' && text[i + 1] === '\n') { line++; i++; }
       end();
