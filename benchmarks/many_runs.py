@@ -26,7 +26,7 @@ def instant(megabytes):
         from pathlib import Path
         from cifar_fastai.comparison.engines import pack_folder
         about = {'schema': 1, 'recipe': job['recipe'], 'resolved': {}, 'environment': {},
-                 'data': {'fingerprints': {}, 'classes': [], 'counts': {}, 'valid_is': 'test', 'mean': [], 'deviation': []}}
+                 'data': {'name': 'instant', 'fingerprints': {}, 'classes': ['a', 'b'], 'counts': {'train': 1, 'test': 1}, 'valid_is': 'test', 'mean': [0.]*3, 'deviation': [1.]*3}}
         with tempfile.TemporaryDirectory() as room:
             (Path(room)/'recipe.json').write_text(json.dumps(about))
             (Path(room)/'metrics.json').write_text('{"status": "complete"}')

@@ -7,7 +7,7 @@ __all__ = ['main', 'compare', 'train_grid', 'count_trainings', 'choose_arms', 'c
            'grid_from_options', 'show_plan', 'compare_by_options']
 
 # %% ../nbs/13_doors/06_compare.ipynb #ifbca27d
-import argparse, dataclasses, sys
+import argparse, dataclasses, os, sys
 from collections.abc import Sequence
 from pathlib import Path
 from .base.messages import LINE, BadInput, BadWords, first_line, say
@@ -169,6 +169,7 @@ def compare_by_options(options):
         raise BadWords('nothing to compare\nName run folders, or fields with several values, such as --arch resnet9,resnet18, or --seeds 3')
     from cifar_fastai.base.devices import keep_freed_memory
     if not options.runs: keep_freed_memory(recipe.device)
+    os.environ.setdefault('RAY_DEDUP_LOGS_SKIP_REGEX', 'Raylet is terminated|has been marked dead')  # two hundred lines for a machine that is lost; we say it in one
     found = compare(options.runs, recipe, fields, options.seeds, choose, options.choose_holdout, options.out, options.folder, [level/100 for level in options.reach],
                     options.yes, options.command, engine=dict(name=options.engine or '', jobs=options.jobs, address=options.address, cpus=options.cpus, gpus=options.gpus))
     say(f"\n{found.text()}\npage     {Path(options.out)/'comparison.html'}")

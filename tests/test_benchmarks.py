@@ -2,6 +2,9 @@
 import pytest
 
 from cifar_fastai.base.commands import run_command
+from cifar_fastai.comparison.engines import unpack_folder
+from cifar_fastai.recipes.recipe import Recipe, recipe_to_dict
+from cifar_fastai.runs.files import read_run
 
 
 @pytest.mark.parametrize('name,words,said', [
@@ -11,3 +14,10 @@ def test_bad_words_meet_a_message(benchmark_module, capsys, name, words, said):
     assert run_command(benchmark_module(name).main, words) == 1
     error = capsys.readouterr().err
     assert said in error and 'Traceback' not in error
+
+
+def test_a_run_that_is_made_up_is_read_like_any_other(benchmark_module, tmp_path):
+    recipe = Recipe(data='shapes')
+    what, content = benchmark_module('many_runs').instant(0.001)({'recipe': recipe_to_dict(recipe)}, 1, None, None, None, None, 0)
+    unpack_folder(content, tmp_path)
+    assert what == 'done' and read_run(tmp_path).recipe == recipe

@@ -3,6 +3,8 @@ import dataclasses
 import json
 import os
 import signal
+import threading
+from functools import partial
 
 import numpy as np
 import pytest
@@ -12,14 +14,14 @@ from safetensors.torch import load_file, save_file
 
 from processes import start_processes, wait_for
 
-from cifar_fastai.base.commands import run_command
+from cifar_fastai.base.commands import run_command, terminate
 from cifar_fastai.base.files import read_json
 from cifar_fastai.base.messages import BadInput
 from cifar_fastai.cli import dispatch
 from cifar_fastai.data.loaders import image_dataloaders
 from cifar_fastai.runs.folder import processes_lines
 from cifar_fastai.runs.session import make_learner, train_session
-from cifar_fastai.training.distributed import join_learner, join_processes, read_processes
+from cifar_fastai.training.distributed import end_when_stuck, join_learner, join_processes, read_processes
 from cifar_fastai.training.history import History
 from cifar_fastai.training.learner import cifar_learner, fit_recipe
 from cifar_fastai.training.lr_find import find_learning_rate
@@ -204,6 +206,19 @@ def test_one_signal_to_one_process_stops_both_with_a_checkpoint(whole, folder_re
     assert same(weights_of(tmp_path/'run'), weights_of(whole[0]))
 
 
+def wait_in_vain():
+    os.environ['WORLD_SIZE'] = '2'
+    signal.signal(signal.SIGTERM, terminate)
+    waits = threading.Timer(1, os.kill, (os.getpid(), signal.SIGTERM))
+    waits.start()
+    with join_processes(): pass
+
+
+def test_a_process_that_waits_for_others_which_never_come_ends_when_it_is_asked_to(monkeypatch):
+    monkeypatch.setattr('cifar_fastai.training.distributed.end_when_stuck', partial(end_when_stuck, seconds=0.5))
+    assert wait_for(start_processes(1, wait_in_vain), 20.) == [143]
+
+
 def refused(words, said, count=2):
     assert wait_for(start_processes(count, session, words, said=said)) == [1]*count
     text = said.read_text()
@@ -218,8 +233,12 @@ def test_what_cannot_be_shared_is_refused_once(folder_recipe, tmp_path):
     assert not [*tmp_path.iterdir()]
 
 
+TORCHRUN = {'WORLD_SIZE': '2', 'RANK': '0', 'LOCAL_RANK': '0', 'MASTER_ADDR': '127.0.0.1', 'MASTER_PORT': '29500'}
+
+
 @pytest.mark.parametrize('environment, text', [
     ({'WORLD_SIZE': '2'}, 'RANK is not set(.|\n)*torchrun --nproc-per-node 2'), ({'WORLD_SIZE': 'two'}, "WORLD_SIZE is 'two'"),
+    ({**TORCHRUN, 'RANK': '5'}, "RANK is '5', and not a whole number below 2(.|\n)*torchrun --nproc-per-node 2"), ({**TORCHRUN, 'LOCAL_RANK': 'zero'}, "LOCAL_RANK is 'zero'"), ({**TORCHRUN, 'MASTER_PORT': '70000'}, 'below 65536'),
     ({'ACCELERATE_MIXED_PRECISION': 'no', 'MASTER_PORT': '29500'}, 'started one alone(.|\n)*accelerate launch --multi_gpu')])
 def test_half_a_start_is_refused(monkeypatch, environment, text):
     for name, value in environment.items(): monkeypatch.setenv(name, value)

@@ -1,11 +1,17 @@
 "A grid by other engines, against the grid trained here one after another"
 import dataclasses
+import errno
 import multiprocessing
 import os
 import signal
 import socket
+import subprocess
 import sys
+import tempfile
+import threading
+from contextlib import nullcontext
 from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -14,10 +20,10 @@ from safetensors.torch import load_file
 
 from cifar_fastai.base.commands import terminate
 from cifar_fastai.base.files import read_json
-from cifar_fastai.base.messages import BadInput
+from cifar_fastai.base.messages import BadInput, BadWords
 from cifar_fastai.comparison.clusters import RayEngine, SlurmEngine, check_answer, choose_engine, train_far
-from cifar_fastai.comparison.engines import LocalEngine, pack_folder, tell_parent, unpack_folder
-from cifar_fastai.comparison.grid import grid_arms, grid_data, grid_plan, train_missing
+from cifar_fastai.comparison.engines import LocalEngine, describe_job, make_room, pack_folder, tell_parent, train_there, unpack_folder
+from cifar_fastai.comparison.grid import Planned, grid_arms, grid_data, grid_plan, train_missing
 from cifar_fastai.training.history import History
 
 
@@ -97,7 +103,8 @@ def test_a_folder_travels_whole(tmp_path):
 
 
 def test_what_an_engine_lacks_is_said(monkeypatch):
-    with pytest.raises(BadInput, match='--address x:1 is for --engine ray'): choose_engine('local', address='x:1')
+    with pytest.raises(BadWords, match='--address x:1 is for --engine ray'): choose_engine('local', address='x:1')
+    with pytest.raises(BadWords, match='--gpus 1 is for --engine ray or --engine slurm'): choose_engine('local', gpus=1)
     with pytest.raises(BadInput, match='a run asks for 5000 CPUs, and this machine has'): choose_engine('local', cpus=5000)
     with pytest.raises(BadInput, match='5000 runs at a time ask for 5000 CPUs, and this machine has(.|\n)*Take --jobs'): choose_engine('local', jobs=5000)
     with pytest.raises(BadInput, match="unknown engine 'dask'"): choose_engine('dask')
@@ -109,6 +116,46 @@ def test_what_an_engine_lacks_is_said(monkeypatch):
         closed.bind(('127.0.0.1', 0))
         with pytest.raises(BadInput, match='no Ray cluster answers'): check_answer(f'127.0.0.1:{closed.getsockname()[1]}')
     with pytest.raises(BadInput, match='names no host and port'): check_answer('127.0.0.1:99999')
+
+
+@pytest.mark.parametrize('said, is_ray', [(b'', False), (b'HTTP/1.1 400 Bad Request\r\n\r\n', False), (bytes(3) + b'\4' + bytes(5), True)], ids=['silent', 'web', 'grpc'])
+def test_a_port_that_listens_and_is_not_ray_is_refused(monkeypatch, said, is_ray):
+    connect = socket.create_connection
+    monkeypatch.setattr(socket, 'create_connection', lambda place, timeout: connect(place, 0.5))
+    with socket.create_server(('127.0.0.1', 0)) as server:
+        def answer():
+            with server.accept()[0] as line:
+                line.recv(100)
+                if said: line.sendall(said)
+                else: line.recv(100)
+        threading.Thread(target=answer, daemon=True).start()
+        with nullcontext() if is_ray else pytest.raises(BadInput, match="answers at '127.0.0.1:.*what listens there is not Ray"): check_answer(f'127.0.0.1:{server.getsockname()[1]}')
+
+
+def test_what_a_killed_process_left_goes_with_the_next(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, 'tempdir', str(tmp_path))
+    gone = subprocess.Popen(['true'])
+    gone.wait()
+    for name in (f'{gone.pid}-abc/0', f'worker-{gone.pid}-abc', f'{os.getppid()}-abc'): (tmp_path/f'cifar_fastai-{name}').mkdir(parents=True)
+    with make_room() as room: assert sorted(path.name for path in tmp_path.iterdir()) == sorted([Path(room).name, f'cifar_fastai-worker-{gone.pid}-abc', f'cifar_fastai-{os.getppid()}-abc'])
+
+
+def no_room(*words, **more): raise OSError(errno.ENOSPC, 'No space left on device', 'model.safetensors')
+
+
+def test_a_full_disk_at_a_worker_is_a_loss(grid, monkeypatch):
+    job = describe_job(Planned(grid[0][0], grid[0][0].recipe, key='a'), torch.get_num_threads())
+    monkeypatch.setattr('cifar_fastai.comparison.engines.train_session', no_room)
+    for what, told in (train_there(job, 'runs', None, print), train_far(job, 1, None, object(), None, None, 0)):
+        assert what == 'lost' and told.startswith(socket.gethostname()) and "'model.safetensors'" in told
+    monkeypatch.setattr(tempfile, 'TemporaryDirectory', no_room)
+    assert train_far(job, 1, None, object(), None, None, 0)[0] == 'lost'
+
+
+def test_where_ray_writes_is_said_when_it_does_not_start(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, 'ray', SimpleNamespace(is_initialized=lambda: False, init=no_room))
+    monkeypatch.setenv('RAY_TMPDIR', str(tmp_path))
+    with pytest.raises(BadInput, match=rf"No space left(.|\n)*Its files go to '{tmp_path}', where [\d,]+ MiB are free: RAY_TMPDIR"): RayEngine().open()
 
 
 class Executor:
@@ -167,6 +214,7 @@ def test_a_ray_cluster_gives_the_same_and_a_lost_worker_goes_on(cluster, grid, s
     engine = RayEngine(cpus=1, every=0, work=killed_once)
     plan, said = train_grid(grid, tmp_path, engine)
     assert results(plan) == serial, said
+    assert tempfile.gettempdir() not in said.replace(str(tmp_path), '')
     assert 'its worker was lost' in said and 'resume   1 of 3 epochs are done' in said
     assert len([*tmp_path.glob('*/recipe.json')]) == 2 and not [*tmp_path.glob('*/checkpoint')]
     assert all(read_json(run.path/'metrics.json')['status'] == 'complete' for run in plan.runs)

@@ -137,3 +137,15 @@ def test_a_full_disk_leaves_whole_files(tiny_folder, tiny_recipe, tmp_path, monk
     with pytest.raises(OSError): train(recipe, tmp_path, 'full')
     assert read_run(tmp_path/'full').metrics['status'] == 'failed' and not list((tmp_path/'full').glob('*model*'))
     assert len(pd.read_csv(tmp_path/'full'/'history.csv')) == 2
+
+
+def test_two_runs_may_begin_in_one_folder_at_the_same_moment(tmp_path, monkeypatch):
+    from contextlib import contextmanager
+    from cifar_fastai.runs import files
+    @contextmanager
+    def another_is_as_far(path, whole=files.whole_file):
+        with whole(path) as beside: yield beside
+        path.unlink()
+    monkeypatch.setattr(files, 'whole_file', another_is_as_far)
+    files.check_place(tmp_path/'runs', None)
+    assert not list((tmp_path/'runs').iterdir())

@@ -101,6 +101,7 @@ def killed_at(number, act):
     ('--vary augment=crop_flip', 'one value is nothing to search\nSay --augment crop_flip'), ('--vary whiten=yes,true', 'one value'), ('--vary lr', 'names no values'), ('--vary widht=8,16', "did you mean 'width'"),
     ('--vary', 'expected one argument'), ('', 'nothing to search'), ('--vary seed=0..9', 'seed is for repeating'), ('--vary limit=100,200', 'which images there are'), ('--vary set_aside=10,20', 'which images there are'),
     ('--vary epochs=2..9', '--pruner none'), ('--vary ema=0,0.9 --vary lookahead=0,5', 'both smooth the weights'), ('--vary lr=0.1..1 --vary lr=1..2', 'varied twice'), ('--lr 0.1 --vary lr=0.1..1', 'Leave one of them out'),
+    ('--vary lr=..', "'..' lacks an end"), ('--vary width=8..', 'Write LOW..HIGH'), ('--holdout 9 --set-aside 9 --vary lr=0.1..1', 'both say how many images judge'),
     ('--vary lr=0.1..1 --trials 0', '--trials 0 is not'), ('--vary lr=0.1..1 --method grid', "unknown method 'grid'"), ('--vary lr=0.1..1 --pruner best', "unknown pruner 'best'"), ('--vary lr=0.1..1 --repeats -1', 'at least 0')])
 def test_what_cannot_be_searched_is_refused_at_the_door(words, text, capfd):
     assert run_command(main, words.split()) == 2
@@ -235,6 +236,8 @@ def found(tiny_folder, tiny_recipe, tmp_path_factory):
 def test_trials_are_runs_that_compare_takes_and_the_test_set_is_read_once_for_the_one_that_is_named(found):
     assert not any(test for stage, test in found.seen if stage == 0) and any(test for stage, test in found.seen if stage)
     table, page = pd.read_csv(found.folder/'trials.csv'), (found.folder/'search.html').read_text()
+    before = '\n'.join(found.lines[:next(number for number, line in enumerate(found.lines) if line.startswith('\nnamed'))])
+    assert 'aside    ' in before and 'test     ' not in before
     complete = table[table.state == 'complete']
     assert len(table) == 4 and set(table[table.lr == 1e30].state) <= {'pruned'} and 'pruned, because' in page
     for row in complete.itertuples():
@@ -272,6 +275,7 @@ def test_the_page_fits_a_phone_in_a_browser_that_objects_to_nothing(found, brows
     axe = pytest.importorskip('axe_core_python.selenium')
     browser.get((found.folder/'search.html').as_uri())
     assert narrow(browser, 1280) <= 1280 and narrow(browser, 390) <= 390
+    assert max(browser.execute_script("return [...document.querySelectorAll('#trials tbody tr')].map(row => row.offsetHeight)")) < 80
     assert [one['id'] for one in axe.Axe().run(browser)['violations']] == [] and browser.get_log('browser') == []
 
 

@@ -41,7 +41,7 @@ def check_place(
     try:
         out.mkdir(parents=True, exist_ok=True)
         with whole_file(out/'.write_test') as beside: beside.touch()
-        (out/'.write_test').unlink()
+        (out/'.write_test').unlink(missing_ok=True) # another process may just have tried the same
     except OSError as error:
         raise BadInput(f"the folder '{out}' cannot be written: {error.strerror}\nTake another with --out") from error
 

@@ -156,7 +156,7 @@ def summary(
     copies = f"copies   {accuracy_without_copies(metrics)}\n" if metrics.get('copies', {}).get('test_images') else ''
     several = f"tta      {views['test_accuracy']:.2%} with test-time augmentation ({views['kind']}), which the figure above is without\n" if views else ''
     changed = f"labels   {changes_lines({'test_labels': metrics['test_labels']})[0]}\n" if metrics.get('test_labels') else ''
-    return (f"{changed}{until}test     {metrics['test_accuracy']:.2%} ({right}/{metrics['test_images']}), loss {metrics['test_loss']:.4f}; "
+    return (f"{changed}{until}{'aside   ' if run.learner.recipe.set_aside else 'test    '} {metrics['test_accuracy']:.2%} ({right}/{metrics['test_images']}), loss {metrics['test_loss']:.4f}; "
             f"{format_time(metrics['train_seconds'])} of training{rate}{compiling}\n{copies}{differs}{several}"
             f"worst    {', '.join(f'{name_on_a_line(name)} {share:.1%}' for name, share in worst.items())}\n"
             f"confused {', '.join(confused) or 'nothing'}\n"

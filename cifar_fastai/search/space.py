@@ -52,6 +52,7 @@ def read_range(field, values):
     if not found or not isinstance(field.rule, Number): return None
     low, high, scale = (part and part.strip() for part in found.groups())
     if scale not in (None, 'log'): raise BadInput(f"'{scale}' is no scale\nWrite {low}..{high}:log, or {low}..{high}")
+    if not low or not high: raise BadInput(f"'{values}' lacks an end\nWrite LOW..HIGH, such as 0.01..1")
     rule = dataclasses.replace(field.rule, words=())
     low, high = (rule(end, field.name) for end in (low, high))
     if low >= high: raise BadInput(f'{low:g}..{high:g} holds no range: the first number must be the smaller')
@@ -88,6 +89,7 @@ class Search:
     def __post_init__(self):
         one_of(self.searcher, SEARCHERS, 'method')
         one_of(self.pruner, PRUNERS, 'pruner')
+        if self.recipe.holdout and self.recipe.set_aside: raise BadWords('--holdout and --set-aside both say how many images judge the trials\nLeave one of them out')
         if not self.space: raise BadWords('nothing to search\nName at least one field: --vary lr=0.01..1:log')
         for name in self.space:
             if name in FIXED: raise BadWords(f'--vary {name}: {name} {FIXED[name]}, and cannot be searched')

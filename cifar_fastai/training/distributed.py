@@ -89,6 +89,9 @@ def read_processes()->Processes:
     if lacks:
         raise BadInput(f'WORLD_SIZE is {count}, and {lacks[0]} is not set: who the other processes are is not known\n'
                        f'Start with torchrun --nproc-per-node {count} -m cifar_fastai.train …, or take WORLD_SIZE out of the environment')
+    for name, most in (('RANK', count), ('LOCAL_RANK', count), ('MASTER_PORT', 2**16)):
+        if not (text := os.environ[name]).isdecimal() or int(text) >= most:
+            raise BadInput(f"{name} is '{text}', and not a whole number below {most}\nStart with torchrun --nproc-per-node {count} -m cifar_fastai.train …")
     local = int(os.environ['LOCAL_RANK'])
     return Processes(rank_distrib(), count, local, int(os.environ.get('LOCAL_WORLD_SIZE', local + 1)))
 
@@ -165,9 +168,9 @@ def join_processes():
     if not processes.several or dist.is_initialized():
         yield processes
         return
-    dist.init_process_group('cpu:gloo,cuda:nccl' if torch.cuda.is_available() else 'gloo', timeout=PATIENCE)
-    processes.own = True
     with end_when_stuck(processes):
+        dist.init_process_group('cpu:gloo,cuda:nccl' if torch.cuda.is_available() else 'gloo', timeout=PATIENCE)
+        processes.own = True
         try: yield processes
         except BaseException:
             with suppress(RuntimeError):
