@@ -92,6 +92,15 @@ def test_what_is_recorded_is_what_fastai_records(tiny_data, tiny_recipe, monkeyp
     assert (ours[0], usual[0]) == ('EpochRecorder', 'Recorder') and ours[1:] == usual[1:]
 
 
+def test_the_losses_of_many_steps_lie_in_one_block(tiny_data, tiny_recipe, monkeypatch):
+    monkeypatch.setattr('cifar_fastai.training.recorder.BLOCK', 3)
+    learner = learner_of(tiny_data, tiny_recipe)
+    with learner.no_bar(), learner.no_logging(): learner.fit(2)
+    losses = learner.recorder.losses
+    blocks = [loss.untyped_storage().data_ptr() for loss in losses]
+    assert len(losses) > 3 and [blocks.index(block) for block in blocks] == [place - place % 3 for place in range(len(losses))]
+
+
 def test_the_progress_bar_comes_back_as_ours(tiny_data, tiny_recipe, capsys):
     learner = learner_of(tiny_data, tiny_recipe)
     assert type(learner.progress).__name__ == 'UnhurriedProgress'
