@@ -204,6 +204,12 @@ def test_files(two_arms, tmp_path):
     assert 'resnet18' in found._repr_markdown_() and 'to 85%' in found.text() and 'to 99%' not in found.text()  # nobody reached it
 
 
+def test_one_recipe_alone_has_a_table_and_a_page(two_arms, tmp_path):
+    found = compare(two_arms[:1] + two_arms[2:3], out=tmp_path/'out')
+    page = (tmp_path/'out'/'comparison.html').read_text()
+    assert 'there is nothing to compare it with' in page and 'Image by image' not in page and 'by ' not in found.text()
+
+
 def test_names_that_want_to_be_tags(tmp_path):
     runs = [made_run(tmp_path, name, arch=name, classes=('<script>alert(1)</script>', 'b$x$', 'ü')) for name in ('resnet9', 'resnet18')]
     assert '<script>' not in compare(runs, out=tmp_path/'out')._repr_markdown_()

@@ -237,4 +237,5 @@ def text(self:Comparison)->str:
     table = comparison_text(self.full_table(), self.levels).to_string(index=False)
     choices = ''.join(f'\nchosen   {one.line()}' for one in self.choices)
     tests = ' and '.join(dict.fromkeys(pair.differences[0].test for pair in self.pairs))
-    return f'{table}\n{choices}\n\n{self.verdict()}\nby {tests}' + (", Holm's correction" if len(self.pairs) > 1 else '')
+    found = [table + choices, f'{self.verdict()}\nby {tests}' + (", Holm's correction" if len(self.pairs) > 1 else '')][:1 + bool(self.pairs)]
+    return '\n\n'.join(found)

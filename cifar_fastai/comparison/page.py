@@ -128,7 +128,7 @@ def comparison_html(
     one, runs = comparison.arms[0].kept[0], sum(arm.n for arm in comparison.arms)
     table = comparison_text(comparison.full_table(), comparison.levels)
     return fill_page('comparison.html', scripts=('data.js', 'charts.js', 'gallery.js', 'comparison.js'), styles=('base.css', 'report.css', 'comparison.css'),
-        heading=f'{len(comparison.arms)} recipes compared', arms=comparison.arms, runs=runs, images=len(one), single=all(arm.n == 1 for arm in comparison.arms),
+        heading=f'{len(comparison.arms)} recipes compared' if len(comparison.arms) > 1 else 'One recipe', arms=comparison.arms, runs=runs, images=len(one), single=all(arm.n == 1 for arm in comparison.arms),
         verdict=verdict(comparison), columns=list(table.columns), rows=table.to_dict('records'), failed=comparison.failed, choices=[
             dict(arm=choice.arm, line=choice.line(), tried=json_values(choice.tried.to_dict('records')), fields=list(choice.taken), taken=choice.taken, images=choice.images) for choice in comparison.choices],
         pairs=[pair_facts(pair) for pair in comparison.pairs], bars=arm_bars(comparison), order=rank_arms(comparison), varied=varied_facts(comparison), explained=explain_tests(comparison), charts=comparison_charts(comparison), several=runs > len(comparison.arms),

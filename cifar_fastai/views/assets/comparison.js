@@ -110,4 +110,5 @@ class Pairs {
   }
 }
 
-new Pairs(document.getElementById('images'), embedded('comparison-data'));
+const images = document.getElementById('images');
+if (images) new Pairs(images, embedded('comparison-data'));
