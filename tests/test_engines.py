@@ -136,8 +136,9 @@ def test_what_a_killed_process_left_goes_with_the_next(tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, 'tempdir', str(tmp_path))
     gone = subprocess.Popen(['true'])
     gone.wait()
-    for name in (f'{gone.pid}-abc/0', f'worker-{gone.pid}-abc', f'{os.getppid()}-abc'): (tmp_path/f'cifar_fastai-{name}').mkdir(parents=True)
-    with make_room() as room: assert sorted(path.name for path in tmp_path.iterdir()) == sorted([Path(room).name, f'cifar_fastai-worker-{gone.pid}-abc', f'cifar_fastai-{os.getppid()}-abc'])
+    here, left = f'cifar_fastai-{socket.gethostname()}-', [f'cifar_fastai-elsewhere-{gone.pid}-abc', f'cifar_fastai-{socket.gethostname()}-{os.getppid()}-abc']
+    for name in (f'{here}{gone.pid}-abc/0', *left): (tmp_path/name).mkdir(parents=True)
+    with make_room() as room: assert sorted(path.name for path in tmp_path.iterdir()) == sorted([Path(room).name, *left])
 
 
 def no_room(*words, **more): raise OSError(errno.ENOSPC, 'No space left on device', 'model.safetensors')

@@ -25,7 +25,7 @@ from .grid import Planned, data_place, error_reason, known_runs
 
 # %% ../../nbs/11_comparison/08_engines.ipynb #e06e0605
 ATTEMPTS = 3  # at one run whose workers are lost
-ROOM = 'cifar_fastai-'  # and the process's number: what a killed process left is known by it
+ROOM = f'cifar_fastai-{socket.gethostname()}-'  # for containers may share the folder; and the process's number, by which it is known what a killed one left
 
 def make_room()->tempfile.TemporaryDirectory:
     "A folder for the time of this process; those of processes that were killed on this machine go"
