@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import filelock
 import pytest
 
 from cifar_fastai.base import files
@@ -68,7 +69,7 @@ def test_a_child_does_not_hold_what_its_parent_let_go(tmp_path):
 @pytest.mark.parametrize('error', [PermissionError(13, 'Permission denied'), OSError(37, 'No locks available'), NotImplementedError('no flock here')])
 def test_where_nothing_can_be_locked_that_is_said(tmp_path, monkeypatch, notices, error):
     def refuse(*_, **__): raise error
-    monkeypatch.setattr(files.FileLock, '_acquire', refuse)
+    monkeypatch.setattr(filelock.FileLock, '_acquire', refuse)
     with lock_folder(tmp_path): (tmp_path/'a').touch()
     assert str(getattr(error, 'strerror', None) or error) in notices() and (tmp_path/'a').exists()
 

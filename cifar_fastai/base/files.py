@@ -13,7 +13,6 @@ import errno, hashlib, json, math, os, shutil, stat
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from filelock import FileLock, Timeout
 from .messages import BadInput, notice
 
 # %% ../../nbs/00_base/04_files.ipynb #120ea30e
@@ -209,8 +208,9 @@ def check_file(
 def take_lock(
     path:str|Path, # A lock file
     wait:float=0., # Seconds to wait for it
-)->FileLock|None: # Held, or said not to be where nothing can be locked; None: another process has it
+)->'filelock.FileLock|None': # Held, or said not to be where nothing can be locked; None: another process has it
     "A lock; the operating system gives it back when its holder dies"
+    from filelock import FileLock, Timeout  # asyncio and more, which the help of a command does without
     lock = FileLock(path)
     try: lock.acquire(timeout=wait)
     except Timeout: return None
