@@ -236,6 +236,6 @@ def text(self:Comparison)->str:
     "The table and the verdict for a terminal"
     table = comparison_text(self.full_table(), self.levels).to_string(index=False)
     choices = ''.join(f'\nchosen   {one.line()}' for one in self.choices)
+    if not self.pairs: return table + choices
     tests = ' and '.join(dict.fromkeys(pair.differences[0].test for pair in self.pairs))
-    found = [table + choices, f'{self.verdict()}\nby {tests}' + (", Holm's correction" if len(self.pairs) > 1 else '')][:1 + bool(self.pairs)]
-    return '\n\n'.join(found)
+    return f'{table}{choices}\n\n{self.verdict()}\nby {tests}' + (", Holm's correction" if len(self.pairs) > 1 else '')
