@@ -53,6 +53,7 @@ def json_rows(
         if any(map(is_image, found)): found = [{'file': name, **about} for name, about in found.items()]
         elif len({tuple(column) for column in found.values()}) == 1: found = [dict(zip(found, row)) for row in zip(*(column.values() for column in found.values()))]
     if isinstance(found, dict): found = list(found.items())
+    if not isinstance(found, list) or not found or not all(isinstance(row, (dict, list, tuple)) for row in found): raise ValueError('it holds no rows')
     if not isinstance(found[0], dict): return [[cell_of(value) for value in row] for row in found]
     columns = list(dict.fromkeys(column for row in found for column in row))
     return [columns, *([cell_of(row.get(column)) for column in columns] for row in found)]

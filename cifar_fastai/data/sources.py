@@ -72,8 +72,11 @@ def find_layout(files, labels, label_column, test_share):
     hint = f"If their names say the classes ({some(sorted(named), 3)}): --labels names\n" if 1 < len(named) < count/2 else ''
     packed, few = [name for name in names if name.lower().endswith(('.zip', '.tar', '.tgz', '.gz', '.7z', '.rar', '.arrow', '.parquet'))], flat or len(classes) < 2
     book = next((name for name in names if name.lower().endswith(('.xlsx', '.xls', '.ods', '.parquet'))), '')
-    draw = f'It holds packed files, {some(packed, 2)}: unpack them first\n' if packed and not count else f'If {safe_text(book)} says the classes: save it as .csv\n' if book and few else hint if few else (f"If its {len(classes):,} folders of images ({', '.join(map(safe_text, classes[:3]))}{' …' if len(classes) > 3 else ''}) are the classes: "
-            "--test-share 0.2 draws a fifth of each for testing\n")
+    draw = hint
+    if packed and not count: draw = f'It holds packed files, {some(packed, 2)}: unpack them first\n'
+    elif book and few: draw = f'If {safe_text(book)} says the classes: save it as .csv\n'
+    elif not few: draw = (f"If its {len(classes):,} folders of images ({', '.join(map(safe_text, classes[:3]))}{' …' if len(classes) > 3 else ''}) are the classes: "
+                          "--test-share 0.2 draws a fifth of each for testing\n")
     if flat: raise BadInput(f"{files.path} has no images under train/<class>/\n{draw}{EXPECTED}")
     raise BadInput(f"--data {files.path}: no train/ in this {files.kind} of {len(names):,} files, {count:,} of them images, "
                    f"such as {safe_text(names[0])!r}\n{draw}{EXPECTED}")
