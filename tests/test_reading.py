@@ -17,6 +17,7 @@ from PIL import Image
 
 from cifar_fastai.base.messages import BadInput
 from cifar_fastai.data.archives import MAYBE_MADE, open_files
+from cifar_fastai.data.columns import read_table
 from cifar_fastai.data.images import split
 from cifar_fastai.data.layouts import UNLABELLED, pass_over_made
 from cifar_fastai.data.sources import load_images, read_files
@@ -804,3 +805,8 @@ def test_a_name_with_a_line_break_does_not_break_the_message():
 @settings(max_examples=40, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(ENTRIES, SHARES)
 def test_every_file_of_any_tree_is_read_or_counted_with_a_reason(entries, share): check_tree(entries, share)
+
+
+@pytest.mark.parametrize('text', ['{}', '[]', 'null', '3', '["a.png"]', '{"a": {}}'])
+def test_a_table_in_json_without_rows_is_told_so(text):
+    with pytest.raises(BadInput, match='labels.json is no table: it holds no rows'): read_table(text.encode(), 'labels.json')
