@@ -66,7 +66,10 @@ def test_keys_decide_and_the_file_is_what_a_training_takes(page, run):
     find(page, 'dialog .after').click()
     press(page, 'o')
     find(page, 'dialog .after').click()
-    press(page, 'a', Keys.ARROW_LEFT, '0', Keys.ESCAPE)
+    press(page, 'a', Keys.ARROW_LEFT, '0', 'o', Keys.ESCAPE)
+    assert title(page) == f'{rows[5].given} → {rows[5].suggested}' and find(page, '.marked').text == '6 marks'
+    press(page, Keys.ESCAPE)
+    assert not page.find_elements(By.CSS_SELECTOR, 'dialog[open]')
     assert find(page, '.marked').text == '6 marks'
     assert [badge.text for badge in page.find_elements(By.CSS_SELECTOR, '.badge')] == [f'→ {rows[0].suggested}', 'kept', 'unsure', f'→ {third}', 'left out', 'unsure']
     find(page, '.save').click()

@@ -232,7 +232,7 @@ def named_stages(
 
 def suggestions(ready, found):
     "The layers worth naming in a message, with the size of their maps"
-    names = list(named_stages(ready.model).values()) or sorted(found, key=lambda name: name.count('.'))[:8]
+    names = [name for name in named_stages(ready.model).values() if name in found] or sorted(found, key=lambda name: name.count('.'))[:8]
     return 'Layers with a map: ' + ', '.join(f'{name} ({found[name][0]}×{found[name][1]})' for name in found if name in names)
 
 def find_layer(ready, layer, images):

@@ -245,7 +245,7 @@ class Box {
       else explorer.gallery.focus(this.row);
     });
     dialog.addEventListener('keydown', event => this.key(event));
-    find('.verdict').addEventListener('change', () => this.mark());
+    find('.verdict').addEventListener('change', () => { this.before = null; this.mark(); });
   }
 
   open(row, from) {
@@ -260,6 +260,7 @@ class Box {
   }
 
   key(event) {
+    if (event.key === 'Escape' && event.target === this.label && this.before?.row === this.row) this.restore(event);
     if (event.target.matches('select') || event.altKey || event.ctrlKey || event.metaKey) return;
     const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
     if (step) this.step(step);
@@ -273,11 +274,23 @@ class Box {
     const { explorer, row } = this, verdict = { a: 1, o: 1, u: 2, k: 3 }[key];
     if (!verdict) return false;
     const place = explorer.predicted[row], same = place === explorer.actual[row];
+    const [kept, label] = explorer.marks.get(row), before = { row, verdict: kept, label };
     this.verdicts[key === 'a' && same ? 3 : verdict].checked = true;
     this.mark(key === 'a' && !same ? explorer.classes[place] : '');
-    if (key === 'o') this.label.focus();
+    if (key === 'o') { this.before = before; this.label.focus(); }
     else this.step(1);
     return true;
+  }
+
+  // Escape, before a class is chosen: as it was before the key for another class
+  restore(event) {
+    const { explorer, row, before } = this;
+    this.before = null;
+    explorer.marks.set(row, before.verdict, before.label);
+    explorer.marked('');
+    this.show(row);
+    this.verdicts[0].focus();
+    event.preventDefault();
   }
 
   show(row) {
