@@ -647,15 +647,27 @@ def test_masks_beside_the_pictures_are_no_pictures_of_the_class(tmp_path):
 
 @pytest.mark.parametrize('text, said', [
     ('image,finding\n' + lines_of('cat', 'dog', '"cat,dog"', 'cat', 'dog', 'cat'), 'several classes'), ('image,labels\n' + lines_of('cat', 'dog', 'dog cat', 'cat', 'dog', 'cat'), 'several classes'),
-    ('image,age\n' + lines_of(*[number + 0.5 for number in range(12)]), 'measured numbers'), ('image,label,split\n' + lines_of(*['a,train', 'b,spare']*3), "split 'spare'"),
+    ('image,age\n' + lines_of(*[number + 0.5 for number in range(12)]), 'measured or counted'), ('image,label,split\n' + lines_of(*['a,train', 'b,spare']*3), "split 'spare'"),
     ('image,label\n' + lines_of(*['crane, bird', 'crane, machine']*3), 'quotes'), ('image,cat,dog\n' + lines_of('1,0', '0,1', '1,1'), 'several classes'),
-    ('image,age\n' + lines_of(*range(20, 32)), 'another value for each'), ('image,label,label\n' + lines_of(*['a,x', 'b,y']*3), "2 columns called 'label'"), ('image,label\n0.png,a\0\n1.png,b', 'is no text'),
+    ('image,age\n' + lines_of(*range(20, 32)), 'measured or counted'), ('image,title\n' + lines_of(*'abcdefghijkl'), 'another value for each'),
+    ('image,label\n' + lines_of(*[0, 1, 2, -1]*3), 'has -1 beside 0 to 2'), ('id,label,Confidence\n' + lines_of(*['cat,1', 'dog,0', 'dog,1']*4), "column 'Confidence' which classes"), ('image,label,label\n' + lines_of(*['a,x', 'b,y']*3), "2 columns called 'label'"), ('image,label\n0.png,a\0\n1.png,b', 'is no text'),
     ('id,label\n0000,a\n0001,b', "The files are called such as '0.png', '1.png'"), ('PK\3\4\0', 'a workbook of Excel: save it as .csv'),
     ('image,label\n0.png,"a\n1.png,b\n2.png,a\n3.png,"b"\n' + lines_of(*'ab'), 'line break(.|\n)*quote'), ('lesion,image,dx,sex\n' + '\n'.join(f'L{number},{number},{("nv", "mel")[number % 2]},{("m", "f")[number//6]}' for number in range(12)), '--label-column dx')])
 def test_what_is_no_class_is_refused(tmp_path, text, said):
     for number in range(12): picture(number).save(tmp_path/f'{number}.png')
     (tmp_path/'t.csv').write_text(text)
     refused(tmp_path, said, labels='t.csv', test_share=0.3)
+
+
+@pytest.mark.parametrize('column, values, asked', [('kind', range(12), ''), ('age', range(20, 32), 'age'), ('label', range(20, 32), ''), ('label', (-1, 1), ''), ('label', (-1, 0), '')])
+def test_numbers_are_classes_where_that_is_plain(tmp_path, column, values, asked):
+    values = [*values]*(24//len(values))
+    for number in range(24): picture(number).save(tmp_path/f'{number}.png')
+    (tmp_path/'t.csv').write_text(f'image,{column},Confidence\n' + lines_of(*[f'{value},0.{number}' for number, value in enumerate(values)]))
+    data = read(tmp_path, labels='t.csv', label_column=asked or (column if column == 'kind' else ''), test_share=0.4)
+    assert sorted(map(int, data.classes)) == sorted({*values})
+    (tmp_path/'t.csv').write_text(f'image,{column}\n' + lines_of(*values))
+    assert read(tmp_path, labels='t.csv', label_column=asked, test_share=0.4).classes == data.classes
 
 
 def test_a_table_for_each_split_means_the_pictures_of_that_split(tmp_path):
