@@ -74,8 +74,9 @@ def test_orthogonalised_is_near_the_polar_factor(shape):
     assert torch.linalg.svdvals(found).min() > 0.3 and torch.linalg.svdvals(found).max() < 1.3
 
 
-def newton_schulz(matrix, steps, dtype=torch.bfloat16):
-    rows = matrix.to(dtype)/(matrix.to(dtype).norm() + 1e-7)
+def newton_schulz(matrix, steps):
+    "Step by step, as the blog post has it, in double precision"
+    rows = matrix.double()/(matrix.double().norm() + 1e-7)
     for _ in range(steps):
         square = rows @ rows.T
         rows = 3.4445*rows + (-4.7750*square + 2.0315*square @ square) @ rows
@@ -91,12 +92,12 @@ def native(request, monkeypatch):
 
 
 def test_iterations_of_muon_are_its_newton_schulz_steps_in_bf16_only_where_it_is_native(native):
-    dtype, tolerance = (torch.bfloat16, 2e-3) if native else (torch.float32, 1e-5)  # bf16 rounds; a step more or less moves it by 0.01
+    dtype, tolerance = (torch.bfloat16, 1e-3) if native else (torch.float32, 1e-6)  # bf16 rounds; a step more or less moves it by 0.01
     assert orthogonalise(torch.randn(4, 8)).dtype == dtype
     torch.manual_seed(4)
     weight, gradient = torch.randn(8, 16, 3, 3), torch.randn(1, 8, 16, 3, 3)
     for steps in range(1, 6):
-        expected = weight*(8**0.5/weight.norm()) - 0.1*newton_schulz(gradient[0].flatten(1), steps, dtype).view_as(weight)
+        expected = weight*(8**0.5/weight.norm()) - 0.1*newton_schulz(gradient[0].flatten(1), steps).view_as(weight)
         build = optimizer_function(resolve(Recipe(optimizer='muon', muon_steps=steps)))
         found = stepped(lambda p: build(p, lr=0.1), weight, gradient)
         torch.testing.assert_close(found, expected, rtol=0, atol=tolerance)
@@ -110,10 +111,20 @@ def test_muon_s_matrices_go_on_along_their_own_momentum(momentum, native):
     expected, average = weight, 0.
     for gradient in gradients:
         average = 0.6*average + gradient
-        step = newton_schulz((gradient + 0.6*average).flatten(1), 5, torch.bfloat16 if native else torch.float32).view_as(weight)
+        step = newton_schulz((gradient + 0.6*average).flatten(1), 5).view_as(weight)
         expected = expected*(8**0.5/expected.norm()) - step
     build = optimizer_function(resolve(Recipe(optimizer='muon', momentum=momentum)))
-    torch.testing.assert_close(stepped(lambda p: build(p, lr=1.), weight, gradients), expected, rtol=0, atol=5e-3)
+    torch.testing.assert_close(stepped(lambda p: build(p, lr=1.), weight, gradients), expected, rtol=0, atol=0.02 if native else 1e-5)  # another momentum moves it by 0.03
+
+
+@pytest.mark.parametrize('shape', [(8, 16, 3, 3), (16, 8, 1, 1), (8, 16, 1, 3)])
+def test_muon_s_step_does_not_depend_on_how_the_weights_lie_in_memory(shape):
+    torch.manual_seed(6)
+    weight, gradients = torch.randn(shape), torch.randn(2, *shape)
+    plain = stepped(lambda p: Muon(p, lr=0.1), weight, gradients)
+    lying = stepped(lambda p: Muon(p, lr=0.1), weight.to(memory_format=torch.channels_last), gradients)
+    torch.testing.assert_close(lying, plain, rtol=0, atol=2e-3)
+    assert not torch.equal(plain, weight)
 
 
 def test_muon_steps_hidden_convolutions_along_the_polar_factor_and_the_rest_as_sgd():

@@ -51,9 +51,15 @@ def orthogonalise(
     tall = x.shape[0] > x.shape[1]
     if tall: x = x.T
     x = x/(x.norm() + 1e-7)
-    for _ in range(steps):
+    def polynomial(gram):
+        found = torch.addmm(gram, gram, gram, beta=b, alpha=c)
+        found.diagonal().add_(a)
+        return found
+    for step in range(0, steps, 2):
         gram = x @ x.T
-        x = a*x + (b*gram + c*gram @ gram) @ x
+        factor = polynomial(gram)
+        if step + 1 < steps: factor = polynomial(factor @ gram @ factor) @ factor  # the next step too: all polynomials of a matrix commute
+        x = factor @ x
     return x.T if tall else x
 
 # %% ../../nbs/07_training/01_optimizers.ipynb #987c2bb3
@@ -64,9 +70,10 @@ def muon_step(p, lr, mom, wd, matrix_mom, other, iterations=5, do_wd=True, grad_
     gradient = p.grad.data
     grad_avg = torch.zeros_like(gradient) if grad_avg is None else grad_avg
     grad_avg.mul_(matrix_mom).add_(gradient)
-    update = orthogonalise(gradient.add(grad_avg, alpha=matrix_mom).flatten(1), iterations)
+    order = 0, *sorted((1, 2, 3), key=p.stride, reverse=True)  # as the weights lie in memory: columns in another order change nothing, and moving them takes time
+    def rows(x): return x.permute(order).reshape(len(p), -1)
     p.data.mul_(len(p)**0.5/p.data.norm())
-    p.data.add_(update.view(p.shape).to(p.dtype), alpha=-lr)
+    rows(p.data).add_(orthogonalise(rows(gradient.add(grad_avg, alpha=matrix_mom)), iterations), alpha=-lr)
     return {'grad_avg': grad_avg}
 
 muon_step.defaults = dict(matrix_mom=0.6, other=0.4)
