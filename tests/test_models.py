@@ -4,6 +4,7 @@ import pytest, torch, torchvision
 from torch import nn
 from torch.nn import functional as F
 from cifar_fastai.base.messages import BadInput
+from cifar_fastai.models.layers import MaxPool2x2
 from cifar_fastai.models.networks import network, networks_table, parameter_count, summary_line
 from cifar_fastai.recipes.choices import NETWORKS
 
@@ -298,3 +299,41 @@ def test_listings():
     (dict(width='wide'), "width 'wide'"), (dict(classes=0), 'classes 0')])
 def test_bad_words(words, told):
     with pytest.raises(BadInput, match=told): network(**words)
+
+
+# ---- pooling
+
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize('shape', [(4, 3, 8, 6), (2, 1, 2, 2), (3, 5, 7, 8)])
+def test_pooling_has_pytorch_s_values_and_gradients(shape, dtype):
+    torch.manual_seed(0)
+    maps = torch.randint(-3, 3, shape).to(dtype).to(memory_format=torch.channels_last).requires_grad_()  # many are equal
+    ours, theirs = MaxPool2x2()(maps), F.max_pool2d(maps, 2)
+    weights = torch.randn_like(theirs)
+    assert torch.equal(ours, theirs) and ours.stride() == theirs.stride()
+    assert torch.equal(*(torch.autograd.grad(found, maps, weights)[0] for found in (ours, theirs)))
+    assert ('GreatestOfFour' in ours.grad_fn.name()) == (shape[2]%2 == 0)
+
+
+def test_pooling_can_be_differentiated_twice_and_by_torch_func():
+    torch.manual_seed(0)
+    maps = torch.randn(3, 2, 4, 4, dtype=torch.float64).to(memory_format=torch.channels_last)
+    def loss(pool, maps): return (pool(maps.sin())**3).sum()
+    leaf = maps.clone().requires_grad_()
+    assert torch.autograd.gradgradcheck(lambda maps: MaxPool2x2()(maps.sin())**3, leaf)
+    for of in (lambda pool: torch.func.grad(lambda maps: loss(pool, maps))(maps), lambda pool: torch.func.vmap(torch.func.grad(lambda one: loss(pool, one[None])))(maps),
+               lambda pool: torch.func.jvp(lambda maps: loss(pool, maps), (maps,), (maps,))[1], lambda pool: torch.func.hessian(lambda maps: loss(pool, maps))(maps)):
+        torch.testing.assert_close(of(MaxPool2x2()), of(torch.nn.MaxPool2d(2)))
+    with torch.autograd.forward_ad.dual_level():
+        dual = [torch.autograd.forward_ad.unpack_dual(pool(torch.autograd.forward_ad.make_dual(leaf, maps))).tangent for pool in (MaxPool2x2(), torch.nn.MaxPool2d(2))]
+    assert torch.equal(*dual)
+
+
+def test_pooling_is_pytorch_s_where_operations_are_followed():
+    network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), MaxPool2x2()).to(memory_format=torch.channels_last)
+    image = torch.randn(2, 3, 10, 10).to(memory_format=torch.channels_last)
+    assert 'GreatestOfFour' in network(image).grad_fn.name()
+    expected = network(image)
+    for followed in (torch.jit.trace(network, image), torch.fx.symbolic_trace(network), torch.export.export(network, (image,)).module(), torch.compile(network, backend='eager', fullgraph=True)):
+        assert torch.equal(followed(image), expected)
+    assert 'max_pool2d' in str(torch.jit.trace(network, image).inlined_graph)

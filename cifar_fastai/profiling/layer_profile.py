@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from ..base.wording import Listing
 from ..base.devices import autocast, choose_precision, device_name, memory_format
-from ..models.layers import MaxOfMap
+from ..models.layers import HalvePool, MaxOfMap, MaxPool2x2
 from ..models.networks import summary_line
 from .peak import copy_speed, matrix_peak, step_flops, wait_for
 
@@ -26,7 +26,7 @@ class Call:
     dtype:torch.dtype # Its type
     needs_grad:bool # Whether a gradient goes back to it
 
-WORDS = {nn.MaxPool2d: 'max-pooling', MaxOfMap: 'max-pooling', nn.AdaptiveMaxPool2d: 'max-pooling', nn.AdaptiveAvgPool2d: 'mean-pooling', nn.ReLU: 'ReLU',
+WORDS = {nn.MaxPool2d: 'max-pooling', MaxPool2x2: 'max-pooling', HalvePool: 'max-pooling', MaxOfMap: 'max-pooling', nn.AdaptiveMaxPool2d: 'max-pooling', nn.AdaptiveAvgPool2d: 'mean-pooling', nn.ReLU: 'ReLU',
          nn.BatchNorm2d: 'batch norm', nn.GroupNorm: 'group norm', nn.Flatten: 'flatten'}
 
 def layer_words(
