@@ -304,7 +304,7 @@ def test_bad_words(words, told):
 # ---- pooling
 
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float32, torch.float64])
-@pytest.mark.parametrize('shape', [(4, 3, 8, 6), (2, 1, 2, 2), (3, 5, 7, 8)])
+@pytest.mark.parametrize('shape', [(4, 3, 8, 6), (2, 1, 2, 2), (3, 5, 7, 8), (9, 64, 64, 64)])
 def test_pooling_has_pytorch_s_values_and_gradients(shape, dtype):
     torch.manual_seed(0)
     maps = torch.randint(-3, 3, shape).to(dtype).to(memory_format=torch.channels_last).requires_grad_()  # many are equal
@@ -313,6 +313,21 @@ def test_pooling_has_pytorch_s_values_and_gradients(shape, dtype):
     assert torch.equal(ours, theirs) and ours.stride() == theirs.stride()
     assert torch.equal(*(torch.autograd.grad(found, maps, weights)[0] for found in (ours, theirs)))
     assert ('GreatestOfFour' in ours.grad_fn.name()) == (shape[2]%2 == 0)
+
+
+@pytest.mark.parametrize('arch', ['resnet9', 'cifarnet'])
+def test_a_network_s_step_is_that_of_pytorch_s_pooling(arch):
+    torch.manual_seed(0)
+    ours = network(arch, width=8).to(memory_format=torch.channels_last)
+    theirs = copy.deepcopy(ours)
+    for name, pool in [*theirs.named_modules()]:
+        if type(pool) is MaxPool2x2: theirs.set_submodule(name, nn.MaxPool2d(2))
+        elif isinstance(pool, MaxPool2x2): pool.forward = lambda x: F.max_pool2d(x, 2)
+    image = torch.randn(4, 3, 32, 32).to(memory_format=torch.channels_last)
+    for one in (ours, theirs):
+        with torch.autocast('cpu', torch.bfloat16): one(image).float().square().sum().backward()
+    assert all(torch.equal(a.grad, b.grad) for a, b in zip(ours.parameters(), theirs.parameters()))
+    assert sum(isinstance(part, MaxPool2x2) for part in ours.modules()) == 3
 
 
 def test_pooling_can_be_differentiated_twice_and_by_torch_func():
