@@ -15,7 +15,9 @@ from cifar_fastai.comparison import grid
 from cifar_fastai.base.commands import run_command
 from cifar_fastai.compare import compare, main
 from cifar_fastai.comparison.arms import by_class, image_table, nobody_right
+from cifar_fastai.comparison.choosing import Choice
 from cifar_fastai.comparison.comparison import compare_runs
+from cifar_fastai.comparison.page import comparison_html, pair_groups
 from cifar_fastai.data.images import without_test_set
 from cifar_fastai.comparison.grid import claim_folder, grid_arms, grid_plan, known_runs
 from cifar_fastai.base.messages import BadInput
@@ -139,6 +141,29 @@ def test_holm_counts_all_pairs(tmp_path):
     assert len(found.pairs) == 3
     p = sorted((pair.differences[0].p, pair.differences[0].p_corrected) for pair in found.pairs)
     assert p[0][1] == pytest.approx(min(1, 3*p[0][0])) and all(corrected >= plain for plain, corrected in p)
+
+
+def test_what_one_field_alone_changes_comes_first(tmp_path):
+    "Also where a field was chosen by each recipe for itself"
+    wrong = {('resnet9', 'one_cycle'): 2, ('resnet9', 'constant'): 14, ('resnet18', 'one_cycle'): 4, ('resnet18', 'constant'): 5}
+    paths = [made_run(tmp_path, f'{arch}-{schedule}', range(count), arch=arch, schedule=schedule, lr=0.1 if schedule == 'one_cycle' else 0.02) for (arch, schedule), count in wrong.items()]
+    chosen = [Choice(arm.name, pd.DataFrame([dict(lr=arm.fields['lr'], accuracy=0.5, loss=1., failed='')]), {'lr': arm.fields['lr']}, 30) for arm in compare_runs(paths).arms]
+    found = compare_runs(paths, choices=chosen)
+    assert [pair.changed for pair in found.pairs] == [('arch',)]*2 + [('schedule',)]*2 + [('arch', 'schedule')]*2
+    effect, = [line for line in found.effects if line.startswith('schedule')]
+    assert effect == 'schedule one_cycle against constant, all else alike: +3.3 to +40.0 points in 2 pairs, 1 beyond the noise'
+    assert effect in found.text() and [group['what'] for group in pair_groups(found)] == ['arch alone differs', 'schedule alone differs', 'several fields differ']
+    assert sum(len(group['rows']) for group in pair_groups(found)) == 6 and effect in comparison_html(found)
+    assert not compare_runs(paths[::2]).effects
+
+
+def test_of_many_recipes_each_change_is_looked_at_once(tmp_path):
+    paths = [made_run(tmp_path, f'{arch}-{schedule}', range(place), arch=arch, schedule=schedule) for place, (arch, schedule) in enumerate(
+        (arch, schedule) for arch in ('resnet9', 'resnet18', 'resnet20', 'resnet34', 'resnet56', 'cifarnet') for schedule in ('one_cycle', 'constant'))]
+    pairs = compare_runs(paths).pairs
+    names = [(pair.a.name, pair.b.name) for pair in pairs]
+    assert [pair.changed for pair in pairs] == [('schedule',)]*6 + [('arch',)]*10 and len({*names}) == 16
+    assert ('resnet34, one_cycle', 'resnet34, constant') in names and ('resnet9, constant', 'resnet34, constant') in names and ('resnet18, constant', 'resnet34, constant') not in names
 
 
 def test_image_by_image(two_arms):
