@@ -133,7 +133,7 @@ def test_soft_labels_are_the_given_class_by_its_quality_and_are_read_again(flipp
     assert (values[~others] >= quality - 1e-5).all() and (values[others].reshape(-1, 2).sum(1) <= 1 - quality + 1e-5).all()
     plain, soft = load_images(str(folder)), load_images(str(folder), soft_labels=str(folder/'found'/'shares.csv'))
     read = soft.soft[1][soft.soft[0][:soft.train_count]]
-    assert (read.argmax(1) != plain.labels[:plain.train_count])[wrong].mean() >= 0.9 and (read.argmax(1) == plain.labels[:plain.train_count])[~wrong].mean() >= 0.97
+    assert (read.argmax(1) != plain.labels[:plain.train_count])[wrong].mean() >= 0.8 and (read.argmax(1) == plain.labels[:plain.train_count])[~wrong].mean() >= 0.97
     with pytest.raises(BadInput, match="a class is called 'label'"): write_shares(tmp_path/'shares.csv', ['a.png'], [[0.5, 0.5]], ['cat', 'label'])
     assert not any(tmp_path.iterdir())
 
