@@ -125,6 +125,14 @@ def test_muon_s_step_does_not_depend_on_how_the_weights_lie_in_memory(shape):
     lying = stepped(lambda p: Muon(p, lr=0.1), weight.to(memory_format=torch.channels_last), gradients)
     torch.testing.assert_close(lying, plain, rtol=0, atol=2e-3)
     assert not torch.equal(plain, weight)
+    wide = nn.Parameter(torch.zeros(*shape[:3], 2*shape[3]))
+    part = nn.Parameter(wide.data[..., ::2])
+    part.data.copy_(weight)
+    optimizer = Muon([part], lr=0.1)
+    for gradient in gradients:
+        part.grad = gradient.clone()
+        optimizer.step()
+    torch.testing.assert_close(part.data, plain, rtol=0, atol=2e-3)
 
 
 def test_muon_steps_hidden_convolutions_along_the_polar_factor_and_the_rest_as_sgd():

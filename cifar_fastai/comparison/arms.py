@@ -109,7 +109,7 @@ def changed_fields(
     chosen:Sequence[str]=(), # Fields that each recipe chose for itself
 )->tuple[str, ...]: # In the order of the recipe's fields
     "The fields that set two arms apart"
-    apart = tuple(name for name in a.fields if a.fields[name] != b.fields.get(name))
+    apart = tuple(name for name in a.fields if str(a.fields[name]) != str(b.fields[name]))  # as arms are told apart
     return tuple(name for name in apart if name not in chosen) or apart
 
 def pair_of(
@@ -146,8 +146,10 @@ def pairs_of(
 )->list[Pair]: # With corrected p; those that one field sets apart come first, field by field, the field with the fewest values first
     "Pairs of arms that are compared"
     pairs = [pair_of(a, b, chosen) for a, b in planned_pairs(arms, chosen)]
-    values = {name: len({str(arm.fields.get(name)) for arm in arms}) for name in arms[0].fields} if arms else {}
-    pairs.sort(key=lambda pair: (len(pair.changed) > 1, *((values[pair.changed[0]], pair.changed[0]) if len(pair.changed) == 1 else (0, ''))))
+    def order(pair):
+        name, *more = pair.changed
+        return (1,) if more else (0, len({str(arm.fields[name]) for arm in arms}), name)
+    pairs.sort(key=order)
     for pair, first in zip(pairs, holm([pair.differences[0] for pair in pairs])): pair.differences[0] = first
     return pairs
 

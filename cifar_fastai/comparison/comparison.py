@@ -31,9 +31,9 @@ def effect_line(
     pairs:Sequence[Pair], # That this field alone sets apart
 )->str: # '' where it has more than two values
     "What a change of one field does, everything else alike"
-    gains = [pair.differences[0].difference*(1 if pair.b.fields[name] == pairs[0].b.fields[name] else -1) for pair in pairs]
     if len({str(arm.fields[name]) for pair in pairs for arm in (pair.a, pair.b)}) > 2: return ''
     one, other = pairs[0].b.fields[name], pairs[0].a.fields[name]
+    gains = [pair.differences[0].difference*(1 if str(pair.b.fields[name]) == str(one) else -1) for pair in pairs]
     if sum(gains) < 0: one, other, gains = other, one, [-gain for gain in gains]
     low, high = (f'{100*gain:+.1f}' for gain in (min(gains), max(gains)))
     shown = sum(pair.differences[0].shown for pair in pairs)

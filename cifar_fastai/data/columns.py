@@ -269,7 +269,7 @@ def choose_labels(
         guess = min(called or [0], key=lambda at: (all(map(is_number, table.cells(at))), len({*table.cells(at)}) in (1, len(rows)), at))
         raise BadInput(f'{table.name} has no column that is plainly the class: its columns are {some(columns, 20)}\nName it, such as --label-column {shlex.quote(columns[guess])}')
     denied = next((at for at in others if at not in called and is_called(columns[at], DENIES) and len(said := {flag.lower() for flag in table.cells(at)}) > 1 and said <= {*YES, *NO}), None)
-    if denied is not None: raise BadInput(f'{table.name} says in its column {columns[denied]!r} which classes a picture does not have\nTake the rows out where it says no')
+    if denied is not None: raise BadInput(f'{table.name} says in its column {columns[denied]!r} which classes a picture does not have\nTake out the rows where it says no, or the column if it means something else')
     table.labels = called[0]
     check_titles({*table.titles} - {''}, table.name, columns[called[0]], len(rows), bool(wanted) or bool(named) or columns[0] == COLUMN.format(1))
     return table

@@ -62,7 +62,7 @@ class GreatestOfFour(torch.autograd.Function):
         rows = x.new_empty(count, height//2, 2, width//2, channels)
         found = torch.empty((count, channels, height//2, width//2), dtype=x.dtype, memory_format=torch.channels_last)  # no view: a ReLU in place may follow
         ctx.images = max(1, AT_ONCE//x[0].numel())
-        for pairs, row, part in zip(*(all.split(ctx.images) for all in (in_pairs(x), rows, found.permute(0, 2, 3, 1)))):
+        for pairs, row, part in zip(*(one.split(ctx.images) for one in (in_pairs(x), rows, found.permute(0, 2, 3, 1)))):
             torch.maximum(*pairs.unbind(3), out=row.flatten(1, 2))
             torch.maximum(*row.unbind(2), out=part)
         ctx.save_for_backward(x, rows)
@@ -73,7 +73,7 @@ class GreatestOfFour(torch.autograd.Function):
         x, rows = ctx.saved_tensors
         if torch.is_grad_enabled(): return torch.autograd.grad(F.max_pool2d(x, 2), x, gradient, create_graph=True)[0]  # a gradient of it is wanted
         found, room = torch.empty_like(x), torch.empty_like(rows[:ctx.images])
-        for pairs, row, part, out in zip(*(all.split(ctx.images) for all in (in_pairs(x), rows, gradient.permute(0, 2, 3, 1), in_pairs(found)))):
+        for pairs, row, part, out in zip(*(one.split(ctx.images) for one in (in_pairs(x), rows, gradient.permute(0, 2, 3, 1), in_pairs(found)))):
             over_rows = share_gradient(row, 2, part, room[:len(row)]).flatten(1, 2)
             share_gradient(pairs, 3, over_rows, out)
         return found

@@ -71,9 +71,10 @@ def muon_step(p, lr, mom, wd, matrix_mom, other, iterations=5, do_wd=True, grad_
     grad_avg = torch.zeros_like(gradient) if grad_avg is None else grad_avg
     grad_avg.mul_(matrix_mom).add_(gradient)
     order = 0, *sorted((1, 2, 3), key=p.stride, reverse=True)  # as the weights lie in memory: columns in another order change nothing, and moving them takes time
-    def rows(x): return x.permute(order).reshape(len(p), -1)
+    weights = p.data.permute(order)
+    update = orthogonalise(gradient.add(grad_avg, alpha=matrix_mom).permute(order).flatten(1), iterations)
     p.data.mul_(len(p)**0.5/p.data.norm())
-    rows(p.data).add_(orthogonalise(rows(gradient.add(grad_avg, alpha=matrix_mom)), iterations), alpha=-lr)
+    weights.add_(update.view(weights.shape), alpha=-lr)
     return {'grad_avg': grad_avg}
 
 muon_step.defaults = dict(matrix_mom=0.6, other=0.4)

@@ -205,7 +205,7 @@ def run_warnings(
     if data.get('name') == 'cifar10' and jpeg:
         found.append(Caution('Re-encoded pictures', 'this CIFAR-10 was read from JPEG files, and the official images were never compressed: its accuracy cannot be compared with published ones',
                              'For that, train on the official files: --data PATH'))
-    found += [Caution('Pictures', note) for note in data.get('notes', ()) if 'were drawn' not in note]  # which a warning says already
+    found += [Caution('Pictures', note) for note in data.get('notes', ())]
     return found + (edge_warning(curve, (record.about.get('resolved') or {}).get('lr')) if curve is not None else [])
 
 def larger_values(record, read):

@@ -255,7 +255,9 @@ def write_run_report(
     checks = read_json(record.path/'heatmap_checks.json') if (record.path/'heatmap_checks.json').is_file() else None
     (curve, finder), (reading, _) = finder_of(record), attempt('the table of what was read', lambda: run_reading(record.path, (record.about.get('data') or {}).get('counts', {})))
     samples, no_samples = attempt('samples', lambda: sample_grids(loaders(), loaders().test, seed=record.recipe.seed))
-    values = dict(run_values(record, interpretation), warnings=[*reading_warnings(record.metrics, reading), *run_warnings(record, None if interpretation is None else interpretation.kept, curve, (reading or {}).get('training', 0))],
+    first = reading_warnings(record.metrics, reading)
+    more = run_warnings(record, None if interpretation is None else interpretation.kept, curve, (reading or {}).get('training', 0))
+    values = dict(run_values(record, interpretation), warnings=[*first, *(one for one in more if not any(one.text in text for _, text, _ in first))],
                   reading=reading, history=history_table(record.history, record.metrics.get('valid_is', 'test')), last_note=last_note(record), finder=finder,
                   charts=curve_charts(record.history, record.metrics.get('valid_is', 'test'), record.steps), samples=samples or [], no_samples=no_samples, missing=missing,
                   **shared_values(interpretation, checks, 'test set', record.metrics))
