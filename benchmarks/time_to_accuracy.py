@@ -13,10 +13,11 @@ wall      seconds of the whole command: imports, data, training, an evaluation e
 Machines differ, and one machine from hour to hour. So before each seed, a lean loop of `training_speed.py` (ResNet-9 of width 64, batch 512, bf16 where
 the device has it) is timed: before the first all of them, then the fastest. The median of its rates says what one pass over 50,000 images takes it, and
 that is the unit that both times are given in.
+
+With `--out FILE` each seed is kept when it ends, and the same command goes on where it was stopped.
 """
 import argparse
 import dataclasses
-import json
 import statistics
 import sys
 import tempfile
@@ -26,8 +27,10 @@ from common import fresh, machine, say, spread
 from training_speed import device, find_tcmalloc, lean_arms
 
 from cifar_fastai.base.commands import run_command
+from cifar_fastai.base.files import check_new_file, read_json, write_json
 from cifar_fastai.base.messages import BadInput
 from cifar_fastai.recipes.named import named_recipe
+from cifar_fastai.recipes.recipe import recipe_to_dict
 
 IMAGES = 50_000  # in an epoch of the unit, whatever the recipe trains on
 SCRIPT = Path(__file__).with_name('training_speed.py')
@@ -71,6 +74,15 @@ def measured(options, words, seed, arms):
     return {'lean': rate, 'lean_arm': arm, **run}
 
 
+def kept_runs(path, what):
+    "The seeds that `path` keeps of the same recipe on the same machine; none if there is no such file"
+    if not path.exists(): return check_new_file(path) and []
+    kept = read_json(path)
+    for part, value in what.items():
+        if kept.get(part) != value: raise BadInput(f"'{path}' keeps no seeds of this {part}\nName another file with --out")
+    return kept['runs']
+
+
 def report(options, runs):
     "What the seeds have in common"
     accuracies = [run['test_accuracy'] for run in runs]
@@ -98,7 +110,7 @@ def main(words):
     parser.add_argument('--device', default='auto')
     parser.add_argument('--seconds', type=float, default=15, help='how long the lean loop is timed before each seed [15]')
     parser.add_argument('--accuracy', type=float, help='say whether the mean at the end reaches this share, such as 0.90')
-    parser.add_argument('--out', type=Path, help='a JSON file for the metrics of each seed')
+    parser.add_argument('--out', type=Path, help='a JSON file that keeps the metrics of each seed; seeds that it has are not run again')
     parser.add_argument('--traceback', action='store_true')
     parser.add_argument('--arm', help=argparse.SUPPRESS)
     parser.add_argument('--seed', type=int, help=argparse.SUPPRESS)
@@ -110,10 +122,12 @@ def main(words):
     print(f"{options.recipe}: {recipe.arch}, width {recipe.width}, {recipe.epochs} epochs, batch {recipe.batch_size}, {recipe.optimizer}, "
           f"{recipe.augment}, test-time augmentation: {recipe.tta}", flush=True)
     passed = [f'--{name}={getattr(options, name)}' for name in ('recipe', 'epochs', 'width', 'limit', 'data', 'device') if getattr(options, name) is not None]
-    runs = []
-    for seed in range(options.seeds): runs.append(measured(options, passed, seed, [runs[0]['lean_arm']] if runs else lean_arms(device(options).type)))
-    print(report(options, runs))
-    if options.out: options.out.write_text(json.dumps(runs, indent=1))
+    what = {'recipe': recipe_to_dict(dataclasses.replace(recipe, seed=0)), 'machine': machine(options.device)}
+    runs = kept_runs(options.out, what) if options.out else []
+    for seed in range(len(runs), options.seeds):
+        runs.append(measured(options, passed, seed, [runs[0]['lean_arm']] if runs else lean_arms(device(options).type)))
+        if options.out: write_json(options.out, {**what, 'runs': runs})
+    print(report(options, runs[:options.seeds]))
 
 
 if __name__ == '__main__': sys.exit(run_command(main))

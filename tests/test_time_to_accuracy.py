@@ -49,10 +49,30 @@ def test_both_arms_in_turn_and_the_table(benchmark, recipe_file, monkeypatch, ca
                  'ResNet-9 in the lean-memory loop takes 133.3 s: 375 (250…500, n = 2) images/s', 'training 200.0 (100.0…300.0, n = 2) s = 1.50 (0.75…2.25, n = 2) lean epochs',
                  'wall     300.0 (200.0…400.0, n = 2) s = 2.25 (1.50…3.00, n = 2) lean epochs', '90.5% as a mean of 2 seeds: reached'):
         assert line in told, told
-    assert [run['test_accuracy'] for run in json.loads((tmp_path/'out.json').read_text())] == [0.89, 0.92]
+    kept = json.loads((tmp_path/'out.json').read_text())['runs']
+    assert [run['test_accuracy'] for run in kept] == [0.89, 0.92]
     called.clear()
     benchmark.main([f'--recipe={recipe_file}', '--seeds=1', '--device=cpu', '--accuracy=0.95'])
     assert '95.0% as a mean of 1 seeds: not reached' in capsys.readouterr().out
+
+
+def test_kept_seeds_are_not_run_again(benchmark, recipe_file, monkeypatch, capsys, tmp_path):
+    "Stopped after one of two seeds, the same command goes on with the second; what it keeps is of one recipe"
+    run = []
+    def measured(options, words, seed, arms):
+        run.append((seed, arms))
+        if len(run) == 2: raise KeyboardInterrupt
+        return {'lean': 100., 'lean_arm': 'lean', 'test_accuracy': 0.9 + seed/100, 'train_seconds': 10., 'wall_seconds': 20.}
+    monkeypatch.setattr(benchmark, 'measured', measured)
+    words = [f'--recipe={recipe_file}', '--seeds=2', '--device=cpu', f'--out={tmp_path/"kept.json"}']
+    with pytest.raises(KeyboardInterrupt): benchmark.main(words)
+    benchmark.main(words)
+    assert [seed for seed, _ in run] == [0, 1, 1] and run[2][1] == ['lean'] and 'mean 90.50%' in capsys.readouterr().out
+    benchmark.main(words)
+    assert len(run) == 3 and 'mean 90.50%' in capsys.readouterr().out
+    with pytest.raises(BadInput, match='of this recipe'): benchmark.main([*words, '--epochs=7'])
+    with pytest.raises(BadInput, match='no folder'): benchmark.main([*words[:-1], f'--out={tmp_path/"none"/"kept.json"}'])
+    assert len(run) == 3
 
 
 @pytest.mark.parametrize('words,said', [(['--recipe=sped'], "did you mean 'speed'"), (['--seeds=0'], '--seeds 0'), (['--epochs=0'], 'epochs 0')])
