@@ -83,5 +83,5 @@ def test_an_under_fitted_run_is_told_first_what_it_lacks_and_only_that():
         title, _, advice = run_warnings(record, answers(0.95, 0.7), read=50_000)[0]
         assert title == 'Under-fitted'
         return advice
-    assert all(words in said(width=8, epochs=3, limit=5000, augment='crop_alternating') for words in ('all 50,000 training images (without --limit 5000)', '--epochs 18 as in quick, not 3', '--width 32 as in quick, not 8'))
+    assert all(words in said(width=8, epochs=3, limit=5000, augment='alternating') for words in ('all 50,000 training images (without --limit 5000)', '--epochs 18 as in quick, not 3', '--width 32 as in quick, not 8'))
     assert said(epochs=3) == 'For a higher accuracy train with more epochs (--epochs 25 as in default, not 3)'

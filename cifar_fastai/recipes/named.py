@@ -33,7 +33,7 @@ PHOTOS = Recipe(image_size='photo', arch='torchvision:resnet18', pretrained=True
 
 RECIPES = {
     'default': NamedRecipe('the best result at 25 epochs; an hour or two on a CPU', Recipe()),
-    'quick': NamedRecipe('a good result in minutes on a CPU', Recipe(width=32, epochs=18, augment='crop_alternating')),
+    'quick': NamedRecipe('a good result in minutes on a CPU', Recipe(width=32, epochs=18, augment='alternating')),
     'speed': NamedRecipe('the network and the ideas of the CIFAR-10 speed-runs, in eleven epochs', SPEED),
     'speed-long': NamedRecipe('the same for 25 epochs, with larger shifts', dataclasses.replace(SPEED, epochs=25, augment='crop_alternating')),
     'photos': NamedRecipe("photographs of your own, few or many: a network trained on ImageNet is trained on; epochs, batch and image size follow from the data", PHOTOS),
