@@ -1,12 +1,14 @@
 "A grid by other engines, against the grid trained here one after another"
 import dataclasses
 import errno
+import io
 import multiprocessing
 import os
 import signal
 import socket
 import subprocess
 import sys
+import tarfile
 import tempfile
 import threading
 from contextlib import nullcontext
@@ -100,6 +102,18 @@ def test_a_folder_travels_whole(tmp_path):
     (one/'checkpoint/00000002.json').unlink()
     unpack_folder(pack_folder(one), other)
     assert not (other/'checkpoint').exists() and [*other.glob('.*')] == []
+
+
+@pytest.mark.parametrize('name,kind', [('../above.json', tarfile.REGTYPE), ('/tmp/above.json', tarfile.REGTYPE), ('link.json', tarfile.SYMTYPE), ('pipe', tarfile.FIFOTYPE)])
+def test_an_archive_that_would_write_elsewhere_is_refused(tmp_path, name, kind):
+    room = io.BytesIO()
+    with tarfile.open(fileobj=room, mode='w') as archive:
+        for one, its in (('recipe.json', tarfile.REGTYPE), (name, kind)):
+            member = tarfile.TarInfo(one)
+            member.type, member.linkname = its, '/etc/hostname'
+            archive.addfile(member)
+    with pytest.raises(tarfile.TarError, match='no file of a run folder'): unpack_folder(room.getvalue(), tmp_path)
+    assert not [*tmp_path.iterdir()]
 
 
 def test_what_an_engine_lacks_is_said(monkeypatch):

@@ -47,7 +47,7 @@ def wheel(tmp_path_factory):
     "A wheel, built from an sdist, built from what is committed"
     folder = tmp_path_factory.mktemp('packages')
     sdist = build('sdist', copied(folder), folder/'sdist')
-    with tarfile.open(sdist) as archive: archive.extractall(folder/'unpacked', filter='data')
+    with tarfile.open(sdist) as archive: archive.extractall(folder/'unpacked')
     return build('wheel', next((folder/'unpacked').iterdir()), folder/'wheel')
 
 

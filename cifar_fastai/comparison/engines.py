@@ -216,7 +216,9 @@ def unpack_folder(
 )->None:
     "Put a run's files in place; a checkpoint that the archive has not is taken away"
     with tarfile.open(fileobj=io.BytesIO(content)) as archive:
-        names = {Path(tarfile.data_filter(member, str(folder)).name): member for member in archive}
+        names = {Path(member.name): member for member in archive}
+        for name, member in names.items():
+            if name.is_absolute() or '..' in name.parts or not member.isfile(): raise tarfile.TarError(f"'{name}' in the archive is no file of a run folder")
         for name in sorted(names, key=file_order):
             (folder/name).parent.mkdir(parents=True, exist_ok=True)
             with whole_file(folder/name) as path: path.write_bytes(archive.extractfile(names[name]).read())
