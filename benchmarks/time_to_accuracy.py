@@ -14,7 +14,7 @@ Machines differ, and one machine from hour to hour. So before each seed, a lean 
 the device has it) is timed: before the first all of them, then the fastest. The median of its rates says what one pass over 50,000 images takes it, and
 that is the unit that both times are given in.
 
-With `--out FILE` each seed is kept when it ends, and the same command goes on where it was stopped.
+With `--out FILE` each seed is kept when it ends, and the same command goes on where it was stopped. One file is for one machine.
 """
 import argparse
 import dataclasses
@@ -41,7 +41,7 @@ def wanted(options):
     recipe = named_recipe(options.recipe)
     if recipe.holdout or recipe.early_stopping or recipe.until_accuracy:
         raise BadInput(f"the recipe '{options.recipe}' holds images out or stops by them\nA recipe whose length is fixed is timed here")
-    changes = {name: getattr(options, name) for name in ('epochs', 'limit', 'data', 'width') if getattr(options, name) is not None}
+    changes = {name: getattr(options, name) for name in ('epochs', 'limit', 'data', 'width', 'augment') if getattr(options, name) is not None}
     return dataclasses.replace(recipe, device=options.device, **changes)
 
 
@@ -75,8 +75,10 @@ def measured(options, words, seed, arms):
 
 
 def kept_runs(path, what):
-    "The seeds that `path` keeps of the same recipe on the same machine; none if there is no such file"
-    if not path.exists(): return check_new_file(path) and []
+    "The seeds that `path` keeps of the same recipe, versions and kind of device; none if there is no such file"
+    if not path.exists():
+        check_new_file(path)
+        return []
     kept = read_json(path)
     for part, value in what.items():
         if kept.get(part) != value: raise BadInput(f"'{path}' keeps no seeds of this {part}\nName another file with --out")
@@ -104,6 +106,7 @@ def main(words):
     parser.add_argument('--recipe', default='speed', help='name or recipe.json [speed]')
     parser.add_argument('--epochs', type=int, help="another length than the recipe's")
     parser.add_argument('--width', type=int, help="another width than the recipe's")
+    parser.add_argument('--augment', help="another augmentation than the recipe's")
     parser.add_argument('--limit', type=int, help='train on at most this many images')
     parser.add_argument('--data', help='other data than CIFAR-10')
     parser.add_argument('--seeds', type=int, default=3, help='how many runs, from seed 0 [3]')
@@ -121,7 +124,7 @@ def main(words):
     print(machine(options.device))
     print(f"{options.recipe}: {recipe.arch}, width {recipe.width}, {recipe.epochs} epochs, batch {recipe.batch_size}, {recipe.optimizer}, "
           f"{recipe.augment}, test-time augmentation: {recipe.tta}", flush=True)
-    passed = [f'--{name}={getattr(options, name)}' for name in ('recipe', 'epochs', 'width', 'limit', 'data', 'device') if getattr(options, name) is not None]
+    passed = [f'--{name}={getattr(options, name)}' for name in ('recipe', 'epochs', 'width', 'augment', 'limit', 'data', 'device') if getattr(options, name) is not None]
     what = {'recipe': recipe_to_dict(dataclasses.replace(recipe, seed=0)), 'machine': machine(options.device)}
     runs = kept_runs(options.out, what) if options.out else []
     for seed in range(len(runs), options.seeds):

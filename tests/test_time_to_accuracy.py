@@ -70,12 +70,13 @@ def test_kept_seeds_are_not_run_again(benchmark, recipe_file, monkeypatch, capsy
     assert [seed for seed, _ in run] == [0, 1, 1] and run[2][1] == ['lean'] and 'mean 90.50%' in capsys.readouterr().out
     benchmark.main(words)
     assert len(run) == 3 and 'mean 90.50%' in capsys.readouterr().out
-    with pytest.raises(BadInput, match='of this recipe'): benchmark.main([*words, '--epochs=7'])
+    for other in ('--epochs=7', '--augment=crop_flip'):
+        with pytest.raises(BadInput, match='of this recipe'): benchmark.main([*words, other])
     with pytest.raises(BadInput, match='no folder'): benchmark.main([*words[:-1], f'--out={tmp_path/"none"/"kept.json"}'])
     assert len(run) == 3
 
 
-@pytest.mark.parametrize('words,said', [(['--recipe=sped'], "did you mean 'speed'"), (['--seeds=0'], '--seeds 0'), (['--epochs=0'], 'epochs 0')])
+@pytest.mark.parametrize('words,said', [(['--recipe=sped'], "did you mean 'speed'"), (['--seeds=0'], '--seeds 0'), (['--epochs=0'], 'epochs 0'), (['--augment=crop_flp'], "did you mean 'crop_flip'")])
 def test_words_that_make_no_sense(benchmark, words, said):
     with pytest.raises(BadInput, match=said): benchmark.main(words)
 
